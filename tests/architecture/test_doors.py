@@ -1,0 +1,78 @@
+"""Each heavy dependency has one door: the files that may import it. A new dependency is a new line here."""
+
+from typing import Protocol
+
+DOORS: dict[str, tuple[str, ...]] = {
+    "ray": ("cluster/",),
+    "ray.data": ("platform/data/stream.py", "platform/data/corpus_build.py"),
+    "ray.train": ("cluster/", "platform/training/worker.py"),
+    "ray.tune": ("sweeps/",),
+    "ray.util.metrics": ("platform/training/",),
+    "deepspeed": ("platform/training/engine.py",),
+    "lmdb": ("platform/data/sources.py",),
+    "safetensors": ("models/pretrained.py",),
+    "transformers": ("models/huggingface.py",),
+    "matplotlib": ("platform/results/plots.py",),
+    "sklearn": ("tasks/baselines.py",),
+    "tensorboard": ("platform/training/",),
+    "torch.utils.tensorboard": ("platform/training/",),
+    "typer": ("proteinlm/cli.py",),
+    # TAPE's LMDB values by a restricted unpickler; and our own objects between the stages of a corpus build.
+    "pickle": ("platform/data/unpickle.py", "platform/data/corpus_build.py"),
+}
+WORKER_SIDE = ("platform/training/worker.py",)
+DRIVER_NAMES = {"DataParallelTrainer", "TorchTrainer", "ScalingConfig", "RunConfig", "FailureConfig"}
+
+
+class Import(Protocol):
+    line: int
+    target: str
+
+
+class Module(Protocol):
+    file: str
+    imports: tuple[Import, ...]
+
+
+def door(target: str) -> str | None:
+    """The most exact entry of DOORS that `target` goes through, None where it needs none."""
+    parts = target.split(".")
+    prefixes = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in DOORS), None)
+
+
+def test_the_most_exact_door_counts() -> None:
+    names = ["ray.data.Dataset", "ray.get", "ray", "rayon", "torch.utils.tensorboard.SummaryWriter", "torch.nn"]
+    assert [door(name) for name in names] == ["ray.data", "ray", "ray", None, "torch.utils.tensorboard", None]
+
+
+def test_heavy_dependencies_come_in_by_their_doors(modules: dict[str, Module]) -> None:
+    wrong = [
+        f"{module.file}:{imported.line} imports {imported.target}; its door is {' or '.join(DOORS[entry])}"
+        for module in modules.values()
+        for imported in module.imports
+        if (entry := door(imported.target)) is not None and not module.file.startswith(DOORS[entry])
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_worker_file_keeps_to_the_worker_side(modules: dict[str, Module]) -> None:
+    wrong = [
+        f"{module.file}:{imported.line} imports {imported.target}: trainers are built in cluster/"
+        for module in modules.values()
+        for imported in module.imports
+        if module.file.startswith(WORKER_SIDE)
+        and imported.target.startswith("ray.train")
+        and set(imported.target.split(".")) & DRIVER_NAMES
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_models_and_tasks_stay_plain(modules: dict[str, Module]) -> None:
+    wrong = [
+        f"{module.file}:{imported.line} imports {imported.target}"
+        for module in modules.values()
+        for imported in module.imports
+        if module.file.startswith(("models/", "tasks/")) and imported.target.split(".")[0] in {"ray", "deepspeed"}
+    ]
+    assert not wrong, "\n".join(wrong)

@@ -1,0 +1,134 @@
+"""Who may import whom: no arrow up, no circle, absolute imports from the module that defines the name."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import pytest
+
+MAY_IMPORT = {
+    "models": {"models"},
+    "cluster": {"cluster"},
+    "tasks": {"tasks", "models"},
+    "platform": {"platform", "tasks", "models", "cluster"},
+    "sweeps": {"sweeps", "platform", "tasks", "models", "cluster"},
+    "proteinlm": {"proteinlm", "sweeps", "platform", "tasks", "models", "cluster"},  # lazily: see test_front_door.py
+}
+VERSION = "proteinlm.__version__"  # rows and run directories say it: the one name of the front door that rooms may use
+
+
+class Import(Protocol):
+    line: int
+    module: str
+    name: str | None
+    level: int
+    target: str
+
+
+class Module(Protocol):
+    name: str
+    file: str
+    room: str
+    imports: tuple[Import, ...]
+    defined: set[str]
+
+
+Modules = dict[str, Module]
+
+
+def ours(modules: Modules) -> Iterator[tuple[Module, Import]]:
+    """Every import of something of ours."""
+    for module in modules.values():
+        for imported in module.imports:
+            if imported.target.split(".")[0] == "proteinlm" and not imported.level:
+                yield module, imported
+
+
+def imported_module(modules: Modules, imported: Import) -> str:
+    """Dotted name of the module that is imported (from)."""
+    return imported.target if imported.target in modules else imported.module
+
+
+def test_no_arrow_points_up(modules: Modules, rooms: tuple[str, ...]) -> None:
+    wrong = []
+    for module, imported in ours(modules):
+        parts = imported.target.split(".")
+        room = parts[1] if len(parts) > 1 and parts[1] in rooms else "proteinlm"
+        if room not in MAY_IMPORT[module.room] and imported.target != VERSION:
+            wrong.append(f"{module.file}:{imported.line} imports {imported.target}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_room_has_its_layer(rooms: tuple[str, ...]) -> None:
+    assert set(rooms) | {"proteinlm"} == set(MAY_IMPORT)
+
+
+def test_no_module_imports_itself_round_a_corner(modules: Modules) -> None:
+    arrows: dict[str, set[str]] = {name: set() for name in modules}
+    for module, imported in ours(modules):
+        target = imported_module(modules, imported)
+        if target in modules and target != "proteinlm":
+            arrows[module.name].add(target)
+    assert circle(arrows) == []
+
+
+def circle(arrows: dict[str, set[str]]) -> list[str]:
+    """The names along a circle, [] where there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, trail: list[str]) -> list[str]:
+        if name in trail:
+            return [*trail[trail.index(name) :], name]
+        if name not in done:
+            for target in sorted(arrows[name]):
+                if found := visit(target, [*trail, name]):
+                    return found
+            done.add(name)
+        return []
+
+    return next((found for name in sorted(arrows) if (found := visit(name, []))), [])
+
+
+@pytest.mark.parametrize(
+    ("arrows", "expected"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b", "c"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, ["b", "c", "b"]),
+        ({"a": {"a"}}, ["a", "a"]),
+    ],
+)
+def test_circles_are_found(arrows: dict[str, set[str]], expected: list[str]) -> None:
+    assert circle(arrows) == expected
+
+
+def test_imports_are_absolute_and_through_the_package(modules: Modules, rooms: tuple[str, ...]) -> None:
+    wrong = [
+        f"{module.file}:{imported.line} imports {'.' * imported.level}{imported.target}"
+        for module in modules.values()
+        for imported in module.imports
+        if imported.level or (imported.target.split(".")[0] in rooms and imported.target != "platform")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_names_are_imported_from_the_module_that_defines_them(modules: Modules) -> None:
+    wrong = []
+    for module, imported in ours(modules):
+        origin = modules.get(imported_module(modules, imported))
+        if origin is None:
+            wrong.append(f"{module.file}:{imported.line} imports {imported.target}: there is no such module")
+        elif imported.target not in modules and imported.name not in origin.defined:
+            wrong.append(
+                f"{module.file}:{imported.line} imports {imported.target}, which {origin.file} does not define"
+            )
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_is_re_exported(modules: Modules) -> None:
+    wrong = [
+        f"{module.file}: __all__"
+        for module in modules.values()
+        if "__all__" in module.defined and module.room != "proteinlm"
+    ]
+    wrong += [f"{module.file}:{imported.line} imports *" for module, imported in ours(modules) if imported.name == "*"]
+    assert not wrong, "\n".join(wrong)

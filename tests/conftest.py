@@ -1,0 +1,39 @@
+"""Fixtures shared by all rooms: one embedded Ray for the session, and where real proteins may lie."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else each test user writes ~/.ray/auth_token
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # a report waits for this poll
+
+settings.register_profile("shared", deadline=None)  # a shared machine stalls for longer than any deadline
+settings.load_profile("shared")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """An embedded Ray of the tests' own: own temp dir, four logical CPUs, shut down here."""
+    import ray
+
+    # A short name: paths of sockets are limited to 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="plm-", ignore_cleanup_errors=True) as temp_dir:
+        ray.init(num_cpus=4, dashboard_port=0, _temp_dir=temp_dir, log_to_driver=False, object_store_memory=300_000_000)
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real proteins; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("PROTEINLM_REAL_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real protein data not found at {folder}")
+    return folder
