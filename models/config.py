@@ -1,0 +1,144 @@
+"""The shape of a model as a frozen value, its presets, and how many parameters it has.
+
+Presets carry the ten configurations of the paper's Table 7 and the released 200M model with the paper's own choices,
+and small rotary ones for machines without an accelerator.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from proteinlm.models.alphabet import get_alphabet
+
+
+class ModelConfig(BaseModel):
+    """What an encoder and its language model head are built from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: str | None = None
+    """Where the values came from, kept for tables; it was expanded before (`expand_preset`)."""
+    alphabet: str = "esm"
+    hidden_size: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    intermediate_size: int | None = Field(default=None, gt=0)
+    """Width of the MLP; None is 4 x hidden_size."""
+    position: Literal["learned", "rotary"] = "rotary"
+    max_positions: int = Field(default=2176, gt=0)
+    """Tokens of the longest protein, special tokens counted; only learned positions have this limit."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """After the embedding, on attention weights and after both parts of a layer."""
+    layer_norm_eps: float = Field(default=1e-5, gt=0.0)
+    vocab_multiple: int = Field(default=1, gt=0)
+    """The token table is padded to a multiple of this; the padding is never an input nor a logit."""
+    gelu: Literal["exact", "tanh"] = "exact"
+    """GELU of the MLP (the language model head's is always exact, as in the paper)."""
+    activation_checkpointing: bool = False
+    """Recompute each layer in the backward pass: less memory, about a third more time."""
+
+    @field_validator("alphabet")
+    @classmethod
+    def _known_alphabet(cls, name: str) -> str:
+        return get_alphabet(name).name
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "ModelConfig":
+        if self.hidden_size % self.num_attention_heads != 0:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})"
+            )
+        if self.position == "rotary" and self.head_size % 2 != 0:
+            raise ValueError(
+                f"rotary positions need an even head size, found hidden_size {self.hidden_size} / "
+                f"num_attention_heads {self.num_attention_heads} = {self.head_size}; or take position: learned"
+            )
+        return self
+
+    @property
+    def head_size(self) -> int:
+        """Size of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def mlp_size(self) -> int:
+        """Width of the MLP, the default filled in."""
+        return 4 * self.hidden_size if self.intermediate_size is None else self.intermediate_size
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the token table: the alphabet's size rounded up to `vocab_multiple`."""
+        return -(-get_alphabet(self.alphabet).size // self.vocab_multiple) * self.vocab_multiple
+
+
+_PAPER: Mapping[str, object] = {
+    "alphabet": "proteinlm",
+    "position": "learned",
+    "max_positions": 2176,
+    "vocab_multiple": 128,
+    "dropout": 0.1,
+    "gelu": "tanh",
+    "layer_norm_eps": 1e-12,
+}
+"""ProteinLM's choices, read in its code (pretrain/megatron and the released launch scripts)."""
+
+TABLE_7: tuple[tuple[int, int, int], ...] = (
+    (512, 32, 8),
+    (768, 12, 6),
+    (768, 16, 16),
+    (768, 16, 24),
+    (1024, 12, 16),
+    (1024, 12, 32),
+    (2048, 12, 16),
+    (2048, 24, 16),
+    (2048, 24, 8),
+    (3072, 24, 16),
+)
+"""(hidden_size, num_hidden_layers, num_attention_heads) of Xiao et al. 2021, Table 7."""
+
+
+def _shape(hidden: int, layers: int, heads: int) -> dict[str, object]:
+    return {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads}
+
+
+PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {
+        "cpu-tiny": _shape(64, 2, 2),
+        "cpu-small": _shape(128, 2, 4),
+        "cpu": _shape(256, 4, 4),
+        "proteinlm-200m": {**_PAPER, **_shape(1024, 16, 16)},
+        **{
+            f"hidden-{hidden}-layer-{layers}-head-{heads}": {**_PAPER, **_shape(hidden, layers, heads)}
+            for hidden, layers, heads in TABLE_7
+        },
+    }
+)
+"""Values of `ModelConfig` by preset name."""
+
+
+def expand_preset(values: Mapping[str, object]) -> dict[str, object]:
+    """`values` over those of their `preset`, if they name one; the name stays, so expanding twice changes nothing.
+
+    Raises ValueError with the near name for an unknown preset.
+    """
+    preset = values.get("preset")
+    if preset is None:
+        return dict(values)
+    if not isinstance(preset, str) or preset not in PRESETS:
+        near = get_close_matches(str(preset), PRESETS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown model preset {preset!r}{hint}; accepted: {', '.join(PRESETS)}")
+    return {**PRESETS[preset], **values}
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """Parameters of the encoder and the language model head, the tied token table counted once."""
+    hidden, mlp, vocab = config.hidden_size, config.mlp_size, config.padded_vocab_size
+    attention = 4 * hidden * hidden + 4 * hidden
+    layer = attention + 2 * hidden * mlp + mlp + hidden + 4 * hidden  # the last: two LayerNorms
+    positions = config.max_positions * hidden if config.position == "learned" else 0
+    head = hidden * hidden + 3 * hidden + vocab
+    return config.num_hidden_layers * layer + 2 * hidden + vocab * hidden + positions + head

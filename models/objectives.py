@@ -1,0 +1,146 @@
+"""Masked language modelling: which residues are hidden, what predicts them, and what a model without context reaches.
+
+Shapes: N tokens (special tokens included), B proteins, M scored tokens, D hidden, V alphabet.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, Alphabet, get_alphabet
+from proteinlm.models.config import ModelConfig
+from proteinlm.models.encoder import initialise
+
+NOT_SCORED = -100
+"""Label of a token that the loss does not count (torch's own ignore index)."""
+
+
+class LanguageModelHead(nn.Module):
+    """Dense, exact GELU, LayerNorm, and the encoder's token table as decoder: hidden [M, D] -> logits [M, V]."""
+
+    def __init__(self, config: ModelConfig, token_embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.num_tokens = get_alphabet(config.alphabet).size
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        initialise(self.dense)
+        # The same Parameter object, and this module's own: ZeRO-3 gathers a weight for the modules that register it.
+        self.decoder_weight = token_embedding.weight
+        self.decoder_bias = nn.Parameter(self.dense.weight.new_zeros(config.padded_vocab_size))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[M, D] -> logits [M, V]; the rows that only pad the token table are left out."""
+        transformed = self.norm(F.gelu(self.dense(hidden)))
+        return F.linear(transformed, self.decoder_weight[: self.num_tokens], self.decoder_bias[: self.num_tokens])
+
+
+def mask_tokens(
+    tokens: NDArray[np.uint8],
+    lengths: NDArray[np.int32] | NDArray[np.int64],
+    rows: NDArray[np.int64],
+    *,
+    alphabet: Alphabet,
+    seed: int,
+    epoch: int,
+    mask_fraction: float = 0.15,
+    keep_fraction: float = 0.1,
+    random_fraction: float = 0.1,
+) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+    """Hide residues of proteins `tokens` [N], `lengths` [B], `rows` [B] (row numbers in their split).
+
+    Each residue is scored with probability `mask_fraction`; of the scored ones `keep_fraction` stay visible,
+    `random_fraction` become one of the 20 amino acids (possibly the true one), the rest become the mask token.
+    Every draw is a function of (seed, epoch, row, position in the protein) alone, whatever the batch.
+
+    Returns masked tokens [N] and labels [N], -100 where not scored. Raises ValueError for fractions outside [0, 1].
+    """
+    _check_fractions(mask_fraction, keep_fraction, random_fraction)
+    sizes = np.asarray(lengths, dtype=np.int64)
+    positions = np.arange(tokens.shape[0], dtype=np.int64) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    epoch_key = _hash(_hash(np.array([seed % 2**64], dtype=np.uint64)) + np.uint64(epoch))
+    protein_keys = _hash(epoch_key + rows.astype(np.uint64))
+    keys = _hash(np.repeat(protein_keys, sizes) + positions.astype(np.uint64))
+    scored = np.flatnonzero((_uniform(keys) < mask_fraction) & alphabet.is_residue[tokens])
+    labels = np.full(tokens.shape[0], NOT_SCORED, dtype=np.int16)
+    labels[scored] = tokens[scored]
+
+    fate_keys = _hash(keys[scored])
+    letter_keys = _hash(fate_keys)
+    fate = _uniform(fate_keys)
+    amino_acids = alphabet.amino_acid_ids.astype(np.uint8)
+    letters = amino_acids[(_uniform(letter_keys) * len(amino_acids)).astype(np.int64)]
+    masked = tokens.copy()
+    masked[scored] = np.where(
+        fate < keep_fraction,
+        tokens[scored],
+        np.where(fate < keep_fraction + random_fraction, letters, np.uint8(alphabet.mask_id)),
+    )
+    return masked, labels
+
+
+def _hash(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """One step of splitmix64 (Steele, Lea and Flood 2014) from each key: 64 well mixed bits."""
+    mixed = keys + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _uniform(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Numbers in [0, 1) from the upper 53 bits."""
+    return (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _check_fractions(mask_fraction: float, keep_fraction: float, random_fraction: float) -> None:
+    fractions = {"mask_fraction": mask_fraction, "keep_fraction": keep_fraction, "random_fraction": random_fraction}
+    for name, value in fractions.items():
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name} must lie between 0 and 1, found {value}")
+    if keep_fraction + random_fraction > 1.0:
+        raise ValueError(
+            f"keep_fraction ({keep_fraction}) and random_fraction ({random_fraction}) add up to more than 1"
+        )
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The loss of the best predictor that sees no context, in nats per scored residue."""
+
+    training_mix: float
+    """Over all scored residues, as the training loss counts them."""
+    masked: float
+    """Over residues behind the mask token alone: the entropy of the letters' frequencies."""
+
+
+def context_free_floor(
+    residue_counts: Mapping[str, int],
+    mask_fraction: float = 0.15,
+    keep_fraction: float = 0.1,
+    random_fraction: float = 0.1,
+) -> Floor:
+    """What "learned no context" costs on a split whose residues have `residue_counts`.
+
+    Behind a mask token such a predictor can only answer with the letters' frequencies p. Where a scored residue stayed
+    visible or was replaced it still sees the token v, and P(true = t, seen = v) is p(t) (keep [t = v] + random / 20 [v
+    standard]): the entropy of t given v counts there. `mask_fraction` is checked and does not enter: the floor is per
+    scored residue. Raises ValueError without residues.
+    """
+    _check_fractions(mask_fraction, keep_fraction, random_fraction)
+    letters = [letter for letter, count in residue_counts.items() if count > 0]
+    if not letters:
+        raise ValueError("a context-free floor needs the counts of at least one residue, found none")
+    total = sum(residue_counts[letter] for letter in letters)
+    frequency = {letter: residue_counts[letter] / total for letter in letters}
+    unigram = -sum(p * math.log(p) for p in frequency.values())
+    seen = 0.0
+    for visible in {*letters, *STANDARD_AMINO_ACIDS}:
+        drawn = random_fraction / len(STANDARD_AMINO_ACIDS) if visible in STANDARD_AMINO_ACIDS else 0.0
+        joint = [p * (drawn + (keep_fraction if letter == visible else 0.0)) for letter, p in frequency.items()]
+        evidence = sum(joint)
+        seen -= sum(share * math.log(share / evidence) for share in joint if share > 0.0)
+    return Floor(training_mix=(1.0 - keep_fraction - random_fraction) * unigram + seen, masked=unigram)

@@ -1,0 +1,136 @@
+"""A micro batch without padding: one stream of tokens, and how its proteins attend in groups of near-equal length.
+
+Attention needs rectangles [b, L]. Proteins are sorted by length and cut into groups whose longest is at most a tenth
+longer than the shortest, and all groups lie one after the other in a padded stream of P slots. Everything outside
+attention works on the N real tokens. Where all proteins already lie group by group and are equally long inside each,
+P is N and the two streams are the same: nothing is gathered.
+
+Shapes: N tokens of the micro batch (special tokens included), B proteins, P slots of the padded stream (P >= N),
+b proteins of one group, L tokens of its longest.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+LENGTH_RATIO = 1.1
+"""Longest over shortest protein of a group: at most a tenth of its attention is padding."""
+
+LENGTH_SLACK = 4
+"""Tokens by which lengths may always differ, so that short proteins do not fall into many groups."""
+
+
+@dataclass(frozen=True)
+class AttentionGroup:
+    """Proteins that attend in one padded call: slots [start, start + num_proteins * length) of the padded stream."""
+
+    start: int
+    num_proteins: int
+    length: int
+    """L, tokens of the longest protein."""
+    key_mask: Tensor | None
+    """[b, 1, 1, L] true where a slot holds a token; None where all proteins have length L."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Proteins one after the other, each attending to itself alone, positions starting at 0."""
+
+    tokens: Tensor
+    """[N] int64 alphabet ids."""
+    positions: Tensor
+    """[N] int64, 0 at each protein's first token."""
+    protein_index: Tensor
+    """[N] int64, which protein of the micro batch a token belongs to."""
+    lengths: tuple[int, ...]
+    """[B] tokens of each protein, special tokens included; sum is N."""
+    groups: tuple[AttentionGroup, ...]
+    source: Tensor | None
+    """[P] int64, token that a slot of the padded stream holds (padding: 0). None where the streams are the same."""
+    slot: Tensor | None
+    """[N] int64, slot of the padded stream where a token lies. None where the streams are the same."""
+
+    @property
+    def num_tokens(self) -> int:
+        """N, special tokens included."""
+        return self.tokens.shape[0]
+
+    @property
+    def num_proteins(self) -> int:
+        """B."""
+        return len(self.lengths)
+
+    def to(self, device: torch.device | str) -> "Packed":
+        """The same micro batch on `device`."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        groups = tuple(AttentionGroup(g.start, g.num_proteins, g.length, moved(g.key_mask)) for g in self.groups)
+        return Packed(
+            tokens=self.tokens.to(device, non_blocking=True),
+            positions=self.positions.to(device, non_blocking=True),
+            protein_index=self.protein_index.to(device, non_blocking=True),
+            lengths=self.lengths,
+            groups=groups,
+            source=moved(self.source),
+            slot=moved(self.slot),
+        )
+
+
+def pack(tokens: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> Packed:
+    """The micro batch of proteins whose `tokens` [N] lie one after the other, `lengths` [B] tokens each.
+
+    Raises ValueError where there is no protein, one without tokens, or lengths that do not add up to N.
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    if sizes.size == 0 or int(sizes.min()) < 1:
+        raise ValueError("a micro batch needs at least one protein, each of at least one token")
+    if int(sizes.sum()) != tokens.shape[0]:
+        raise ValueError(f"lengths add up to {int(sizes.sum())}, but there are {tokens.shape[0]} tokens")
+    starts = np.cumsum(sizes) - sizes
+    positions = np.arange(tokens.shape[0], dtype=np.int64) - np.repeat(starts, sizes)
+    groups, first_slot, num_slots = _grouped(sizes)
+    source: NDArray[np.int64] | None = None
+    slot = np.repeat(first_slot, sizes) + positions
+    if not np.array_equal(first_slot, starts):
+        source = np.zeros(num_slots, dtype=np.int64)  # padding reads token 0: finite, and masked as a key
+        source[slot] = np.arange(tokens.shape[0])
+    return Packed(
+        tokens=torch.from_numpy(tokens.astype(np.int64)),
+        positions=torch.from_numpy(positions),
+        protein_index=torch.from_numpy(np.repeat(np.arange(sizes.size, dtype=np.int64), sizes)),
+        lengths=tuple(sizes.tolist()),
+        groups=groups,
+        source=None if source is None else torch.from_numpy(source),
+        slot=None if source is None else torch.from_numpy(slot),
+    )
+
+
+def _grouped(sizes: NDArray[np.int64]) -> tuple[tuple[AttentionGroup, ...], NDArray[np.int64], int]:
+    """Groups by length, the first slot of each protein [B], and P."""
+    order = np.argsort(sizes, kind="stable")
+    ascending = sizes[order]
+    first_slot = np.empty_like(sizes)
+    groups: list[AttentionGroup] = []
+    begin, num_slots = 0, 0
+    while begin < sizes.size:
+        shortest = int(ascending[begin])
+        limit = max(int(shortest * LENGTH_RATIO), shortest + LENGTH_SLACK)
+        end = int(np.searchsorted(ascending, limit, side="right"))
+        members, length = order[begin:end], int(ascending[end - 1])
+        first_slot[members] = num_slots + length * np.arange(end - begin)
+        groups.append(AttentionGroup(num_slots, end - begin, length, _key_mask(ascending[begin:end], length)))
+        num_slots += length * (end - begin)
+        begin = end
+    return tuple(groups), first_slot, num_slots
+
+
+def _key_mask(sizes: NDArray[np.int64], length: int) -> Tensor | None:
+    if bool((sizes == length).all()):
+        return None
+    return torch.from_numpy(np.arange(length) < sizes[:, None])[:, None, None, :]
