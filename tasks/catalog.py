@@ -1,0 +1,35 @@
+"""The tasks there are: an explicit table from name to builder. A new task is one line here and one file beside it."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from proteinlm.tasks.masked_language_modeling import masked_language_modeling
+from proteinlm.tasks.secondary_structure import secondary_structure
+from proteinlm.tasks.task import Task
+
+TASKS: Mapping[str, Callable[..., Task]] = {
+    "masked_language_modeling": masked_language_modeling,
+    "secondary_structure_q3": partial(secondary_structure, num_labels=3),
+    "secondary_structure_q8": partial(secondary_structure, num_labels=8),
+}
+
+
+def build_task(name: str, **options: object) -> Task:
+    """The task `name` built with `options` (such as mask_fraction); ValueError names the near and the accepted ones."""
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}{_near(name, TASKS)}; accepted: {', '.join(TASKS)}")
+    builder = TASKS[name]
+    fixed = builder.keywords if isinstance(builder, partial) else {}
+    accepted = [option for option in inspect.signature(builder).parameters if option not in fixed]
+    for option in options:
+        if option not in accepted:
+            offered = ", ".join(accepted) or "none"
+            raise ValueError(f"task {name!r} has no option {option!r}{_near(option, accepted)}; its options: {offered}")
+    return builder(**options)
+
+
+def _near(name: str, accepted: Mapping[str, object] | list[str]) -> str:
+    near = difflib.get_close_matches(name, list(accepted), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

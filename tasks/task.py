@@ -1,0 +1,144 @@
+"""A task is a value: what it reads, how labels are made, which head answers, what is scored.
+
+Pretraining is the task `masked_language_modeling`; the TAPE tasks are its siblings. A new task is one file that returns
+a `Task`, and one line in tasks/catalog.py. Nothing here knows Ray, DeepSpeed or a training loop.
+
+Shapes: N tokens of the micro batch (residues and special tokens), B proteins, D hidden, V alphabet.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from proteinlm.models.alphabet import Alphabet
+from proteinlm.models.encoder import ProteinEncoder
+from proteinlm.models.packed import Packed
+from proteinlm.tasks.records import TaskSchema
+
+
+@dataclass(frozen=True)
+class Window:
+    """Consecutive rows of a split, tokenised and unpadded: what labels are made for, before micro batches are cut."""
+
+    tokens: NDArray[np.uint8]
+    """[N] alphabet ids, special tokens included, protein after protein."""
+    lengths: NDArray[np.int32]
+    """[B] tokens of each protein, special tokens included; sum is N."""
+    rows: NDArray[np.int64]
+    """[B] row number of each protein in its split: with seed and epoch, all that a random draw may depend on."""
+    starts: NDArray[np.int32]
+    """[B] first residue kept of each protein: 0, or where a long protein was cropped."""
+    columns: pa.Table
+    """[B] the stored rows (never cropped): id, length and the task's label columns."""
+    alphabet: Alphabet
+    seed: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro batch on the worker's device."""
+
+    packed: Packed
+    labels: Tensor
+    """[N, ...] for residue-level tasks, [B, ...] for protein-level ones."""
+    rows: tuple[int, ...]
+    """[B] row numbers in the split."""
+    num_residues: int = 0
+    """Real residues: neither special tokens nor padding."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        return replace(self, packed=self.packed.to(device), labels=self.labels.to(device, non_blocking=True))
+
+
+Columns = Mapping[str, NDArray[np.float64]]
+"""Per-protein columns [B] that `Task.score` gave, gathered over a whole split."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure with its definition, computed from per-protein columns so that it can be resampled over proteins."""
+
+    name: str
+    definition: str
+    """What is counted, over what, how pooled: printed with every value."""
+    compute: Callable[[Columns], float]
+    counted: str
+    """The column whose sum is the number of things scored (residues, masked residues, proteins)."""
+    unit: str
+    """What `counted` counts, in words."""
+    larger_is_better: bool = True
+    is_main: bool = True
+    """Whether tables show it unasked."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of a model, as a value."""
+
+    name: str
+    columns: tuple[str, ...]
+    """Label columns read from the shards."""
+    label_level: Literal["residue", "protein"]
+    label_dtype: str
+    """numpy dtype of the labels as they travel, such as "int16" or "float32"."""
+    prepare: Callable[[Window], tuple[NDArray[np.uint8], NDArray[np.generic]]]
+    """Window -> (tokens [N], labels [N] or [B]): a pure function of the window."""
+    make_head: Callable[[ProteinEncoder], nn.Module]
+    score: Callable[[nn.Module, Tensor, Batch], dict[str, Tensor]]
+    """(head, hidden [N, D], batch) -> per-protein columns [B]; "loss" (summed, nats or squared error, carries the
+    gradient) and "scored" (how many labels that sum is over) are always among them, the rest is for the metrics."""
+    metrics: tuple[Metric, ...]
+    train_split: str = "train"
+    valid_splits: tuple[str, ...] = ("valid",)
+    """Splits watched during training; the first one is what choices are made on."""
+    test_splits: tuple[str, ...] = ()
+    """Splits scored once, at the end."""
+    label_shape: tuple[int, ...] = ()
+    """Trailing shape of one label, () for a number."""
+    records: TaskSchema | None = None
+    """What its records hold; None for a task that reads a corpus and needs no labels."""
+
+    def on_splits(self, available: Iterable[str]) -> "Task":
+        """The task on a data set that has the splits `available`: those watched and scored are cut down to it.
+
+        A further split (one of the user's own, or a simulated one) is a test split too, after the declared ones.
+        ValueError where the train split is missing.
+        """
+        names = sorted(available)
+        if self.train_split not in names:
+            raise ValueError(f"task {self.name!r} needs a split {self.train_split!r}; found {', '.join(names)}")
+        valid = tuple(name for name in self.valid_splits if name in names)
+        declared = tuple(name for name in self.test_splits if name in names)
+        others = tuple(name for name in names if name not in (self.train_split, *valid, *declared))
+        return replace(self, valid_splits=valid, test_splits=declared + others)
+
+
+class TaskModel(nn.Module):
+    """Encoder and head under one task: micro batch in, per-protein columns out. The unit that an engine trains."""
+
+    def __init__(self, task: Task, encoder: ProteinEncoder, frozen: bool = False) -> None:
+        super().__init__()
+        self.task = task
+        self.encoder = encoder
+        self.head = task.make_head(encoder)
+        self.frozen = frozen
+        if frozen:
+            encoder.requires_grad_(False)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Per-protein columns [B] of `Task.score`."""
+        if self.frozen:
+            self.encoder.eval()  # frozen means frozen: no dropout below the head either
+            with torch.no_grad():
+                hidden = self.encoder(batch.packed)
+        else:
+            hidden = self.encoder(batch.packed)
+        return self.task.score(self.head, hidden, batch)

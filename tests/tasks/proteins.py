@@ -1,0 +1,38 @@
+"""Windows and batches for the tests of tasks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from proteinlm.models.alphabet import get_alphabet
+from proteinlm.models.config import ModelConfig, expand_preset
+from proteinlm.models.encoder import ProteinEncoder
+from proteinlm.models.packed import pack
+from proteinlm.tasks.task import Batch, Task, TaskModel, Window
+
+SEQUENCES = ("MKTAYIAKQR", "GAVLIX", "WWDEEKR")
+
+
+def tiny_model(task: Task, **model: object) -> TaskModel:
+    torch.manual_seed(0)
+    return TaskModel(task, ProteinEncoder(ModelConfig(**expand_preset({"preset": "cpu-tiny", **model}))))
+
+
+def make_window(
+    columns: pa.Table, alphabet: str = "esm", starts: Sequence[int] | None = None, longest: int = 99, epoch: int = 0
+) -> Window:
+    """A window of the rows of `columns`, cropped to `longest` residues from `starts`."""
+    sequences = columns.column("sequence").to_pylist()
+    first = starts or [0] * len(sequences)
+    cropped = [sequence[start : start + longest] for sequence, start in zip(sequences, first, strict=True)]
+    tokens, lengths = get_alphabet(alphabet).encode(cropped)
+    rows = np.arange(len(sequences), dtype=np.int64)
+    kept = np.array(first, np.int32)
+    return Window(tokens, lengths, rows, kept, columns.drop_columns(["sequence"]), get_alphabet(alphabet), 7, epoch)
+
+
+def make_batch(task: Task, window: Window) -> Batch:
+    tokens, labels = task.prepare(window)
+    return Batch(pack(tokens, window.lengths), torch.from_numpy(labels), tuple(window.rows.tolist()))

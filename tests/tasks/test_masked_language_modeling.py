@@ -1,0 +1,106 @@
+"""The objective as a task: labels, the columns it gives, and that it learns."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch.nn import functional
+
+from proteinlm.models.alphabet import get_alphabet
+from proteinlm.models.objectives import NOT_SCORED, LanguageModelHead
+from proteinlm.tasks.masked_language_modeling import masked_language_modeling
+from proteinlm.tasks.task import Batch
+from tests.tasks.proteins import SEQUENCES, make_batch, make_window, tiny_model
+
+TABLE = pa.table({"sequence": list(SEQUENCES) * 20})
+
+
+def test_labels_are_the_hidden_residues_of_the_right_dtype():
+    task = masked_language_modeling()
+    window = make_window(TABLE)
+    tokens, labels = task.prepare(window)
+    scored = labels != NOT_SCORED
+    assert labels.dtype == np.dtype(task.label_dtype)
+    assert tokens.shape == labels.shape == window.tokens.shape
+    assert np.array_equal(labels[scored], window.tokens[scored])
+    assert np.array_equal(tokens[~scored], window.tokens[~scored])
+    assert 0.05 < scored.mean() < 0.25
+    again = task.prepare(make_window(TABLE))
+    assert np.array_equal(tokens, again[0])
+    assert not np.array_equal(tokens, task.prepare(make_window(TABLE, epoch=1))[0])
+
+
+@pytest.mark.parametrize("alphabet", ["esm", "tape", "proteinlm"])
+def test_columns_equal_a_plain_computation(alphabet):
+    task = masked_language_modeling(mask_fraction=0.5)
+    model = tiny_model(task, alphabet=alphabet).eval()
+    batch = make_batch(task, make_window(TABLE, alphabet))
+    columns = model(batch)
+    assert isinstance(model.head, LanguageModelHead)
+    logits = model.head(model.encoder(batch.packed))
+    losses = functional.cross_entropy(logits, batch.labels.long(), reduction="none", ignore_index=NOT_SCORED)
+    scored = batch.labels != NOT_SCORED
+    masked = scored & (batch.packed.tokens == get_alphabet(alphabet).mask_id)
+    for protein in (0, 1, 59):
+        mine = batch.packed.protein_index == protein
+        torch.testing.assert_close(columns["loss"][protein], losses[mine].sum())
+        torch.testing.assert_close(columns["masked_loss"][protein], losses[mine & masked].sum())
+        assert columns["scored"][protein] == (mine & scored).sum()
+        assert columns["masked"][protein] == (mine & masked).sum()
+        assert columns["correct"][protein] == ((logits.argmax(1) == batch.labels) & mine & scored).sum()
+    assert 0 < masked.sum() < scored.sum()
+
+
+def test_a_batch_without_a_scored_residue_has_zero_loss_and_zero_gradient():
+    task = masked_language_modeling()
+    model = tiny_model(task)
+    batch = make_batch(task, make_window(TABLE.slice(0, 2)))
+    empty = Batch(batch.packed, torch.full_like(batch.labels, NOT_SCORED), batch.rows)
+    columns = model(empty)
+    assert all(not values.any() for values in columns.values())
+    columns["loss"].sum().backward()
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+    assert model.head.dense.weight.grad is not None
+
+
+def test_the_id_of_the_mask_is_not_saved_with_the_head():
+    assert not [key for key in tiny_model(masked_language_modeling()).state_dict() if "mask" in key]
+
+
+def test_a_few_steps_lower_the_loss():
+    task = masked_language_modeling()
+    model = tiny_model(task)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    batch = make_batch(task, make_window(TABLE))
+    losses = []
+    for _ in range(8):
+        columns = model(batch)
+        loss = columns["loss"].sum() / columns["scored"].sum()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] - 0.2
+
+
+def test_metrics_are_of_the_right_columns():
+    metrics = {metric.name: metric for metric in masked_language_modeling().metrics}
+    columns = {
+        "loss": np.array([6.0, 2.0]),
+        "scored": np.array([3.0, 1.0]),
+        "masked_loss": np.array([5.0, 0.0]),
+        "masked": np.array([2.0, 0.0]),
+        "correct": np.array([1.0, 0.0]),
+    }
+    values = {name: metric.compute(columns) for name, metric in metrics.items()}
+    assert values == pytest.approx({"loss": 2.0, "perplexity": np.exp(2), "masked_loss": 2.5, "accuracy": 0.25})
+    assert {name for name, metric in metrics.items() if metric.larger_is_better} == {"accuracy"}
+    assert metrics["masked_loss"].counted == "masked"
+
+
+@pytest.mark.parametrize("fractions", [{"mask_fraction": 0.0}, {"mask_fraction": 1.5}, {"keep_fraction": -0.1}])
+def test_fractions_out_of_range_are_refused(fractions):
+    with pytest.raises(ValueError, match=next(iter(fractions))):
+        masked_language_modeling(**fractions)
+    with pytest.raises(ValueError, match=r"keep_fraction is 0.6 and random_fraction 0.6"):
+        masked_language_modeling(keep_fraction=0.6, random_fraction=0.6)
