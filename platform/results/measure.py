@@ -1,0 +1,97 @@
+"""From the per-protein columns of a split to result rows: figures with definition, interval, counts and floor."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from proteinlm.models.objectives import context_free_floor
+from proteinlm.platform.data.manifest import Manifest
+from proteinlm.platform.results.store import ResultRow
+from proteinlm.tasks.metrics import evaluate
+from proteinlm.tasks.task import Columns, Task
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured: the same for all rows of a run."""
+
+    run: str
+    kind: Literal["pretrain", "finetune", "baseline"]
+    model: str
+    mode: str
+    seed: int
+    code_version: str
+    parameters: int | None = None
+    steps: int | None = None
+    residues: int | None = None
+    settings: dict[str, object] | None = None
+
+
+def measure(
+    who: Measured,
+    task: Task,
+    manifest: Manifest,
+    scores: Mapping[str, Columns],
+    floors: Mapping[str, Mapping[str, float]] | None = None,
+) -> list[ResultRow]:
+    """One row for every split of `scores` and metric of the task; `floors` by split and metric name."""
+    return [
+        _row(who, task, manifest, split, columns, (floors or {}).get(split, {}), number)
+        for split, columns in scores.items()
+        for number in range(len(task.metrics))
+    ]
+
+
+def _row(
+    who: Measured,
+    task: Task,
+    manifest: Manifest,
+    split: str,
+    columns: Columns,
+    floors: Mapping[str, float],
+    number: int,
+) -> ResultRow:
+    metric = task.metrics[number]
+    figure = evaluate(metric, columns)
+    return ResultRow(
+        run=who.run,
+        kind=who.kind,
+        model=who.model,
+        mode=who.mode,
+        seed=who.seed,
+        code_version=who.code_version,
+        parameters=who.parameters,
+        steps=who.steps,
+        residues=who.residues,
+        settings=who.settings,
+        task=task.name,
+        split=split,
+        metric=metric.name,
+        definition=metric.definition,
+        value=figure.value,
+        low=_known(figure.low),
+        high=_known(figure.high),
+        num_proteins=figure.num_proteins,
+        num_scored=figure.num_scored,
+        unit=metric.unit,
+        larger_is_better=metric.larger_is_better,
+        is_main=metric.is_main,
+        floor=floors.get(metric.name),
+        data_hash=manifest.split(split).content_hash,
+        mask_seed=manifest.split(split).mask_seed if floors else None,
+        split_rule=str(manifest.settings.get("split_rule", "as the data set's files say")),
+        is_simulated=manifest.is_simulated,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def language_model_floors(manifest: Manifest, split: str, options: Mapping[str, float]) -> dict[str, float]:
+    """What a model that ignores all context reaches at best on `split`, by metric name of masked language modelling."""
+    floor = context_free_floor(manifest.split(split).residue_counts, **options)
+    return {"loss": floor.training_mix, "masked_loss": floor.masked, "perplexity": math.exp(floor.training_mix)}
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

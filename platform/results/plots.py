@@ -1,0 +1,125 @@
+"""Loss curves: the rows of one or several `metrics.jsonl` as one picture, PNG or SVG by the file's suffix.
+
+Training loss is drawn light with its running mean over it; validation and holdout loss under the training mix are the
+marked points, and the context-free floors the dashed lines that a model must get under to have learned any context.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)  # Okabe and Ito: colour-blind safe
+_MARKERS = {"valid": "o", "holdout": "s"}
+Point = tuple[float, float]
+"""(optimizer step, loss)"""
+
+
+def plot_curves(
+    runs: Mapping[str, Sequence[Mapping[str, object]]],
+    path: Path,
+    floors: Mapping[str, float] | None = None,
+    *,
+    is_simulated: bool = False,
+) -> Path:
+    """Draw the loss curves of `runs` (name -> rows of its metrics.jsonl) into `path`, and return it.
+
+    `floors`: split -> context-free floor under the training mix, in nats. Raises ValueError where no row holds a loss
+    or the suffix is neither .png nor .svg.
+    """
+    if path.suffix not in {".png", ".svg"}:
+        raise ValueError(f"cannot draw {path}: the suffix is {path.suffix or 'missing'!r}, accepted are .png and .svg")
+    curves = {name: {split: _points(rows, split) for split in ("train", *_MARKERS)} for name, rows in runs.items()}
+    if not any(points for splits in curves.values() for points in splits.values()):
+        raise ValueError(f"cannot draw {path}: no row of {', '.join(runs) or 'any run'} holds a loss")
+    _draw(curves, path, floors or {}, "Masked language modelling" + (", simulated proteins" if is_simulated else ""))
+    return path
+
+
+def _draw(curves: Mapping[str, Mapping[str, list[Point]]], path: Path, floors: Mapping[str, float], title: str) -> None:
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    with mpl.rc_context({"font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "proteinlm"}):
+        figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for number, (name, splits) in enumerate(curves.items()):
+            _draw_run(axes, name, splits, _COLOURS[number % len(_COLOURS)])
+        for number, (split, floor) in enumerate(floors.items()):
+            style = (0, (6, 2)) if number == 0 else (0, (2, 2))
+            axes.axhline(
+                floor, color="0.35", linewidth=1, linestyle=style, label=f"context-free floor, {split}: {floor:.3f}"
+            )
+        axes.set_ylim(*_limits(curves, floors))
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel("loss (nats per scored residue)")
+        axes.grid(color="0.92", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8, loc="upper right")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".writing-{path.name}")
+        figure.savefig(aside, metadata={"Date": None} if path.suffix == ".svg" else None)
+        aside.replace(path)
+
+
+def _draw_run(axes: "Axes", name: str, splits: Mapping[str, list[Point]], colour: str) -> None:
+    if splits["train"]:
+        steps, losses = zip(*splits["train"], strict=True)
+        axes.plot(steps, losses, color=colour, alpha=0.2, linewidth=0.8)
+        axes.plot(steps, _running_mean(losses), color=colour, alpha=0.55, linewidth=1.2, label=f"{name}, training")
+    for split, marker in _MARKERS.items():
+        if splits[split]:
+            steps, losses = zip(*splits[split], strict=True)
+            hollow = "white" if split == "holdout" else colour
+            label = f"{name}, {split}: {losses[-1]:.3f}"
+            style = "-" if split == "valid" else ":"
+            axes.plot(steps, losses, style, color=colour, marker=marker, markersize=4.5, mfc=hollow, label=label)
+
+
+def _points(rows: Sequence[Mapping[str, object]], split: str) -> list[Point]:
+    """Step and loss of `split` in order of the steps; what a resumed run wrote again counts once, as written last."""
+    key = "loss" if split == "train" else f"{split}/loss"
+    points: dict[float, float] = {}
+    for row in rows:
+        step, loss = row.get("step"), row.get(key)
+        if isinstance(step, int | float) and isinstance(loss, int | float):
+            points[float(step)] = float(loss)
+    return sorted(points.items())
+
+
+def _running_mean(losses: Sequence[float]) -> list[float]:
+    """Mean over the nearest fiftieth of the curve, centred, shorter at both ends; as long as `losses`."""
+    reach = max(1, len(losses) // 100)
+    smooth = []
+    for place in range(len(losses)):
+        near = losses[max(0, place - reach) : place + reach + 1]
+        smooth.append(sum(near) / len(near))
+    return smooth
+
+
+def _limits(curves: Mapping[str, Mapping[str, list[Point]]], floors: Mapping[str, float]) -> tuple[float, float]:
+    """Limits of the loss axis: all but the steep first twentieth of the training, which would flatten the rest."""
+    points = [point for splits in curves.values() for points in splits.values() for point in points]
+    last = max(step for step, _ in points)
+    finite = [loss for step, loss in points if step >= last / 20 and abs(loss) < float("inf")]
+    losses = [*finite, *floors.values()] or [0.0]
+    low, high = min(losses), max(losses)
+    margin = 0.05 * (high - low) or 0.05
+    return low - margin, high + margin

@@ -1,0 +1,170 @@
+"""Result rows: one figure each, with all that says how it was measured; one `rows.jsonl` in each run's directory.
+
+    evaluation -> append_rows(run directory, rows) -> <storage>/<name>/rows.jsonl -> gather_rows(directories) -> table
+
+Many trials write at once, each into its own file, on local disk, S3 or GCS alike (pyarrow's file systems). Running a
+finished trial again appends its rows again; the later ones win when they are gathered.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+ROWS_FILE = "rows.jsonl"
+
+
+class ResultRow(BaseModel):
+    """One figure of one model on one split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", protected_namespaces=())
+
+    run: str
+    """The run that measured it: `<storage>/<name>` without the storage."""
+    kind: Literal["pretrain", "finetune", "baseline", "published"]
+    model: str
+    """Short name, such as "hidden-256-layer-4-head-4" or "one-hot window"."""
+    mode: str
+    """"scratch", "full", "frozen", or "-" where that says nothing."""
+    task: str
+    split: str
+    metric: str
+    definition: str
+    """What is counted, over what, how pooled. Rows of different definitions are never ranked together."""
+    value: float
+    low: float | None = None
+    high: float | None = None
+    """95 % bootstrap interval over proteins."""
+    larger_is_better: bool
+    is_main: bool = True
+    """Whether tables show it unasked."""
+    floor: float | None = None
+    """The same figure of a model that ignores all context."""
+    num_proteins: int
+    num_scored: int
+    unit: str
+    """What `num_scored` counts, in words: "masked residues", "proteins" ..."""
+    seed: int
+    parameters: int | None = None
+    steps: int | None = None
+    """Optimizer steps of the training that the row ends."""
+    residues: int | None = None
+    """Residues seen in that training."""
+    data_hash: str
+    """Content hash of the split's data set."""
+    split_rule: str
+    """How the split was made, such as "whole clans and families held out"."""
+    mask_seed: int | None = None
+    is_simulated: bool = False
+    """True where the proteins are made up."""
+    code_version: str
+    created: str
+    """ISO 8601 time, with its zone."""
+    settings: dict[str, object] | None = None
+    """Small extras, such as the learning rate of the trial."""
+
+    @field_validator("created")
+    @classmethod
+    def _is_iso_time(cls, created: str) -> str:
+        if datetime.fromisoformat(created).tzinfo is None:
+            raise ValueError("expected an ISO 8601 time with its zone, such as 2021-12-02T10:00:00+00:00")
+        return created
+
+    @property
+    def key(self) -> tuple[str | int, ...]:
+        """What a figure is known by: rows of the same key are the same figure measured again."""
+        return (self.run, self.model, self.mode, self.seed, self.task, self.split, self.metric)
+
+
+def append_rows(directory: Path | str, rows: Sequence[ResultRow]) -> None:
+    """Append `rows` to the `rows.jsonl` of the run at `directory` (path or URI): all of them or, when cut off, none.
+
+    The file is written aside and renamed. A run has one writer at a time; runs do not share a file.
+    """
+    filesystem, folder = _open(directory)
+    filesystem.create_dir(folder, recursive=True)
+    target = f"{folder}/{ROWS_FILE}"
+    before = _read(filesystem, target) if _is_file(filesystem, target) else b""
+    if before and not before.endswith(b"\n"):
+        before += b"\n"
+    added = "".join(f"{row.model_dump_json()}\n" for row in rows)
+    with filesystem.open_output_stream(f"{target}.writing") as stream:
+        stream.write(before + added.encode())
+    filesystem.move(f"{target}.writing", target)
+
+
+def gather_rows(paths: Sequence[Path | str]) -> list[ResultRow]:
+    """The rows of all runs at or under `paths` (directories, `rows.jsonl` files or URIs), ordered by file and line.
+
+    Of rows with the same `key` one is kept: the last of its file, and of several files the one created last.
+    Raises FileNotFoundError for a path that is not there and ValueError, with file and line, for a line that is no row.
+    """
+    kept: dict[tuple[str | int, ...], ResultRow] = {}
+    for path in paths:
+        filesystem, place = _open(path)
+        for file in _row_files(filesystem, place, path):
+            for key, row in _rows(filesystem, file).items():
+                if key not in kept or _time(row) >= _time(kept[key]):
+                    kept[key] = row
+    return list(kept.values())
+
+
+def _rows(filesystem: "FileSystem", file: str) -> dict[tuple[str | int, ...], ResultRow]:
+    """The rows of `file` by key, a later one in place of an earlier one."""
+    rows = {}
+    for number, line in enumerate(_read(filesystem, file).split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = ResultRow.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = ".".join(str(key) for key in first["loc"])
+            raise ValueError(
+                f"{file}, line {number} is not a result row: {name}{': ' if name else ''}{first['msg']}"
+            ) from None
+        rows[row.key] = row
+    return rows
+
+
+def _row_files(filesystem: "FileSystem", place: str, path: Path | str) -> list[str]:
+    """All `rows.jsonl` at or under `place`, sorted."""
+    from pyarrow.fs import FileSelector, FileType
+
+    info = filesystem.get_file_info(place)
+    if info.type == FileType.NotFound:
+        raise FileNotFoundError(f"no run at {path}: there is no such directory")
+    if info.type == FileType.File:
+        return [place]
+    inside = filesystem.get_file_info(FileSelector(place, recursive=True))
+    return sorted(found.path for found in inside if found.type == FileType.File and found.base_name == ROWS_FILE)
+
+
+def _open(path: Path | str) -> "tuple[FileSystem, str]":
+    """File system and the place in it; a plain path is local, relative to the working directory."""
+    from pyarrow.fs import FileSystem, LocalFileSystem
+
+    if isinstance(path, str) and "://" in path:
+        filesystem, place = FileSystem.from_uri(path)
+        return filesystem, place.rstrip("/")
+    return LocalFileSystem(), str(Path(path).absolute())
+
+
+def _is_file(filesystem: "FileSystem", place: str) -> bool:
+    from pyarrow.fs import FileType
+
+    return bool(filesystem.get_file_info(place).type == FileType.File)
+
+
+def _read(filesystem: "FileSystem", place: str) -> bytes:
+    with filesystem.open_input_stream(place) as stream:
+        return bytes(stream.read())
+
+
+def _time(row: ResultRow) -> datetime:
+    return datetime.fromisoformat(row.created)

@@ -1,0 +1,159 @@
+"""Result rows as text: Markdown, CSV, JSON and the terminal.
+
+    rows -> compare.make_tables -> to_markdown, render (terminal)      rows -> to_csv, to_json (long form, every field)
+
+A line for each model, a column for each split and metric. A column says once, in its head, what its cells share: the
+context-free floor, how much was scored (n), the notes. `[2a]` refers to the notes below: definition 2 on data a.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from proteinlm.platform.results.compare import Cell, Line, TaskTable, make_tables
+from proteinlm.platform.results.store import ResultRow
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def to_markdown(rows: Sequence[ResultRow]) -> str:
+    """All tables as Markdown, each with notes that say how its figures were measured."""
+    parts = []
+    for table in make_tables(rows):
+        heads = [_head(table, column) for column in table.columns]
+        lines = [["model", "parameters", "mode", "run", *("<br>".join(head) for head in heads)]]
+        lines.append(["---", "---:", "---", "---", *["---:"] * len(table.columns)])
+        for line in table.lines:
+            figures = [" ".join(_figure(table, line, column, bold="**")) or "-" for column in table.columns]
+            lines.append([_model(line), _parameters(line), line.mode, line.run, *figures])
+        parts.append(f"## {_title(table)}\n")
+        parts.append("\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines) + "\n")
+        parts.append("\n".join(f"- {note}" for note in _notes(table)) + "\n")
+    return "\n".join(parts)
+
+
+def to_csv(rows: Sequence[ResultRow]) -> str:
+    """Long form: a line for each row, a column for each field; `settings` as JSON."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(ResultRow.model_fields), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({**row.model_dump(), "settings": row.settings and json.dumps(row.settings)})
+    return text.getvalue()
+
+
+def to_json(rows: Sequence[ResultRow]) -> str:
+    """A list of all rows with every field; a value that is no number is the text "NaN"."""
+    return "[\n" + ",\n".join(row.model_dump_json() for row in rows) + "\n]\n"
+
+
+def render(rows: Sequence[ResultRow], console: "Console | None" = None) -> None:
+    """Print all tables, with their notes, on the terminal; a table too wide for it in several parts."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or Console()
+    fitting = max(1, (console.width - 30) // 15)
+    for table in make_tables(rows):
+        console.print(Text(_title(table), "bold"))
+        size = math.ceil(len(table.columns) / math.ceil(len(table.columns) / fitting))  # parts of near-equal width
+        for start in range(0, len(table.columns), size):
+            columns = table.columns[start : start + size]
+            shown = Table(box=box.SIMPLE_HEAD)
+            shown.add_column("model", overflow="fold")
+            for column in columns:
+                shown.add_column(Text("\n".join(_head(table, column))), justify="right", overflow="fold")
+            for line in table.lines:
+                about = [_model(line), ", ".join(filter("-".__ne__, (line.mode, _parameters(line)))), line.run]
+                texts = [Text("\n".join(filter(None, about)))]
+                for column in columns:
+                    is_best = any(cell.is_best for cell in line.cells[column])
+                    texts.append(Text("\n".join(_figure(table, line, column)) or "-", "bold" if is_best else ""))
+                shown.add_row(*texts, end_section=True)
+            console.print(shown)
+        for note in _notes(table):
+            console.print(Text(note, "dim"), soft_wrap=True)
+        console.print()
+
+
+def _head(table: TaskTable, column: tuple[str, str]) -> list[str]:
+    """Split, metric, and what all cells of the column share."""
+    return [*column, *_shared(table, column).values()]
+
+
+def _shared(table: TaskTable, column: tuple[str, str]) -> dict[str, str]:
+    """Those of `_parts` that are the same for all cells of `column`."""
+    all_parts = [_parts(table, cell) for line in table.lines for cell in line.cells[column]]
+    return {name: text for name, text in all_parts[0].items() if all(parts.get(name) == text for parts in all_parts)}
+
+
+def _parts(table: TaskTable, cell: Cell) -> dict[str, str]:
+    """What a reader needs beside the figure: its floor, how much was scored, and its note."""
+    floor = {} if cell.floor is None else {"floor": f"floor {_number(cell.floor)}"}
+    number = list(table.definitions).index((cell.measure.metric, cell.measure.definition))
+    letter = list(table.data).index(cell.measure.data)
+    return {**floor, "scored": f"n {cell.num_scored:,}", "note": f"[{number + 1}{_letters(letter)}]"}
+
+
+def _letters(number: int) -> str:
+    """0 -> a, 25 -> z, 26 -> aa."""
+    return (_letters(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
+
+
+def _figure(table: TaskTable, line: Line, column: tuple[str, str], bold: str = "") -> list[str]:
+    """The pieces of one cell: figure, interval or spread over seeds, and what the head does not say already."""
+    shared = _shared(table, column)
+    pieces = []
+    for cell in line.cells[column]:
+        mark = bold if cell.is_best else ""
+        pieces.append(f"{mark}{_number(cell.value)}{mark}")
+        if cell.interval is not None:
+            pieces.append(f"[{_number(cell.interval[0])}, {_number(cell.interval[1])}]")
+        if cell.spread is not None:
+            pieces += [f"± {_number(cell.spread)}", f"({cell.num_seeds} seeds)"]
+        pieces += [text for name, text in _parts(table, cell).items() if name not in shared]
+    return pieces
+
+
+def _notes(table: TaskTable) -> list[str]:
+    definitions = [f"[{number}] {note}" for number, note in enumerate(table.definitions.values(), 1)]
+    return definitions + [f"[{_letters(number)}] {note}" for number, note in enumerate(table.data.values())]
+
+
+def _title(table: TaskTable) -> str:
+    simulated = sum(line.is_simulated for line in table.lines)
+    if not simulated:
+        return table.task
+    return f"{table.task} ({'simulated proteins' if simulated == len(table.lines) else 'some on simulated proteins'})"
+
+
+def _model(line: Line) -> str:
+    return f"{line.model} ({', '.join(said)})" if (said := _said_of(line)) else line.model
+
+
+def _said_of(line: Line) -> list[str]:
+    return [line.kind] * (line.kind in {"baseline", "published"}) + ["simulated"] * line.is_simulated
+
+
+def _parameters(line: Line) -> str:
+    if line.parameters is None:
+        return "-"
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if line.parameters >= size:
+            return f"{line.parameters / size:.3g} {letter}"
+    return str(line.parameters)
+
+
+def _number(value: float) -> str:
+    """`value` to a thousandth, large ones to fewer places, tiny ones to three digits."""
+    if not math.isfinite(value) or value == 0 or 0.001 <= abs(value) < 10:
+        return f"{value:.3f}"
+    if abs(value) < 0.001 or abs(value) >= 1e6:
+        return f"{value:.2e}"
+    return f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
