@@ -1,0 +1,245 @@
+"""What a protein must be to enter a corpus, and which split it goes to: the rules alone, without files or Ray.
+
+A cleaned protein has an id and upper-case residues of the 25 letters below. All else is a `Reject` with a reason.
+"""
+
+import gzip
+import hashlib
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from proteinlm.platform.data.sources import Source, lmdb_records, parse_json
+
+RESIDUES = b"ACDEFGHIKLMNPQRSTVWYXBUZO"
+"""The 20 standard amino acids, X (unknown), B (D or N), Z (E or Q), U (selenocysteine), O (pyrrolysine)."""
+
+# The test set of TAPE's Pfam split (songlab-cal/tape-neurips2019, pfam serializer).
+TAPE_HOLDOUT_CLANS = ("CL0635", "CL0624", "CL0355", "CL0100", "CL0417", "CL0630")
+TAPE_HOLDOUT_FAMILIES = ("PF18346", "PF14604", "PF18697", "PF03577", "PF01112", "PF03417")
+
+_UPPER = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyz", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_DROPPED = b" \t\r\n\v\f-."
+_PFAM_IN_HEADER = re.compile(rb"\s(PF\d{5})(?:\.\d+)?;")
+_PFAM_VERSION = re.compile(r"^(PF\d{5})\.\d+$")
+
+
+@dataclass(frozen=True)
+class Protein:
+    """One cleaned protein of a source."""
+
+    line: int
+    """Line (text) or record number (LMDB) within its chunk, from 0."""
+    id: str
+    sequence: bytes
+    family: str | None
+    clan: str | None
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that is no protein by the rules, and why."""
+
+    line: int
+    id: str
+    reason: str
+
+
+def clean_sequence(text: bytes) -> bytes:
+    """Upper-case residues of `text`, or ValueError with the reason for which the record is rejected.
+
+    Lower case becomes upper case (soft-masked regions). Whitespace is removed, and so are the gap characters `-` and
+    `.` (aligned FASTA). `*` at the end is a translated stop codon and is removed; inside the sequence it is refused,
+    for there are two proteins. Any letter that is not one of the 25 residues, J (leucine or isoleucine) among them, is
+    refused by name: no alphabet in use here has it. What is empty after this is refused.
+    """
+    residues = text.translate(_UPPER, _DROPPED).rstrip(b"*")
+    unknown = residues.translate(None, RESIDUES)
+    if unknown:
+        place = residues.index(unknown[:1]) + 1
+        if unknown[:1] == b"*":
+            raise ValueError(f"stop codon '*' inside the sequence, at residue {place}")
+        letter = residues[place - 1 :].decode("utf-8", "replace")[0]
+        raise ValueError(f"unknown letter {letter!r} at residue {place}")
+    if not residues:
+        raise ValueError("empty sequence")
+    return residues
+
+
+def fasta_proteins(text: bytes, where: str, min_length: int) -> Iterator[Protein | Reject]:
+    """The records of a FASTA text that begins at a record (blank lines before the first are allowed).
+
+    The id is the header's first word; a Pfam-A.fasta header (`>O67024/9-140 O67024/9-140 PF00578.24;AhpC-TSA;`) gives
+    the family, its version cut. ValueError where text stands before the first '>': then the file is not FASTA.
+    """
+    body = text.lstrip(b"\xef\xbb\xbf \t\r\n")
+    line = text.count(b"\n", 0, len(text) - len(body))
+    if not body:
+        return
+    if body[:1] != b">":
+        begin = body[:40].split(b"\n")[0].decode("utf-8", "replace")
+        raise ValueError(f"{where} is not FASTA: text before the first '>': {begin!r}")
+    for entry in body[1:].split(b"\n>"):
+        header, _, sequence = entry.partition(b"\n")
+        family = _PFAM_IN_HEADER.search(header)
+        words = header.split(None, 1)
+        yield _protein(
+            line,
+            words[0].decode("utf-8", "replace") if words else "",
+            sequence,
+            family.group(1).decode() if family else None,
+            None,
+            min_length,
+        )
+        line += entry.count(b"\n") + 1
+
+
+def json_proteins(text: bytes, where: str, min_length: int) -> Iterator[Protein | Reject]:
+    """The records of a JSON lines text; a line that is no JSON dict is a reject. Blank lines are passed over."""
+    for line, content in enumerate(text.split(b"\n")):
+        if content.strip():
+            try:
+                values = parse_json(content, "the line")
+            except ValueError as error:
+                yield Reject(line, "", str(error))
+                continue
+            yield _from_values(line, values, None, min_length)
+
+
+def lmdb_proteins(source: Source, start: int, stop: int, label: str, min_length: int) -> Iterator[Protein | Reject]:
+    """The records `start` to `stop - 1` of a TAPE LMDB; one without an id (TAPE's pfam) is called `label/number`."""
+    for number, values in lmdb_records(source, start, stop):
+        yield _from_values(number - start, values, f"{label}/{number}", min_length)
+
+
+def _from_values(line: int, values: Mapping[str, object], default_id: str | None, min_length: int) -> Protein | Reject:
+    """A protein from TAPE's keys: primary or sequence, id, family_id or family, clan_id or clan."""
+    name = _as_text(values.get("id", default_id)) or ""
+    sequence = values.get("primary", values.get("sequence"))
+    if not isinstance(sequence, (str, bytes)):
+        found = "no" if sequence is None else f"a {type(sequence).__name__} as"
+        return Reject(line, name, f"{found} sequence under the keys 'primary' or 'sequence'")
+    content = sequence.encode() if isinstance(sequence, str) else sequence
+    try:
+        family, clan = _accession(values, "family", "PF", 5), _accession(values, "clan", "CL", 4)
+    except ValueError as error:
+        return Reject(line, name, str(error))
+    return _protein(line, name, content, family, clan, min_length)
+
+
+def _accession(values: Mapping[str, object], key: str, prefix: str, digits: int) -> str | None:
+    """`<key>_id` where there is one, else `<key>`: a string, or the number of a Pfam accession as TAPE stores it."""
+    value: Any = values.get(f"{key}_id")
+    if value is None:
+        value = values.get(key)
+    if value is None or isinstance(value, bool):
+        return None
+    if isinstance(value, (str, bytes)):
+        text = (_as_text(value) or "").strip()
+        version = _PFAM_VERSION.match(text)
+        return version.group(1) if version else text or None
+    if not isinstance(value, Integral):
+        raise ValueError(f"the value {value!r} under {key!r} is neither a name nor a number")
+    number = int(value)
+    return f"{prefix}{number:0{digits}d}" if number > 0 else None
+
+
+def _as_text(value: object) -> str | None:
+    if value is None:
+        return None
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _protein(
+    line: int, name: str, sequence: bytes, family: str | None, clan: str | None, min_length: int
+) -> Protein | Reject:
+    if not name:
+        return Reject(line, "", "no id")
+    try:
+        residues = clean_sequence(sequence)
+    except ValueError as error:
+        return Reject(line, name, str(error))
+    if len(residues) < min_length:
+        return Reject(line, name, f"{len(residues)} residues, fewer than the {min_length} asked for")
+    return Protein(line, name, residues, family, clan)
+
+
+def sequence_key(sequence: bytes, seed: int) -> bytes:
+    """16 bytes that place a sequence: the corpus is in the order of its keys, which is a shuffle drawn from `seed`.
+
+    The first 8 bytes order, the last 8 choose between train and valid, so that the two are independent.
+    """
+    return hashlib.blake2b(sequence, digest_size=16, key=seed.to_bytes(8, "little", signed=True)).digest()
+
+
+def read_clans(path: Path) -> dict[str, str]:
+    """Family -> clan from Pfam-A.clans.tsv[.gz] (family, clan, ...; a family without a clan has none)."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no such clans file: {path}")
+    clans: dict[str, str] = {}
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                fields = line.rstrip("\n").split("\t")
+                if not line.strip():
+                    continue
+                if len(fields) < 2 or not re.fullmatch(r"PF\d{5}", fields[0]):
+                    raise ValueError(f"{path} line {number} is not 'PFxxxxx<tab>CLxxxx...': {line[:60].rstrip()!r}")
+                if fields[1] not in ("", r"\N", "No_clan"):
+                    clans[fields[0]] = fields[1]
+        except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
+            raise ValueError(f"{path} cannot be read as Pfam's clans file: {error}") from None
+    return clans
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Clans and families of which no protein is in train or valid."""
+
+    clans: tuple[str, ...]
+    families: tuple[str, ...]
+
+
+def choose_held_out(
+    records: Mapping[tuple[str | None, str | None], int],
+    *,
+    clans: Sequence[str],
+    families: Sequence[str],
+    fraction: float,
+    seed: int,
+) -> HeldOut:
+    """The clans and families to hold out: those named, then whole ones drawn by `seed` until `fraction` is reached.
+
+    `records`: (family, clan) -> number of records, (None, None) among them. Drawn is a whole clan, or a family that
+    has none, so that no drawn family has relatives of its clan in train. One that would exceed `fraction` is passed
+    over, and the draw ends at nine tenths of it (else the rest would be filled with the smallest families alone). A
+    named family is held out alone, as TAPE does it.
+    """
+    clan_of: dict[str, str] = {}
+    for known_family, known_clan in sorted((family, clan) for family, clan in records if family and clan):
+        clan_of.setdefault(known_family, known_clan)
+    held_clans, held_families, held = set(clans), set(families), 0
+    groups: dict[str, int] = {}
+    for (family, clan), count in records.items():
+        group = clan or (clan_of.get(family) if family else None) or family
+        if group is None:
+            continue
+        if group in held_clans or family in held_families:
+            held += count
+        else:
+            groups[group] = groups.get(group, 0) + count
+    target = fraction * sum(records.values())
+    known_clans = {clan for _, clan in records}
+    for group in sorted(groups, key=lambda name: sequence_key(name.encode(), seed)):
+        if held >= 0.9 * target:
+            break
+        if held + groups[group] <= target:
+            held += groups[group]
+            (held_clans if group in known_clans else held_families).add(group)
+    # A family of a held-out clan is held out also where a record does not say its clan.
+    held_families.update(family for family, clan in clan_of.items() if clan in held_clans)
+    return HeldOut(tuple(sorted(held_clans)), tuple(sorted(held_families)))

@@ -1,0 +1,115 @@
+"""The manifest of a sharded data set: what a directory of Parquet shards holds. Written last, so it vouches for all.
+
+    DIR/manifest.json   DIR/<split>/shard-00000.parquet ...   DIR/rejects.jsonl (corpus builds)
+
+A corpus and a task's records have the same form: one row per protein, `id`, `sequence`, `length` and further columns.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+MANIFEST_FILE = "manifest.json"
+FORMAT_VERSION = 1
+
+
+class Shard(BaseModel):
+    """One Parquet file of a split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    """Path relative to the data set's directory."""
+    rows: int
+    residues: int
+    digest: str
+    """Hex digest of the rows' ids and sequences in order (a Parquet writer may change the file's bytes)."""
+
+
+class Split(BaseModel):
+    """One split: its shards in order, and the counts that floors and plans are made from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shards: tuple[Shard, ...]
+    residue_counts: dict[str, int]
+    """Letter -> how often it occurs in the split."""
+    longest: int
+    """Residues of the longest protein."""
+
+    @property
+    def rows(self) -> int:
+        """Proteins of the split."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def residues(self) -> int:
+        """Residues of the split."""
+        return sum(shard.residues for shard in self.shards)
+
+    @property
+    def content_hash(self) -> str:
+        """First 16 hex digits of the digest over the shards: equal for equal proteins in equal order."""
+        return hashlib.sha256("".join(shard.digest for shard in self.shards).encode()).hexdigest()[:16]
+
+    @property
+    def mask_seed(self) -> int:
+        """Seed of the masks that the split is validated with: fixed by its content, so all runs score the same ones."""
+        return int(self.content_hash[:12], 16)
+
+
+class Manifest(BaseModel):
+    """What a data set directory holds and how it was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    kind: str
+    """"corpus" or the name of a task."""
+    splits: dict[str, Split]
+    settings: dict[str, object]
+    """Everything that determined the content: sources, seed, fractions, held-out families ..."""
+    counts: dict[str, int]
+    """Records read, kept, duplicates, rejected ..."""
+    is_simulated: bool = False
+    """True where the proteins are made up: said beside every figure that comes from them."""
+
+    @property
+    def content_hash(self) -> str:
+        """First 16 hex digits of the digest over all splits: the corpus hash that rows carry."""
+        joined = "".join(f"{name}:{self.splits[name].content_hash};" for name in sorted(self.splits))
+        return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+    def split(self, name: str) -> Split:
+        """The split `name`; ValueError names those there are."""
+        if name not in self.splits:
+            raise ValueError(f"split {name!r} not found; this data set has {', '.join(sorted(self.splits))}")
+        return self.splits[name]
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write `manifest` into `directory`, aside and renamed."""
+    target = directory / MANIFEST_FILE
+    aside = target.with_suffix(".json.writing")
+    aside.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+    os.replace(aside, target)
+
+
+def read_manifest(directory: Path | str) -> Manifest:
+    """The manifest of `directory`; FileNotFoundError or ValueError say what is wrong with it."""
+    path = Path(directory) / MANIFEST_FILE
+    if not path.is_file():
+        why = "a build that did not finish leaves none" if path.parent.exists() else "the directory does not exist"
+        raise FileNotFoundError(
+            f"no data set at {directory}: {path.name} is missing ({why}); make one with `proteinlm corpus build`"
+        )
+    try:
+        manifest = Manifest.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise ValueError(f"{path} is not a manifest of this version: {error}") from None
+    if manifest.format_version != FORMAT_VERSION:
+        raise ValueError(f"{path} has format version {manifest.format_version}; this version reads {FORMAT_VERSION}")
+    return manifest

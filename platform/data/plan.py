@@ -1,0 +1,86 @@
+"""The order of global batches: a pure function of (data set, seed, batch section), never of the cluster.
+
+    epoch e, permuted shards:   s7 s2 s9 s0 ...   then epoch e + 1:   s3 s7 ...      one endless sequence of windows
+    lane 0 takes windows 0, L, 2L ...   lane 1 takes 1, L + 1 ...                    L lanes
+    a window is cut into M micro batches; a global step takes one micro batch from every lane
+    step s: round s // M, micro batch s % M of the window that each lane has in that round
+
+M is the same for every window, so shard lengths in the manifest and the step number say exactly where a run is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proteinlm.platform.data.manifest import Split
+
+
+@dataclass(frozen=True)
+class WindowPlace:
+    """Which shard one window is, and in which epoch it is read."""
+
+    epoch: int
+    shard: int
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Windows, lanes and micro batches of a training run over one split."""
+
+    split: Split
+    seed: int
+    lanes: int
+    micro_batch_residues: int
+
+    @cached_property
+    def micro_batches(self) -> int:
+        """M: micro batches per window, from the mean window's residues."""
+        return max(1, round(self.split.residues / len(self.split.shards) / self.micro_batch_residues))
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Global steps in which every row is seen once."""
+        return len(self.split.shards) * self.micro_batches / self.lanes
+
+    def window(self, index: int) -> WindowPlace:
+        """Window `index` of the endless sequence."""
+        epoch, place = divmod(index, len(self.split.shards))
+        return WindowPlace(epoch, int(_permutation(len(self.split.shards), self.seed, epoch)[place]))
+
+    def lane_window(self, lane: int, round_: int) -> WindowPlace:
+        """The window that `lane` reads in `round_`."""
+        return self.window(round_ * self.lanes + lane)
+
+    def place_of(self, step: int) -> tuple[int, int]:
+        """(round, micro batch in the window) of global step `step`."""
+        return divmod(step, self.micro_batches)
+
+
+@lru_cache(maxsize=16)
+def _permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch, 0x5EED]).permutation(count)
+
+
+def cut_evenly(lengths: NDArray[np.integer], parts: int) -> list[NDArray[np.int64]]:
+    """Cut proteins into `parts` groups of similar length and near-equal residue count.
+
+    `lengths` [B]; gives `parts` arrays of protein numbers, shortest proteins first. A group is empty only where there
+    are fewer proteins than groups.
+    """
+    by_length = np.argsort(lengths, kind="stable")
+    ends = np.cumsum(lengths[by_length], dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    # A protein goes where its middle falls: no part is late by more than half a protein.
+    middles = ends - lengths[by_length] / 2
+    part = np.minimum((middles * parts / max(total, 1)).astype(np.int64), parts - 1)
+    edges = np.searchsorted(part, np.arange(parts + 1))
+    return [by_length[start:end] for start, end in pairwise(edges)]
+
+
+def lanes_of(rank: int, world_size: int, lanes: int) -> Sequence[int]:
+    """The lanes that worker `rank` of `world_size` owns."""
+    return range(rank, lanes, world_size)

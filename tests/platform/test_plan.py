@@ -1,0 +1,64 @@
+"""The order of global batches: every row once an epoch, no dependence on workers, parts of near-equal size."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proteinlm.platform.data.manifest import Shard, Split
+from proteinlm.platform.data.plan import BatchPlan, cut_evenly, lanes_of
+
+
+def split_of(num_shards: int, residues: int = 1000) -> Split:
+    shards = tuple(Shard(file=f"{i}", rows=10, residues=residues, digest="") for i in range(num_shards))
+    return Split(shards=shards, residue_counts={"A": 1}, longest=100)
+
+
+@given(num_shards=st.integers(1, 12), lanes=st.integers(1, 7), seed=st.integers(0, 5))
+def test_lanes_together_read_every_shard_once_an_epoch(num_shards: int, lanes: int, seed: int) -> None:
+    plan = BatchPlan(split_of(num_shards), seed, lanes, micro_batch_residues=250)
+    rounds = num_shards  # this many rounds of `lanes` windows are exactly `lanes` epochs
+    read = [plan.lane_window(lane, round_) for round_ in range(rounds) for lane in range(lanes)]
+    for epoch in range(lanes):
+        assert sorted(place.shard for place in read if place.epoch == epoch) == list(range(num_shards))
+
+
+def test_epochs_are_permuted_differently_and_by_the_seed() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        plan = BatchPlan(split_of(20), seed, 1, 250)
+        return [plan.window(epoch * 20 + i).shard for i in range(20)]
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+
+
+def test_steps_of_a_window_follow_its_micro_batches() -> None:
+    plan = BatchPlan(split_of(6, residues=1000), 0, lanes=2, micro_batch_residues=250)
+    assert plan.micro_batches == 4
+    assert [plan.place_of(step) for step in (0, 3, 4, 9)] == [(0, 0), (0, 3), (1, 0), (2, 1)]
+    assert plan.steps_per_epoch == 12
+
+
+@given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=200), parts=st.integers(1, 20))
+def test_a_window_is_cut_into_parts_that_hold_every_protein_once(lengths: list[int], parts: int) -> None:
+    sizes = np.array(lengths)
+    groups = cut_evenly(sizes, parts)
+    assert len(groups) == parts
+    assert sorted(np.concatenate(groups).tolist()) == list(range(len(lengths)))
+    mean, longest = sizes.sum() / parts, sizes.max()
+    assert all(abs(sizes[group].sum() - mean) <= longest for group in groups)
+
+
+def test_proteins_of_a_part_are_of_similar_length() -> None:
+    sizes = np.random.default_rng(0).integers(20, 500, 4000)
+    groups = cut_evenly(sizes, 100)
+    padded = sum(len(group) * sizes[group].max() for group in groups)
+    assert padded / sizes.sum() < 1.02
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_workers_share_the_lanes(world_size: int) -> None:
+    lanes = [list(lanes_of(rank, world_size, 8)) for rank in range(world_size)]
+    assert sorted(lane for mine in lanes for lane in mine) == list(range(8))
+    assert all(len(mine) == 8 // world_size for mine in lanes)

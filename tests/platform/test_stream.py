@@ -1,0 +1,80 @@
+"""Windows become micro batches: rows, crops and masks do not depend on who reads them, and a run can start anywhere."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from proteinlm.models.objectives import NOT_SCORED
+from proteinlm.platform.data.manifest import Manifest
+from proteinlm.platform.data.plan import BatchPlan
+from proteinlm.platform.data.stream import Reading, training_steps, validation_batches
+from proteinlm.tasks.task import Batch
+from tests.platform.small_corpus import write_small_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    directory = tmp_path_factory.mktemp("corpus") / "made"
+    directory.mkdir()
+    return directory, write_small_corpus(directory)
+
+
+def reading(corpus: tuple[Path, Manifest], split: str = "train", max_length: int = 64) -> Reading:
+    return Reading(str(corpus[0]), corpus[1].split(split), "esm", "masked_language_modeling", {}, 0, max_length)
+
+
+def plan(corpus: tuple[Path, Manifest]) -> BatchPlan:
+    return BatchPlan(corpus[1].split("train"), seed=0, lanes=4, micro_batch_residues=600)
+
+
+def stream(
+    corpus: tuple[Path, Manifest], first: int, last: int, rank: int = 0, world_size: int = 1
+) -> list[list[Batch]]:
+    steps = training_steps(
+        reading(corpus), plan(corpus), rank=rank, world_size=world_size, first_step=first, last_step=last
+    )
+    return list(steps)
+
+
+def content(batch: Batch) -> tuple[object, ...]:
+    return batch.rows, batch.packed.tokens.tolist(), batch.labels.tolist()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_epoch_holds_every_row_once_and_crops_what_is_too_long(corpus: tuple[Path, Manifest]) -> None:
+    steps = stream(corpus, 0, int(plan(corpus).steps_per_epoch))
+    rows = sorted(row for step in steps for batch in step for row in batch.rows)
+    assert rows == list(range(400))
+    assert max(length for step in steps for batch in step for length in batch.packed.lengths) == 64 + 2
+    assert all(len(step) == 4 for step in steps)
+    sizes = np.array([batch.num_residues for step in steps for batch in step])
+    assert np.abs(sizes / sizes.mean() - 1).max() < 0.15
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_global_batches_know_neither_the_workers_nor_where_a_run_began(corpus: tuple[Path, Manifest]) -> None:
+    whole = stream(corpus, 0, 15)
+    assert [[content(b) for b in step] for step in stream(corpus, 6, 15)] == [
+        [content(b) for b in s] for s in whole[6:]
+    ]
+    halves = [stream(corpus, 0, 15, rank, world_size=2) for rank in range(2)]
+    for step, (first, second) in enumerate(zip(*halves, strict=True)):
+        together = sorted(content(batch) for batch in (*first, *second))
+        assert together == sorted(content(batch) for batch in whole[step])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_validation_scores_every_row_once_with_the_same_masks(corpus: tuple[Path, Manifest]) -> None:
+    def batches(rank: int, world_size: int) -> tuple[list[Batch], int]:
+        wanted = reading(corpus, "valid", max_length=1024)
+        return validation_batches(wanted, rank=rank, world_size=world_size, micro_batch_residues=500, max_residues=None)
+
+    alone, counted = batches(0, 1)
+    assert counted == len(alone)
+    assert sorted(row for batch in alone for row in batch.rows) == list(range(40))
+    assert any((batch.labels != NOT_SCORED).any() for batch in alone)
+    shared = [batches(rank, 3) for rank in range(3)]
+    assert len({len(mine) for mine, _ in shared}) == 1, "workers must run the same number of forward passes"
+    together = sorted(content(batch) for mine, counted in shared for batch in mine[:counted])
+    assert together == sorted(content(batch) for batch in alone)
