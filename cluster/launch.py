@@ -1,0 +1,113 @@
+"""Launch a group of Ray Train workers and wait for it: the one place that builds a TorchTrainer.
+
+Workers are a function over a plain dict. The group is restarted from its newest checkpoint when a worker dies
+(`max_failures` times), and the same (storage, name) again goes on where the last launch stopped.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proteinlm.cluster.connect import ClusterSize
+
+DATA_CPUS = 1.0
+"""CPUs left free for Ray Data's own tasks: with none, a run hangs without a word."""
+
+START_RETRIES = 3
+"""How often a worker group that could not start is tried again (Ray's own default is for ever)."""
+
+
+class LaunchError(RuntimeError):
+    """A worker group that failed for good; the message is the first worker's own error."""
+
+
+@dataclass(frozen=True)
+class WorkerGroup:
+    """How many workers, and what each one reserves."""
+
+    num_workers: int
+    cpus_per_worker: float
+    use_gpu: bool
+
+    @property
+    def cpus(self) -> float:
+        """CPUs that the group takes, the ones for its data tasks included."""
+        return self.num_workers * self.cpus_per_worker + DATA_CPUS
+
+
+def worker_group(
+    size: ClusterSize, num_workers: int, cpus_per_worker: float | None, use_gpu: bool | None
+) -> WorkerGroup:
+    """Fill in what was left open: GPUs where there are any, CPUs such that data tasks keep at least one."""
+    gpu = size.gpus > 0 if use_gpu is None else use_gpu
+    if cpus_per_worker is None:
+        share = (size.cpus - DATA_CPUS) / num_workers
+        cpus_per_worker = max(0.1, min(1.0, int(share * 10) / 10))
+    return WorkerGroup(num_workers, cpus_per_worker, gpu)
+
+
+def check_fits(group: WorkerGroup, size: ClusterSize) -> None:
+    """ValueError, with what is missing, for a group that this cluster can never place: Ray would wait for ever."""
+    if group.use_gpu and group.num_workers > size.gpus:
+        raise ValueError(
+            f"cluster.num_workers: {group.num_workers} workers need a GPU each, the cluster has {size.gpus:g}"
+        )
+    if group.cpus > size.cpus:
+        raise ValueError(
+            f"cluster.num_workers: {group.num_workers} workers of {group.cpus_per_worker:g} CPUs "
+            f"and {DATA_CPUS:g} CPU for data need {group.cpus:g} CPUs, the cluster has {size.cpus:g}; "
+            "lower cluster.num_workers or cluster.cpus_per_worker, or set cluster.autoscaling=true where nodes are added on demand"
+        )
+
+
+def launch(
+    worker: Callable[[dict[Any, Any]], None],
+    settings: Mapping[str, Any],
+    group: WorkerGroup,
+    *,
+    name: str,
+    storage: Path,
+    keep_checkpoints: int,
+    max_failures: int,
+) -> dict[str, Any]:
+    """Run `worker(settings)` on every worker of `group` and return the metrics last reported; LaunchError if it fails.
+
+    Checkpoints and Ray Train's own state lie in `<storage>/<name>`.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config=dict(settings),
+        torch_config=TorchConfig(backend=None if group.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=group.num_workers,
+            use_gpu=group.use_gpu,
+            resources_per_worker={"CPU": group.cpus_per_worker} | ({"GPU": 1} if group.use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage.resolve()),
+            checkpoint_config=CheckpointConfig(num_to_keep=keep_checkpoints),
+            # Ray's annotations still show the FailureConfig of Train v1.
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=START_RETRIES),  # type: ignore[call-arg]
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except Exception as error:  # Ray wraps what a worker raised in several layers of its own
+        raise LaunchError(worker_message(error)) from error
+    return dict(result.metrics or {})
+
+
+def worker_message(error: BaseException) -> str:
+    """The innermost message of a Ray Train failure: what the first failing worker itself said."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for rank, failure in sorted(failures.items()):
+        cause = getattr(failure, "cause", None) or failure
+        lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+        return f"worker {rank}: {lines[-1].strip() if lines else type(cause).__name__}"
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,189 @@
+"""The settings of a pretraining and of a finetuning run: every section, its units, its bounds and its defaults.
+
+A run is `<storage>/<name>`. Sections are frozen; a component is handed its own section and nothing else.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from proteinlm.models.config import ModelConfig, expand_preset
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _model_section(value: object) -> object:
+    return expand_preset(value) if isinstance(value, dict) else value
+
+
+ModelSection = Annotated[ModelConfig, BeforeValidator(_model_section)]
+"""A `ModelConfig`; the key `preset` names a shipped one, further keys change it."""
+
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+
+class ObjectiveSection(Section):
+    """Masked language modelling (Devlin et al. 2018, section 3.1)."""
+
+    mask_fraction: float = Field(0.15, gt=0, lt=1)
+    """Share of residues that are scored."""
+    keep_fraction: float = Field(0.1, ge=0, le=1)
+    """Of those: left visible as they are."""
+    random_fraction: float = Field(0.1, ge=0, le=1)
+    """Of those: replaced by a random amino acid. The rest becomes <mask>."""
+
+    @model_validator(mode="after")
+    def _some_are_masked(self) -> Self:
+        if self.keep_fraction + self.random_fraction >= 1:
+            raise ValueError(
+                f"keep_fraction + random_fraction is {self.keep_fraction + self.random_fraction:g}; accepted: below 1"
+            )
+        return self
+
+
+class BatchSection(Section):
+    """How rows become global batches: the order depends on this, the corpus and the seed, never on the cluster."""
+
+    micro_batch_residues: int = Field(4096, ge=1)
+    """Residues of one micro batch (near: a window of the corpus is cut into equal parts)."""
+    lanes: int = Field(2, ge=1)
+    """Micro batches of one optimizer step, over all workers: a global batch is about lanes x micro_batch_residues."""
+    max_length: int = Field(1024, ge=1)
+    """Residues; longer proteins are cropped at random in training, at their start in validation."""
+
+    @model_validator(mode="after")
+    def _longest_fits(self) -> Self:
+        if self.max_length > self.micro_batch_residues:
+            raise ValueError(
+                f"max_length is {self.max_length}; accepted: up to micro_batch_residues ({self.micro_batch_residues})"
+            )
+        return self
+
+
+class OptimizerSection(Section):
+    """AdamW (no decay on biases and LayerNorm), linear warm-up, then linear or cosine decay."""
+
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+    warmup_steps: int = Field(100, ge=0)
+    decay: Literal["linear", "cosine", "none"] = "linear"
+    final_fraction: float = Field(0.0, ge=0, le=1)
+    """Learning rate of the last step, as a share of the peak."""
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: float = Field(1e-8, gt=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    """Largest norm of the whole gradient."""
+
+
+class TrainingSection(Section):
+    """Length, engine and cadences, in optimizer steps."""
+
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps (or say `epochs`)."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the training split, where `steps` is not given."""
+    engine: Literal["deepspeed", "plain"] = "deepspeed"
+    """plain: PyTorch alone, for one worker."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """bf16: autocast, fp32 weights (CPU, sm_80 and newer). fp16: dynamic loss scaling, fp32 master weights (V100)."""
+    validate_every: int = Field(200, ge=1)
+    checkpoint_every: int = Field(200, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    log_every: int = Field(10, ge=1)
+    validation_residues: int = Field(1_000_000, ge=1)
+    """Residues of each watched split that are scored during training: a fixed prefix of its shuffled rows."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
+
+
+class ClusterSection(Section):
+    """Where and on how much the workers run. Changing it changes no result."""
+
+    address: str | None = None
+    """Ray address; empty: RAY_ADDRESS, else an embedded Ray on this machine."""
+    num_workers: int = Field(1, ge=1)
+    cpus_per_worker: float | None = Field(None, gt=0)
+    """Empty: at most 1, such that Ray Data keeps one CPU."""
+    threads_per_worker: int | None = Field(None, ge=1)
+    """PyTorch threads on CPU; empty: the node's cores shared by its workers."""
+    use_gpu: bool | None = None
+    """Empty: where the cluster has GPUs."""
+    max_failures: int = Field(3, ge=0)
+    """Restarts after a worker's death before the run is given up."""
+    autoscaling: bool = False
+    """True: nodes may be added, so do not refuse a group that is larger than the cluster now is."""
+
+
+class RunConfig(Section):
+    """What pretraining and finetuning have in common."""
+
+    name: RunName
+    storage: Path = Path("runs")
+    seed: int = Field(0, ge=0)
+    batches: BatchSection = BatchSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    training: TrainingSection
+    cluster: ClusterSection = ClusterSection()
+
+    @property
+    def directory(self) -> Path:
+        """The run directory `<storage>/<name>`."""
+        return self.storage / self.name
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> Self:
+        if self.batches.lanes % self.cluster.num_workers:
+            raise ValueError(
+                f"cluster.num_workers is {self.cluster.num_workers}; accepted: divisors of batches.lanes ({self.batches.lanes})"
+            )
+        if self.training.engine == "plain" and self.cluster.num_workers > 1:
+            raise ValueError("training.engine: plain trains on one worker; use deepspeed for more")
+        return self
+
+
+class PretrainConfig(RunConfig):
+    """`proteinlm pretrain`: masked language modelling on a corpus."""
+
+    corpus: Path
+    """Directory that `proteinlm corpus build` made."""
+    model: ModelSection
+    objective: ObjectiveSection = ObjectiveSection()
+
+
+class FinetuneConfig(RunConfig):
+    """`proteinlm finetune`: a task on a pretrained encoder, or on the same encoder from scratch, or its baseline."""
+
+    task: str
+    data: Path
+    """Folder of TAPE-style records (`<file stem>_<split>.jsonl.gz`, .json, .lmdb)."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """Split -> file or file stem in `data`, where the names differ from `<file stem>_<split>`."""
+    valid_fraction: float = Field(0.0, ge=0, lt=1)
+    """Above 0: no valid file is read, this share of the training records is cut off instead."""
+    mode: Literal["full", "frozen", "scratch", "baseline"] = "full"
+    """full: encoder and head are trained; frozen: the head; scratch: no pretrained weights; baseline: no encoder."""
+    pretrained: Path | None = None
+    """Directory of config.json and model.safetensors, such as `<run>/model`; for scratch its architecture alone."""
+    model: ModelSection | None = None
+    """Architecture, where `pretrained` does not give it (mode scratch)."""
+    max_train_examples: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _has_an_encoder(self) -> Self:
+        if self.mode in ("full", "frozen") and self.pretrained is None:
+            raise ValueError(f"pretrained: missing; mode {self.mode} needs a pretrained directory, such as RUN/model")
+        if self.mode == "scratch" and self.pretrained is None and self.model is None:
+            raise ValueError(
+                "model: missing; mode scratch needs a model section, or a pretrained directory to take its shape from"
+            )
+        return self

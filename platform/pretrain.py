@@ -1,0 +1,91 @@
+"""`proteinlm pretrain`: masked language modelling on a corpus, from settings to a pretrained model and result rows."""
+
+from rich.console import Console
+
+from proteinlm.models.alphabet import get_alphabet
+from proteinlm.models.config import ModelConfig
+from proteinlm.platform.config import BatchSection, PretrainConfig
+from proteinlm.platform.data.manifest import Manifest, read_manifest
+from proteinlm.platform.training.driver import as_job, run_training
+
+NUCLEOTIDES = frozenset("ACGTUN")
+TASK = "masked_language_modeling"
+
+
+def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
+    """Pretrain as `config` says, or go on where the run stopped; ValueError or OSError before any worker starts."""
+    manifest = check_pretrain(config)
+    job = as_job(
+        config,
+        manifest,
+        kind="pretrain",
+        mode="pretrain",
+        task=TASK,
+        task_options=config.objective.model_dump(),
+        data=config.corpus.resolve(),
+        model=config.model,
+        pretrained=None,
+    )
+    if console:
+        tell_plan(config, manifest, job.total_steps, console)
+    run_training(config, job, manifest, console)
+
+
+def check_pretrain(config: PretrainConfig) -> Manifest:
+    """The corpus's manifest; ValueError or FileNotFoundError for inputs that are missing or do not fit."""
+    manifest = read_manifest(config.corpus)
+    check_corpus(config, manifest)
+    check_length(config.model, config.batches)
+    return manifest
+
+
+def check_corpus(config: PretrainConfig, manifest: Manifest) -> None:
+    """ValueError where this corpus cannot be what the model is trained on."""
+    if manifest.kind != "corpus":
+        raise ValueError(f"corpus: {config.corpus} holds records of the task {manifest.kind}, not a corpus")
+    letters = set(manifest.split("train").residue_counts)
+    if not letters:
+        raise ValueError(f"corpus: the train split of {config.corpus} is empty")
+    if letters <= NUCLEOTIDES:
+        found = " ".join(sorted(letters))
+        raise ValueError(
+            f"corpus: {config.corpus} has only the letters {found}: nucleotides, where amino acids are expected"
+        )
+    unknown = letters - set(get_alphabet(config.model.alphabet).tokens)
+    if unknown:
+        raise ValueError(
+            f"model.alphabet: {config.model.alphabet!r} has no token for {' '.join(sorted(unknown))}, "
+            f"which {config.corpus} contains"
+        )
+
+
+def check_length(model: ModelConfig, batches: BatchSection) -> None:
+    """ValueError where the longest crop does not fit the model's position table."""
+    num_specials = int(get_alphabet(model.alphabet).encode([""])[1][0])
+    if model.position == "learned" and batches.max_length + num_specials > model.max_positions:
+        raise ValueError(
+            f"batches.max_length: {batches.max_length} residues and {num_specials} special tokens do not fit "
+            f"model.max_positions ({model.max_positions})"
+        )
+
+
+def tell_plan(config: PretrainConfig, manifest: Manifest, total_steps: int, console: Console) -> None:
+    """Say in two lines what will be trained on what, and what having learned nothing would look like."""
+    from proteinlm.models.config import num_parameters
+    from proteinlm.platform.results.measure import language_model_floors
+    from proteinlm.platform.training.finish import shape_name
+
+    train = manifest.split("train")
+    simulated = " of simulated proteins" if manifest.is_simulated else ""
+    console.print(
+        f"{shape_name(config.model)}, {num_parameters(config.model):,} parameters; {train.rows:,} proteins{simulated}, "
+        f"{train.residues:,} residues; {total_steps:,} optimizer steps of about "
+        f"{config.batches.lanes * config.batches.micro_batch_residues:,} residues"
+    )
+    for split in ("valid", "holdout"):
+        if split in manifest.splits and manifest.split(split).rows:
+            floors = language_model_floors(manifest, split, config.objective.model_dump())
+            console.print(
+                f"context-free floor of {split}: {floors['loss']:.4f} nats under the training mix, "
+                f"{floors['masked_loss']:.4f} at <mask> alone"
+            )

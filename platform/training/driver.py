@@ -1,0 +1,164 @@
+"""The driver's side of a training run: check, write the run directory, launch the workers, wait. Shared by the verbs.
+
+<storage>/<name>/run.json          resolved settings, code version, data hash, package versions
+                 metrics.jsonl     step figures          tensorboard/  the same as event files
+                 step_.../         checkpoints (the newest ones)
+                 rows.jsonl        result rows           model/        config.json + model.safetensors
+                 finished.json     written last
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from proteinlm.cluster.connect import connected
+from proteinlm.cluster.launch import check_fits, launch, worker_group
+from proteinlm.platform.config import RunConfig
+from proteinlm.platform.data.manifest import Manifest
+from proteinlm.platform.training.finish import is_finished
+from proteinlm.platform.training.job import TrainingJob
+from proteinlm.platform.training.progress import progress_bar
+
+RUN_FILE = "run.json"
+PACKAGES = ("proteinlm", "ray", "torch", "deepspeed", "pyarrow", "numpy")
+
+CHANGES_NO_RESULT = frozenset(
+    {"cluster", "storage", "training.keep_checkpoints", "training.log_every", "training.checkpoint_every"}
+)
+"""Settings that may change between a run's start and its continuation."""
+
+
+def run_training(config: RunConfig, job: TrainingJob, manifest: Manifest, console: Console | None) -> None:
+    """Run `job` to its end on Ray: from scratch, or on from its newest checkpoint. A finished run is left as it is."""
+    check_writable(config.directory)
+    check_same_run(config)
+    if is_finished(config.directory):
+        if console:
+            console.print(f"{config.directory} is finished; nothing to do")
+        return
+    with connected(config.cluster.address) as size:
+        group = worker_group(size, config.cluster.num_workers, config.cluster.cpus_per_worker, config.cluster.use_gpu)
+        if not config.cluster.autoscaling:
+            check_fits(group, size)
+        write_run_file(config, job, manifest)
+        from proteinlm.platform.training.worker import train_worker
+
+        with progress_bar(job.directory, job.total_steps, console):
+            launch(
+                train_worker,
+                job.model_dump(mode="json"),
+                group,
+                name=config.name,
+                storage=config.storage,
+                keep_checkpoints=config.training.keep_checkpoints,
+                max_failures=config.cluster.max_failures,
+            )
+
+
+def check_writable(directory: Path) -> None:
+    """OSError, naming the setting, where the run directory cannot be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"storage: {directory} cannot be written ({error.strerror or error}); choose another storage"
+        ) from None
+
+
+def check_same_run(config: RunConfig) -> None:
+    """ValueError where the run directory holds a run of other settings: going on would mix two experiments."""
+    path = config.directory / RUN_FILE
+    if not path.is_file():
+        return
+    before = _flat(json.loads(path.read_text())["settings"])
+    now = _flat(config.model_dump(mode="json"))
+    changed = [
+        f"{name}: was {before.get(name)!r}, is {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and not _may_change(name)
+    ]
+    if changed:
+        faults = "\n  ".join(changed)
+        raise ValueError(
+            f"name: {config.directory} holds a run of other settings; choose another name, or the settings it was "
+            f"started with:\n  {faults}"
+        )
+
+
+def _may_change(name: str) -> bool:
+    return name in CHANGES_NO_RESULT or name.split(".")[0] in CHANGES_NO_RESULT
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def write_run_file(config: RunConfig, job: TrainingJob, manifest: Manifest) -> None:
+    """Write what explains the run: resolved settings, code version, data hash, package versions."""
+    explained = {
+        "settings": config.model_dump(mode="json"),
+        "task": job.task,
+        "total_steps": job.total_steps,
+        "code_version": job.code_version,
+        "data_hash": manifest.content_hash,
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+    path = config.directory / RUN_FILE
+    aside = path.with_suffix(".json.writing")
+    aside.write_text(json.dumps(explained, indent=1) + "\n")
+    os.replace(aside, path)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def code_version() -> str:
+    """The package's version, with the commit where this is a git checkout."""
+    from proteinlm import __version__
+
+    root = Path(__file__).resolve().parents[2]
+    described = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return f"{__version__}+{described.stdout.strip()}" if described.returncode == 0 else __version__
+
+
+def as_job(config: RunConfig, manifest: Manifest, **rest: Any) -> TrainingJob:
+    """The job of `config` on the data set of `manifest`; `rest` is what only the verb knows."""
+    section = config.training
+    job = TrainingJob(
+        name=config.name,
+        directory=config.directory.resolve(),
+        seed=config.seed,
+        batches=config.batches,
+        optimizer=config.optimizer,
+        training=section,
+        total_steps=section.steps or 1,
+        threads_per_worker=config.cluster.threads_per_worker,
+        code_version=code_version(),
+        **rest,
+    )
+    if section.steps is None:
+        from proteinlm.platform.data.plan import BatchPlan
+
+        plan = BatchPlan(
+            manifest.split("train"), config.seed, config.batches.lanes, config.batches.micro_batch_residues
+        )
+        job = job.model_copy(update={"total_steps": max(1, round((section.epochs or 1) * plan.steps_per_epoch))})
+    return job

@@ -1,0 +1,33 @@
+"""What a training worker is told: one plain value that travels, made by a verb and read by the worker."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from proteinlm.models.config import ModelConfig
+from proteinlm.platform.config import BatchSection, OptimizerSection, Section, TrainingSection
+
+
+class TrainingJob(Section):
+    """Everything that determines a training run's result, and where it goes."""
+
+    kind: Literal["pretrain", "finetune"]
+    name: str
+    directory: Path
+    """Run directory, as every node sees it."""
+    task: str
+    task_options: dict[str, Any]
+    data: Path
+    """Directory of shards with a manifest."""
+    model: ModelConfig
+    pretrained: Path | None
+    """Where the encoder's weights come from; None: random ones."""
+    mode: str
+    """pretrain, full, frozen or scratch."""
+    seed: int
+    batches: BatchSection
+    optimizer: OptimizerSection
+    training: TrainingSection
+    total_steps: int
+    threads_per_worker: int | None
+    """PyTorch threads; None: the node's cores shared by its workers."""
+    code_version: str

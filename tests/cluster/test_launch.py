@@ -1,0 +1,41 @@
+"""What a worker group reserves, and which ones are refused instead of waited for."""
+
+import pytest
+
+from proteinlm.cluster.connect import ClusterSize
+from proteinlm.cluster.launch import check_fits, worker_group, worker_message
+
+TWO_CORES = ClusterSize(cpus=2, gpus=0, nodes=1)
+
+
+def test_workers_leave_a_cpu_for_ray_data() -> None:
+    group = worker_group(TWO_CORES, num_workers=2, cpus_per_worker=None, use_gpu=None)
+    assert group.cpus_per_worker == 0.5
+    assert group.cpus == 2
+    assert not group.use_gpu
+    check_fits(group, TWO_CORES)
+    large = worker_group(ClusterSize(cpus=64, gpus=8, nodes=1), num_workers=8, cpus_per_worker=None, use_gpu=None)
+    assert (large.cpus_per_worker, large.use_gpu) == (1.0, True)
+
+
+@pytest.mark.parametrize(
+    ("size", "workers", "cpus", "gpu", "words"),
+    [
+        (TWO_CORES, 2, 1.0, False, "need 3 CPUs, the cluster has 2"),
+        (TWO_CORES, 1, None, True, "need a GPU each, the cluster has 0"),
+        (ClusterSize(64, 4, 1), 8, 1.0, None, "need a GPU each, the cluster has 4"),
+    ],
+)
+def test_a_group_that_never_fits_is_refused(
+    size: ClusterSize, workers: int, cpus: float | None, gpu: bool | None, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        check_fits(worker_group(size, workers, cpus, gpu), size)
+
+
+def test_the_message_is_the_worker_s_own() -> None:
+    class Failure(Exception):
+        worker_failures = {1: ValueError("Traceback ...\n  deep inside\nValueError: lanes are wrong")}
+
+    assert worker_message(Failure("outer")) == "worker 1: ValueError: lanes are wrong"
+    assert worker_message(RuntimeError("no layers\nhere")) == "here"

@@ -1,0 +1,117 @@
+"""Pretraining through Ray Train and DeepSpeed: it learns, leaves a run that explains itself, and survives its workers."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from proteinlm.models.pretrained import load_pretrained
+from proteinlm.platform.config import PretrainConfig
+from proteinlm.platform.pretrain import pretrain
+from proteinlm.platform.results.store import gather_rows
+from proteinlm.platform.settings import validate
+from proteinlm.platform.training.tracking import read_metrics
+from tests.platform.small_corpus import MOTIF, write_small_corpus
+
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrain")
+    (folder / "corpus").mkdir()
+    write_small_corpus(folder / "corpus")
+    return folder
+
+
+def config(folder: Path, name: str, **training: Any) -> PretrainConfig:
+    values = {
+        "name": name,
+        "storage": str(folder / "runs"),
+        "corpus": str(folder / "corpus"),
+        "model": {"preset": "cpu-tiny"},
+        "batches": {"micro_batch_residues": 1000, "lanes": 2, "max_length": 100},
+        "optimizer": {"learning_rate": 5e-3, "warmup_steps": 5},
+        "training": {"steps": STEPS, "precision": "fp32", "validate_every": 30, "checkpoint_every": 20, "log_every": 1}
+        | training,
+        "cluster": {"num_workers": 1 if training.get("engine") == "plain" else 2, "threads_per_worker": 1},
+    }
+    return validate(PretrainConfig, values, "test")
+
+
+def losses(run: PretrainConfig) -> list[tuple[int, float]]:
+    return [(row["step"], row["loss"]) for row in read_metrics(run.directory) if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path, ray_cluster: None) -> PretrainConfig:
+    """The uninterrupted run that the others are held to, by the plain engine."""
+    run = config(folder, "plain", engine="plain")
+    pretrain(run)
+    return run
+
+
+def test_it_learns_what_a_model_without_context_cannot(plain: PretrainConfig) -> None:
+    rows = {(row.split, row.metric): row for row in gather_rows([plain.directory])}
+    for split in ("valid", "holdout"):
+        loss = rows[split, "loss"]
+        assert loss.floor is not None
+        # The motif tells every residue from any two neighbours; a model that sees no context stays at the floor.
+        assert loss.value < 0.5 * loss.floor
+        assert loss.low is not None
+        assert loss.low < loss.value
+        assert loss.is_simulated
+        assert loss.mask_seed is not None
+        assert loss.num_proteins == 40
+    assert set("".join(MOTIF)) == set(MOTIF)
+
+
+def test_a_run_explains_itself(plain: PretrainConfig) -> None:
+    explained = json.loads((plain.directory / "run.json").read_text())
+    assert explained["settings"]["optimizer"]["learning_rate"] == 5e-3
+    assert len(explained["data_hash"]) == 16
+    assert explained["packages"]["ray"] == "2.60.0"
+    assert [step for step, _ in losses(plain)] == list(range(1, STEPS + 1))
+    metrics = read_metrics(plain.directory)
+    assert {"loss", "learning_rate", "gradient_norm", "residues_per_s", "residues"} <= metrics[0].keys()
+    assert {"valid/loss", "valid/masked_loss", "holdout/loss"} <= [row for row in metrics if "valid/loss" in row][0].keys()
+    assert list((plain.directory / "tensorboard").glob("events*"))
+    checkpoints = sorted(path.name for path in plain.directory.glob("step_*"))
+    assert checkpoints == ["step_00000040", "step_00000060"], "the newest keep_checkpoints stay"
+    pretrained = load_pretrained(plain.directory / "model")
+    assert pretrained.extra["data_hash"] == explained["data_hash"]
+
+
+def test_a_finished_run_does_nothing_and_other_settings_are_refused(plain: PretrainConfig) -> None:
+    before = {path: path.stat().st_mtime_ns for path in plain.directory.rglob("*") if path.is_file()}
+    pretrain(plain)
+    assert {path: path.stat().st_mtime_ns for path in plain.directory.rglob("*") if path.is_file()} == before
+    changed = plain.model_copy(update={"seed": 5})
+    with pytest.raises(ValueError, match=r"name: .*plain holds a run of other settings.*\n.*seed: was 0, is 5"):
+        pretrain(changed)
+
+
+def test_a_killed_worker_costs_nothing_but_time(folder: Path, plain: PretrainConfig) -> None:
+    """kill -9 of one of two DeepSpeed workers: the run ends with the losses of the uninterrupted plain run."""
+    run = config(folder, "killed", zero_stage=1)
+    killed: list[int] = []
+
+    def kill() -> None:
+        while not killed:
+            if any(step >= 30 for step, _ in losses(run)):
+                workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name()]
+                workers[-1].kill()
+                killed.append(workers[-1].pid)
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    pretrain(run)
+    assert killed
+    for (step, loss), (expected_step, expected) in zip(losses(run), losses(plain), strict=True):
+        assert step == expected_step
+        assert loss == pytest.approx(expected, rel=1e-4)
