@@ -1,0 +1,165 @@
+"""The command line: help at once, wrong inputs answered by one message and exit code 2 before any worker starts."""
+
+import gzip
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from proteinlm.cli import app
+from tests.conftest import ROOT
+from tests.platform.small_corpus import write_small_corpus
+
+VERBS = (["corpus", "build"], ["corpus", "stats"], ["pretrain"], ["finetune"], ["sweep"], ["table"], ["demo"])
+
+PRETRAIN = """
+name: run
+storage: {storage}
+corpus: {corpus}
+model: {{preset: cpu-tiny}}
+batches: {{micro_batch_residues: 600, max_length: 100}}
+training: {{steps: 4, engine: plain, precision: fp32}}
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a corpus and a pretraining file."""
+    (tmp_path / "corpus").mkdir()
+    write_small_corpus(tmp_path / "corpus")
+    text = PRETRAIN.format(storage=tmp_path / "runs", corpus=tmp_path / "corpus")
+    (tmp_path / "pretrain.yaml").write_text(text)
+    return tmp_path
+
+
+def truncated_gzip(place: Path) -> list[str]:
+    (place / "cut.fasta.gz").write_bytes(gzip.compress(b">a\nMKV\n" * 999)[:40])
+    return ["corpus", "build", str(place / "cut.fasta.gz"), "--out", str(place / "out")]
+
+
+def empty_fasta(place: Path) -> list[str]:
+    (place / "empty.fasta").write_text("")
+    return ["corpus", "build", str(place / "empty.fasta"), "--out", str(place / "out")]
+
+
+class Hostile:
+    """A pickle that would write a file when it is read."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Callable[..., int], tuple[str]]:
+        return os.system, (f"touch {self.target}",)
+
+
+def hostile_lmdb(place: Path) -> list[str]:
+    import lmdb
+
+    environment = lmdb.open(str(place / "hostile.lmdb"), map_size=1 << 20)
+    with environment.begin(write=True) as transaction:
+        transaction.put(b"num_examples", pickle.dumps(1))
+        transaction.put(b"0", pickle.dumps(Hostile(place / "executed")))
+    environment.close()
+    return ["corpus", "build", str(place / "hostile.lmdb"), "--out", str(place / "out")]
+
+
+def nucleotides(place: Path) -> list[str]:
+    path = place / "corpus" / "manifest.json"
+    values = json.loads(path.read_text())
+    for split in values["splits"].values():
+        split["residue_counts"] = {"A": 5, "C": 5, "G": 5, "T": 5}
+    path.write_text(json.dumps(values))
+    return ["pretrain", str(place / "pretrain.yaml")]
+
+
+def changed(*settings: str) -> Callable[[Path], list[str]]:
+    return lambda place: ["pretrain", str(place / "pretrain.yaml"), *settings]
+
+
+def finetune(text: str) -> Callable[[Path], list[str]]:
+    def made(place: Path) -> list[str]:
+        common = f"name: f\ndata: {place}\ntraining: {{steps: 1}}\n"
+        (place / "finetune.yaml").write_text(common + text.format(place=place))
+        return ["finetune", str(place / "finetune.yaml")]
+
+    return made
+
+
+def unwritable(place: Path) -> list[str]:
+    (place / "file").write_text("")
+    return ["pretrain", str(place / "pretrain.yaml"), f"storage={place}/file/runs"]
+
+
+WRONG: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
+    "bad key": (changed("optimizer.learning_rat=1e-3"), ["optimizer.learning_rat", "learning_rate"]),
+    "bad type": (changed("training.steps=many"), ["training.steps", "many"]),
+    "bad range": (changed("objective.mask_fraction=1.5"), ["objective.mask_fraction", "1.5"]),
+    "missing file": (lambda place: ["pretrain", str(place / "none.yaml")], ["none.yaml"]),
+    "missing corpus": (changed("corpus=nowhere"), ["nowhere", "manifest.json"]),
+    "empty FASTA": (empty_fasta, ["empty.fasta", "no record"]),
+    "truncated gzip": (truncated_gzip, ["cut.fasta.gz", "truncated"]),
+    "hostile pickle": (hostile_lmdb, ["hostile.lmdb", "system"]),
+    "heads": (changed("model.num_attention_heads=5"), ["num_attention_heads", "5", "64"]),
+    "unknown task": (
+        finetune("task: secondary_structur_q3\nmode: baseline"),
+        ["secondary_structur_q3", "secondary_structure_q3"],
+    ),
+    "unwritable storage": (unwritable, ["storage", "file/runs"]),
+    "no such checkpoint": (
+        finetune("task: secondary_structure_q3\npretrained: {place}/no/model"),
+        ["no such checkpoint", "no/model"],
+    ),
+    "another alphabet": (nucleotides, ["corpus", "nucleotides"]),
+    "workers and lanes": (changed("cluster.num_workers=2", "batches.lanes=3"), ["num_workers", "lanes", "3"]),
+    "table of nothing": (lambda place: ["table", str(place / "nowhere")], ["nowhere"]),
+    "unknown table format": (lambda place: ["table", str(place), "--format", "xls"], ["xls", "markdown"]),
+    "sweep with faults": (
+        lambda place: ["sweep", str(ROOT / "sweeps/tiny.yaml"), "pretrain.modle=1", "finetune.mode=half"],
+        ["modle", "mode"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_input_is_one_message_and_exit_code_2(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("Ray was started before the input was refused")
+
+    monkeypatch.setattr(ray, "init", started)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    make, expected = WRONG[name]
+    result = CliRunner().invoke(app, make(place))
+    assert result.exit_code == 2, result.output
+    for words in expected:
+        assert words in result.output
+    assert "Traceback" not in result.output
+    assert not (place / "executed").exists()
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_an_example(verb: list[str]) -> None:
+    result = CliRunner().invoke(app, [*verb, "--help"])
+    assert result.exit_code == 0
+    assert f"Example: proteinlm {' '.join(verb)}" in " ".join(result.output.split())
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from proteinlm.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "heavy = ('torch', 'ray', 'deepspeed', 'pyarrow', 'numpy', 'pydantic')\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[]"
