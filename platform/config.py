@@ -144,7 +144,8 @@ class RunConfig(Section):
     def _engine_fits(self) -> Self:
         if self.batches.lanes % self.cluster.num_workers:
             raise ValueError(
-                f"cluster.num_workers is {self.cluster.num_workers}; accepted: divisors of batches.lanes ({self.batches.lanes})"
+                f"cluster.num_workers is {self.cluster.num_workers}; "
+                f"accepted: divisors of batches.lanes ({self.batches.lanes})"
             )
         if self.training.engine == "plain" and self.cluster.num_workers > 1:
             raise ValueError("training.engine: plain trains on one worker; use deepspeed for more")

@@ -58,22 +58,20 @@ def corpus_build(
 ) -> None:
     """Clean, deduplicate, split and shuffle protein sequences into Parquet shards."""
     with plain_errors() as console:
-        from proteinlm.cluster.connect import connected
-        from proteinlm.platform.data.corpus_build import build_corpus, check_sources
+        from proteinlm.platform.data.corpus_build import build_corpus
 
-        check_sources(sources, out, clans)
-        with connected(address):
-            manifest = build_corpus(
-                sources,
-                out,
-                clans=clans,
-                seed=seed,
-                valid_fraction=valid_fraction,
-                holdout_fraction=holdout_fraction,
-                shard_rows=shard_rows,
-                max_reject_fraction=max_reject_fraction,
-                is_simulated=simulated,
-            )
+        manifest = build_corpus(
+            sources,
+            out,
+            clans=clans,
+            seed=seed,
+            valid_fraction=valid_fraction,
+            holdout_fraction=holdout_fraction,
+            shard_rows=shard_rows,
+            max_reject_fraction=max_reject_fraction,
+            is_simulated=simulated,
+            address=address,
+        )
         console.print(", ".join(f"{name} {count:,}" for name, count in manifest.counts.items()))
         console.print(f"{out}: corpus {manifest.content_hash}")
 

@@ -10,6 +10,7 @@ in corpus.py; this file is the door to Ray Data.
 
 import copy
 import logging
+import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,23 +21,28 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from proteinlm.cluster.connect import cluster_size, connected
 from proteinlm.platform.data.corpus import TAPE_HOLDOUT_CLANS, TAPE_HOLDOUT_FAMILIES, read_clans
 from proteinlm.platform.data.corpus_recipe import Chunk, Recipe
-from proteinlm.platform.data.corpus_request import CorpusRequest, check_request, check_sources, same_build
+from proteinlm.platform.data.corpus_request import (
+    CorpusRequest,
+    check_request,
+    inspect_sources,
+    same_build,
+    standing_manifest,
+)
 from proteinlm.platform.data.corpus_scratch import built_aside
 from proteinlm.platform.data.corpus_stages import Progress, make_corpus
 from proteinlm.platform.data.manifest import Manifest, write_manifest
 from proteinlm.platform.data.sources import Source, stream_chunks
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 2 << 20
 """Text that one task reads at a time."""
 BUCKET_BYTES = 4 << 20
-MAX_BUCKETS = 1024
-"""Beyond it (4 GB of text) buckets grow instead: each chunk is cut into one piece per bucket, and pieces get tiny."""
+MAX_BUCKETS = 512
+"""Beyond it (2 GB of text) buckets grow instead: each chunk is cut into one piece per bucket, and pieces get tiny."""
 GZIP_RATIO = 3
 """About how much smaller gzip makes proteins: only for the number of buckets, which changes nothing in the corpus."""
-
-__all__ = ["build_corpus", "check_sources"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -60,8 +66,9 @@ def build_corpus(
     chunk_bytes: int = CHUNK_BYTES,
     bucket_bytes: int = BUCKET_BYTES,
     max_tasks: int | None = None,
+    address: str | None = None,
 ) -> Manifest:
-    """Build a corpus at `out` from FASTA, JSON lines and LMDB `sources`; Ray must be initialised.
+    """Build a corpus at `out` from FASTA, JSON lines and LMDB `sources`, on the Ray of `address` (see `connected`).
 
     Held out are the named clans and families and whole further ones drawn by `seed` up to `holdout_fraction` of the
     records; of the rest `valid_fraction` goes to valid. A split that gets no protein is left out of the manifest. Rules
@@ -92,8 +99,9 @@ def build_corpus(
     if standing is not None:
         progress("this very corpus is there already", 1, 1)
         return standing
+    streams = sum(source.is_gzip for source in inspected)
     beside = out.with_name(out.name + ".rejects.jsonl")
-    with built_aside(out) as work, _quiet_data(chunk_bytes):
+    with connected(address), built_aside(out) as work, _quiet_data(chunk_bytes, streams):
         beside.unlink(missing_ok=True)
         recipe = Recipe(
             str(work),
@@ -117,6 +125,21 @@ def build_corpus(
         shutil.rmtree(recipe.scratch())
         write_manifest(work, manifest)
     return manifest
+
+
+def check_sources(sources: Sequence[Path], out: Path, clans: Path | None = None) -> None:
+    """What can be known before Ray is started: the sources, the clans file, and whether `out` can be made.
+
+    Raises ValueError, FileNotFoundError or OSError that name the file, what was found and what is accepted.
+    """
+    inspect_sources([Path(source) for source in sources])
+    if clans is not None:
+        read_clans(Path(clans))
+    out = Path(out).absolute()
+    standing_manifest(out)
+    parent = next(folder for folder in out.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OSError(f"{out} cannot be made: {parent} is not a directory that can be written to")
 
 
 def _labels(sources: Sequence[Source]) -> tuple[str, ...]:
@@ -221,16 +244,15 @@ def _results(tasks: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _quiet_data(chunk_bytes: int) -> Iterator[None]:
+def _quiet_data(chunk_bytes: int, streams: int) -> Iterator[None]:
     """Ray Data without its progress bars and start messages, with small blocks and a bound on those that wait."""
-    import ray
     from ray.data import DataContext, ExecutionOptions, ExecutionResources
 
     context = copy.deepcopy(DataContext.get_current())
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = max(1, chunk_bytes // 4)  # a chunk goes out as soon as it is there
-    waiting = int(2 * chunk_bytes * (2 + ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+    waiting = int(2 * chunk_bytes * (2 + cluster_size().cpus))
     context.execution_options = ExecutionOptions(resource_limits=ExecutionResources(object_store_memory=waiting))
     # The second says once, as a warning, that the bars are off, which is what was asked for.
     loggers = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}

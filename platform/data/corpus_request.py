@@ -2,14 +2,12 @@
 
 import gzip
 import hashlib
-import os
 import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proteinlm.platform.data.corpus import read_clans
 from proteinlm.platform.data.corpus_scratch import MAX_SOURCES
 from proteinlm.platform.data.manifest import MANIFEST_FILE, Manifest, read_manifest
 from proteinlm.platform.data.sources import ACCEPTED, Source, inspect_source, lmdb_length, lmdb_records
@@ -70,26 +68,11 @@ def check_request(request: CorpusRequest) -> tuple[Source, ...]:
     for name, number in (("shard_rows", request.shard_rows), ("min_length", request.min_length)):
         if number < 1:
             raise ValueError(f"{name} is {number}; accepted: 1 or more")
-    return _inspected(request.sources)
+    return inspect_sources(request.sources)
 
 
-def check_sources(sources: Sequence[Path], out: Path, clans: Path | None = None) -> None:
-    """What can be known before Ray is started: the sources, the clans file, and whether `out` can be made.
-
-    Raises ValueError, FileNotFoundError or OSError that name the file, what was found and what is accepted.
-    """
-    _inspected(tuple(Path(source) for source in sources))
-    if clans is not None:
-        read_clans(Path(clans))
-    out = Path(out).absolute()
-    if out.exists():
-        _standing(out)
-    parent = next(folder for folder in out.parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OSError(f"{out} cannot be made: {parent} is not a directory that can be written to")
-
-
-def _inspected(paths: Sequence[Path]) -> tuple[Source, ...]:
+def inspect_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
+    """The sources at `paths`, each looked into; ValueError or FileNotFoundError name what is wrong."""
     if not paths:
         raise ValueError(f"no source is given; accepted: {ACCEPTED}")
     if len(paths) > MAX_SOURCES:
@@ -127,7 +110,7 @@ def _check_first_record(source: Source) -> None:
 
 def same_build(out: Path, settings: dict[str, object]) -> Manifest | None:
     """The manifest at `out` where it is this very build; None where nothing is there; ValueError for anything else."""
-    manifest = _standing(out)
+    manifest = standing_manifest(out)
     if manifest is None:
         return None
     differing = sorted(
@@ -141,7 +124,7 @@ def same_build(out: Path, settings: dict[str, object]) -> Manifest | None:
     return manifest
 
 
-def _standing(out: Path) -> Manifest | None:
+def standing_manifest(out: Path) -> Manifest | None:
     """The manifest at `out`; None for nothing or an empty directory; ValueError for what is no data set."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None

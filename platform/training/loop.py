@@ -43,8 +43,10 @@ def train(
     validate: Callable[[], Mapping[str, float]],
     save: Callable[[int, int, Mapping[str, float]], None],
     tracker: StepLog,
-) -> None:
+) -> int:
     """Train from `first_step` to `total_steps`; validate and save at their cadences, and both at the end.
+
+    Returns the residues seen since the run began, over all workers.
 
     `save(step, residues, figures)` gets the residues seen and the newest validation figures. A step is counted when it
     is done: after the first one `step` is 1, and a run that resumes from there continues with batch number `step`.
@@ -67,6 +69,7 @@ def train(
         if step % section.checkpoint_every == 0 or is_last:
             with meter.paused():
                 save(step, meter.total(), figures)
+    return meter.total()
 
 
 class ResidueMeter:

@@ -61,9 +61,7 @@ def train_worker(settings: dict[Any, Any]) -> None:
                 checkpoint=ray.train.Checkpoint.from_directory(aside),
                 checkpoint_dir_name=checkpoint_name(step),
             )
-        cursors.append(Cursor(step, residues, world_size, figures))
 
-    cursors = [cursor]
     steps = training_steps(
         make_reading(manifest, task, job, task.train_split, job.seed),
         plan,
@@ -74,11 +72,11 @@ def train_worker(settings: dict[Any, Any]) -> None:
     )
     schedule = Schedule(cursor.step, cursor.residues, job.total_steps, job.seed, job.training, job.optimizer)
     with Tracker(job.directory, cursor.step, active=rank == 0) as tracker:
-        train(engine, steps, schedule, validate=watched.validate, save=save, tracker=tracker)
+        residues = train(engine, steps, schedule, validate=watched.validate, save=save, tracker=tracker)
     scores = watched.final_scores()
     with engine.module() as whole:
         if rank == 0:
-            finish(job, task, manifest, whole, scores, residues=cursors[-1].residues)
+            finish(job, task, manifest, whole, scores, residues=residues)
 
 
 def make_plan(split: Split, job: TrainingJob) -> BatchPlan:
@@ -147,7 +145,7 @@ class Watched:
 def _prepare_process(job: TrainingJob, device: torch.device, workers_on_node: int) -> None:
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would look for an accelerator of its own
-        # Every micro batch has its own number of tokens: oneDNN would keep kernels for the last 1024 sizes, in gigabytes.
+        # Micro batches differ in size, and oneDNN would keep kernels for the last 1024 sizes: gigabytes.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
         torch.set_num_threads(job.threads_per_worker or max(1, (os.cpu_count() or 1) // workers_on_node))
     # DeepSpeed 0.19.8 uses two collectives under names that torch 2.13 calls old.

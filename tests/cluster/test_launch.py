@@ -34,8 +34,9 @@ def test_a_group_that_never_fits_is_refused(
 
 
 def test_the_message_is_the_worker_s_own() -> None:
-    class Failure(Exception):
-        worker_failures = {1: ValueError("Traceback ...\n  deep inside\nValueError: lanes are wrong")}
+    class GroupError(Exception):
+        def __init__(self) -> None:
+            self.worker_failures = {1: ValueError("Traceback ...\n  deep inside\nValueError: lanes are wrong")}
 
-    assert worker_message(Failure("outer")) == "worker 1: ValueError: lanes are wrong"
+    assert worker_message(GroupError()) == "worker 1: ValueError: lanes are wrong"
     assert worker_message(RuntimeError("no layers\nhere")) == "here"

@@ -32,7 +32,7 @@ PROTEINS = random_proteins(400)
 @pytest.fixture(autouse=True)
 def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus_build, "RayDataRunner", SerialRunner)
-    monkeypatch.setattr(corpus_build, "_quiet_data", lambda chunk_bytes: nullcontext())
+    monkeypatch.setattr(corpus_build, "_quiet_data", lambda *_: nullcontext())
 
 
 def build(tmp_path: Path, *sources: Path, out: str = "out", **arguments: Any) -> Manifest:

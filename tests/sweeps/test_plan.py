@@ -14,7 +14,10 @@ BASE: dict[str, Any] = {
     "pretrain": {"corpus": "c", "model": {"preset": "cpu-tiny"}, "training": {"steps": 5}},
     "configurations": [{"model.hidden_size": 32}, {"model.hidden_size": 64, "optimizer.learning_rate": 0.01}],
     "finetune": {"data": "d", "training": {"steps": 3}},
-    "tasks": [{"task": "secondary_structure_q3", "mode": "full"}, {"task": "secondary_structure_q3", "mode": "baseline"}],
+    "tasks": [
+        {"task": "secondary_structure_q3", "mode": "full"},
+        {"task": "secondary_structure_q3", "mode": "baseline"},
+    ],
 }
 
 
@@ -41,7 +44,8 @@ def test_every_configuration_is_pretrained_and_every_task_is_run_on_it() -> None
 
 
 def test_a_grid_is_the_product_of_its_lists() -> None:
-    trials = plan_trials(sweep(configurations=(), grid={"model.hidden_size": [16, 32], "model.num_hidden_layers": [1, 2]}))
+    grid = {"model.hidden_size": [16, 32], "model.num_hidden_layers": [1, 2]}
+    trials = plan_trials(sweep(configurations=(), grid=grid))
     shapes = [t.config.model.hidden_size for t in trials if isinstance(t.config, PretrainConfig)]
     assert shapes == [16, 16, 32, 32]
 

@@ -1,0 +1,114 @@
+"""Finetuning on simulated secondary structure: full, frozen, scratch and baseline end in rows of the same table."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from proteinlm.models.config import ModelConfig
+from proteinlm.models.encoder import ProteinEncoder
+from proteinlm.models.objectives import LanguageModelHead
+from proteinlm.models.pretrained import load_pretrained, save_pretrained
+from proteinlm.platform.config import FinetuneConfig
+from proteinlm.platform.data.manifest import read_manifest
+from proteinlm.platform.data.simulate import simulate
+from proteinlm.platform.finetune import finetune, task_data
+from proteinlm.platform.results.measure import Measured, measure
+from proteinlm.platform.results.store import ResultRow, gather_rows
+from proteinlm.platform.settings import validate
+from proteinlm.tasks.catalog import build_task
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finetune")
+    simulate(folder / "records", num_families=60, proteins_per_family=8, seed=0)
+    torch.manual_seed(0)
+    encoder = ProteinEncoder(ModelConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2))
+    save_pretrained(folder / "model", encoder, LanguageModelHead(encoder.config, encoder.token_embedding), {})
+    return folder
+
+
+def config(folder: Path, mode: str, **changes: Any) -> FinetuneConfig:
+    values = {
+        "name": mode,
+        "storage": str(folder / "runs"),
+        "task": "secondary_structure_q3",
+        "data": str(folder / "records"),
+        "mode": mode,
+        "pretrained": str(folder / "model"),
+        "batches": {"micro_batch_residues": 4000, "lanes": 1, "max_length": 200},
+        "optimizer": {"learning_rate": 3e-3, "warmup_steps": 5},
+        "training": {"steps": 80, "engine": "plain", "precision": "fp32", "checkpoint_every": 80, "validate_every": 40},
+    }
+    return validate(FinetuneConfig, values | changes, "test")
+
+
+def accuracy(run: FinetuneConfig, split: str = "simulated_test") -> dict[str, ResultRow]:
+    rows = gather_rows([run.directory])
+    return {row.model: row for row in rows if row.metric == "accuracy" and row.split == split}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_modes_end_in_one_table_and_training_beats_the_majority(folder: Path) -> None:
+    runs = {mode: config(folder, mode) for mode in ("full", "frozen", "baseline")}
+    for run in runs.values():
+        finetune(run)
+    baseline = accuracy(runs["baseline"])
+    full = accuracy(runs["full"])["hidden-64-layer-1-head-2"]
+    frozen = accuracy(runs["frozen"])["hidden-64-layer-1-head-2"]
+    assert {row.num_scored for row in (*baseline.values(), full, frozen)} == {full.num_scored}
+    assert {row.data_hash for row in (*baseline.values(), full, frozen)} == {full.data_hash}
+    assert full.low is not None
+    assert baseline["majority class"].high is not None
+    assert full.low > baseline["majority class"].high
+    assert baseline["one-hot window"].value > baseline["majority class"].value
+    assert full.value > frozen.value, "a random encoder that is not trained knows less than one that is"
+    assert (full.mode, frozen.mode, full.is_simulated) == ("full", "frozen", True)
+    assert full.parameters == frozen.parameters
+    # The pretrained directory is read, never written.
+    assert load_pretrained(folder / "model").extra == {}
+
+
+def test_scratch_takes_the_shape_and_not_the_weights(folder: Path) -> None:
+    from proteinlm.platform.finetune import check_finetune
+
+    model = check_finetune(config(folder, "scratch"))
+    assert model is not None
+    assert model.hidden_size == 64
+    assert check_finetune(config(folder, "baseline")) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"task": "masked_language_modeling"}, "needs no labels"),
+        ({"model": {"preset": "cpu-small"}}, "differs from"),
+        ({"mode": "full", "pretrained": None}, "needs a pretrained directory"),
+        ({"mode": "scratch", "pretrained": None}, "needs a model section"),
+    ],
+)
+def test_what_does_not_fit_is_refused(folder: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        finetune(config(folder, "full", **changes))
+
+
+def test_runs_of_the_same_records_share_their_shards(folder: Path) -> None:
+    first, second = task_data(config(folder, "full")), task_data(config(folder, "frozen"))
+    assert first == second
+    assert task_data(config(folder, "full", max_train_examples=20)) != first
+
+
+def test_every_figure_says_how_it_was_measured(folder: Path) -> None:
+    manifest = read_manifest(task_data(config(folder, "full")))
+    task = build_task("secondary_structure_q3").on_splits(manifest.splits)
+    columns = {"valid": {name: torch.ones(5).double().numpy() * 2 for name in ("loss", "scored", "correct")}}
+    who = Measured("run", "finetune", "model", "full", seed=3, code_version="1")
+    rows = measure(who, task, manifest, columns)
+    assert {row.metric for row in rows} == {metric.name for metric in task.metrics}
+    for row in rows:
+        assert (row.num_proteins, row.num_scored, row.seed) == (5, 10, 3)
+        assert row.data_hash == manifest.split("valid").content_hash
+        assert row.definition
+        assert row.is_simulated
