@@ -57,7 +57,7 @@ def check_fits(group: WorkerGroup, size: ClusterSize) -> None:
         raise ValueError(
             f"cluster.num_workers: {group.num_workers} workers of {group.cpus_per_worker:g} CPUs "
             f"and {DATA_CPUS:g} CPU for data need {group.cpus:g} CPUs, the cluster has {size.cpus:g}; "
-            "lower cluster.num_workers or cluster.cpus_per_worker, or set cluster.autoscaling=true where nodes are added"
+            "lower cluster.num_workers or cluster.cpus_per_worker; cluster.autoscaling=true where nodes are added"
         )
 
 

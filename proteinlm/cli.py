@@ -48,7 +48,7 @@ def corpus_build(
     valid_fraction: Annotated[float, typer.Option(help="Share of the proteins that are not held out.")] = 0.05,
     holdout_fraction: Annotated[
         float, typer.Option(help="Hold out seeded families and clans up to this share.")
-    ] = 0.01,
+    ] = 0.02,
     shard_rows: Annotated[int, typer.Option(help="Proteins of one shard.")] = 4096,
     max_reject_fraction: Annotated[float, typer.Option(help="Fail above this share of rejected records.")] = 0.01,
     simulated: Annotated[

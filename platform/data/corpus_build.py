@@ -10,7 +10,6 @@ in corpus.py; this file is the door to Ray Data.
 
 import copy
 import logging
-import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +23,7 @@ import pyarrow as pa
 from proteinlm.cluster.connect import cluster_size, connected
 from proteinlm.platform.data.corpus import TAPE_HOLDOUT_CLANS, TAPE_HOLDOUT_FAMILIES, read_clans
 from proteinlm.platform.data.corpus_recipe import Chunk, Recipe
-from proteinlm.platform.data.corpus_request import (
-    CorpusRequest,
-    check_request,
-    inspect_sources,
-    same_build,
-    standing_manifest,
-)
+from proteinlm.platform.data.corpus_request import CorpusRequest, check_request, same_build
 from proteinlm.platform.data.corpus_scratch import built_aside
 from proteinlm.platform.data.corpus_stages import Progress, make_corpus
 from proteinlm.platform.data.manifest import Manifest, write_manifest
@@ -99,9 +92,8 @@ def build_corpus(
     if standing is not None:
         progress("this very corpus is there already", 1, 1)
         return standing
-    streams = sum(source.is_gzip for source in inspected)
     beside = out.with_name(out.name + ".rejects.jsonl")
-    with connected(address), built_aside(out) as work, _quiet_data(chunk_bytes, streams):
+    with connected(address), built_aside(out) as work, _quiet_data(chunk_bytes):
         beside.unlink(missing_ok=True)
         recipe = Recipe(
             str(work),
@@ -125,21 +117,6 @@ def build_corpus(
         shutil.rmtree(recipe.scratch())
         write_manifest(work, manifest)
     return manifest
-
-
-def check_sources(sources: Sequence[Path], out: Path, clans: Path | None = None) -> None:
-    """What can be known before Ray is started: the sources, the clans file, and whether `out` can be made.
-
-    Raises ValueError, FileNotFoundError or OSError that name the file, what was found and what is accepted.
-    """
-    inspect_sources([Path(source) for source in sources])
-    if clans is not None:
-        read_clans(Path(clans))
-    out = Path(out).absolute()
-    standing_manifest(out)
-    parent = next(folder for folder in out.parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OSError(f"{out} cannot be made: {parent} is not a directory that can be written to")
 
 
 def _labels(sources: Sequence[Source]) -> tuple[str, ...]:
@@ -244,7 +221,7 @@ def _results(tasks: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _quiet_data(chunk_bytes: int, streams: int) -> Iterator[None]:
+def _quiet_data(chunk_bytes: int) -> Iterator[None]:
     """Ray Data without its progress bars and start messages, with small blocks and a bound on those that wait."""
     from ray.data import DataContext, ExecutionOptions, ExecutionResources
 

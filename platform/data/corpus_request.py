@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -46,7 +47,16 @@ class CorpusRequest:
             "shard_rows": self.shard_rows,
             "min_length": self.min_length,
             "is_simulated": self.is_simulated,
+            "split_rule": self.split_rule,
         }
+
+    @property
+    def split_rule(self) -> str:
+        """The rule in words, as result rows carry it."""
+        return (
+            f"whole clans and families held out, about {self.holdout_fraction:.0%}; "
+            f"{self.valid_fraction:.0%} of the rest valid at random; seed {self.seed}"
+        )
 
 
 def fingerprint(path: Path) -> dict[str, object]:
@@ -68,10 +78,10 @@ def check_request(request: CorpusRequest) -> tuple[Source, ...]:
     for name, number in (("shard_rows", request.shard_rows), ("min_length", request.min_length)):
         if number < 1:
             raise ValueError(f"{name} is {number}; accepted: 1 or more")
-    return inspect_sources(request.sources)
+    return _inspected(request.sources)
 
 
-def inspect_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
+def _inspected(paths: Sequence[Path]) -> tuple[Source, ...]:
     """The sources at `paths`, each looked into; ValueError or FileNotFoundError name what is wrong."""
     if not paths:
         raise ValueError(f"no source is given; accepted: {ACCEPTED}")
@@ -109,9 +119,15 @@ def _check_first_record(source: Source) -> None:
 
 
 def same_build(out: Path, settings: dict[str, object]) -> Manifest | None:
-    """The manifest at `out` where it is this very build; None where nothing is there; ValueError for anything else."""
-    manifest = standing_manifest(out)
+    """The manifest at `out` where it is this very build; None where nothing is there.
+
+    Raises ValueError for anything else, and OSError where `out` cannot be made.
+    """
+    manifest = _standing(out)
     if manifest is None:
+        parent = next(folder for folder in out.absolute().parents if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise OSError(f"{out} cannot be made: {parent} is not a directory that can be written to")
         return None
     differing = sorted(
         name for name, value in settings.items() if name not in manifest.settings or manifest.settings[name] != value
@@ -124,7 +140,7 @@ def same_build(out: Path, settings: dict[str, object]) -> Manifest | None:
     return manifest
 
 
-def standing_manifest(out: Path) -> Manifest | None:
+def _standing(out: Path) -> Manifest | None:
     """The manifest at `out`; None for nothing or an empty directory; ValueError for what is no data set."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None

@@ -65,20 +65,27 @@ def _permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch, 0x5EED]).permutation(count)
 
 
-def cut_evenly(lengths: NDArray[np.integer], parts: int) -> list[NDArray[np.int64]]:
-    """Cut proteins into `parts` groups of similar length and near-equal residue count.
+BANDS = 4
+"""Bands of length that every training micro batch takes proteins from."""
 
-    `lengths` [B]; gives `parts` arrays of protein numbers, shortest proteins first. A group is empty only where there
-    are fewer proteins than groups.
+
+def cut_evenly(lengths: NDArray[np.integer], parts: int, bands: int = 1) -> list[NDArray[np.int64]]:
+    """Cut proteins into `parts` groups of near-equal residue count, each of `bands` runs of similar lengths.
+
+    `lengths` [B]; gives `parts` arrays of protein numbers, shortest proteins first. With one band a group holds
+    proteins of one length only: no padding anywhere, but a step then learns from short proteins, the next from long
+    ones. With several bands every group has short and long proteins, still in few runs that attend together. A group is
+    empty only where there are fewer proteins than groups.
     """
     by_length = np.argsort(lengths, kind="stable")
     ends = np.cumsum(lengths[by_length], dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
-    # A protein goes where its middle falls: no part is late by more than half a protein.
+    # A protein goes where its middle falls: no piece is late by more than half a protein.
     middles = ends - lengths[by_length] / 2
-    part = np.minimum((middles * parts / max(total, 1)).astype(np.int64), parts - 1)
-    edges = np.searchsorted(part, np.arange(parts + 1))
-    return [by_length[start:end] for start, end in pairwise(edges)]
+    piece = np.minimum((middles * parts * bands / max(total, 1)).astype(np.int64), parts * bands - 1)
+    edges = np.searchsorted(piece, np.arange(parts * bands + 1))
+    pieces = [by_length[start:end] for start, end in pairwise(edges)]
+    return [np.concatenate(pieces[part::parts]) for part in range(parts)]
 
 
 def lanes_of(rank: int, world_size: int, lanes: int) -> Sequence[int]:

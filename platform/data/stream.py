@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from proteinlm.models.alphabet import Alphabet, get_alphabet
 from proteinlm.models.packed import pack
 from proteinlm.platform.data.manifest import Split
-from proteinlm.platform.data.plan import BatchPlan, WindowPlace, cut_evenly, lanes_of
+from proteinlm.platform.data.plan import BANDS, BatchPlan, WindowPlace, cut_evenly, lanes_of
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Batch, Task, Window
 
@@ -76,9 +76,9 @@ def read_window(reading: Reading, wanted: _Slice) -> pa.Table:
         crops_at_random=wanted.is_training,
     )
     tokens, labels = task.prepare(window)
-    groups = cut_evenly(window.lengths, wanted.micro_batches)
+    groups = cut_evenly(window.lengths, wanted.micro_batches, BANDS if wanted.is_training else 1)
     if wanted.is_training:
-        # Groups come shortest first: in that order the length of proteins would rise and fall through every window.
+        # Groups come shortest first: in that order lengths would rise through every window.
         order = np.random.default_rng([reading.seed, wanted.place.epoch, wanted.place.shard]).permutation(len(groups))
         groups = [groups[i] for i in order]
     return _micro_batches(task, window, tokens, labels, groups)

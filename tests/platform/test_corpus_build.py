@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from proteinlm.platform.data import corpus_build
-from proteinlm.platform.data.corpus_build import build_corpus, check_sources
+from proteinlm.platform.data.corpus_build import build_corpus
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from tests.platform.protein_files import (
     SerialRunner,
@@ -33,6 +33,7 @@ PROTEINS = random_proteins(400)
 def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus_build, "RayDataRunner", SerialRunner)
     monkeypatch.setattr(corpus_build, "_quiet_data", lambda *_: nullcontext())
+    monkeypatch.setattr(corpus_build, "connected", lambda *_: nullcontext())
 
 
 def build(tmp_path: Path, *sources: Path, out: str = "out", **arguments: Any) -> Manifest:
@@ -221,11 +222,13 @@ def test_what_a_killed_build_left_is_replaced(tmp_path: Path) -> None:
         ("a.json", b"[]", r"a\.json is JSON in one piece"),
     ],
 )
-def test_what_is_no_source_is_refused_before_any_task(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_what_is_no_source_is_refused_before_any_task(
+    tmp_path: Path, name: str, content: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = write_file(tmp_path / name, content)
-    for check in (lambda: check_sources([source], tmp_path / "out"), lambda: build(tmp_path, source)):
-        with pytest.raises(ValueError, match=message):
-            check()
+    monkeypatch.setattr(corpus_build, "connected", None)  # no Ray is asked for
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, source)
     assert left_over(tmp_path, name)
 
 
@@ -238,7 +241,7 @@ def test_a_long_blank_file_is_empty_too(tmp_path: Path) -> None:
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     source = fasta(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no such file: .*gone\.fasta"):
-        check_sources([source, tmp_path / "gone.fasta"], tmp_path / "out")
+        build(tmp_path, source, tmp_path / "gone.fasta")
     with pytest.raises(ValueError, match=r"given more than once: .*a\.fasta"):
         build(tmp_path, source, source)
     with pytest.raises(ValueError, match=r"valid_fraction is 1\.5; accepted"):
@@ -248,7 +251,7 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no source is given"):
         build(tmp_path)
     with pytest.raises(OSError, match=r"cannot be made: .*a\.fasta is not a directory"):
-        check_sources([source], source / "out")
+        build_corpus([source], source / "out")
     with pytest.raises(ValueError, match=r"no protein is left for the split train"):
         build(tmp_path, fasta(tmp_path, b">x\nACD\n", "b.fasta"), valid_fraction=0.9999999)
 

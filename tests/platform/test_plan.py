@@ -40,14 +40,16 @@ def test_steps_of_a_window_follow_its_micro_batches() -> None:
     assert plan.steps_per_epoch == 12
 
 
-@given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=200), parts=st.integers(1, 20))
-def test_a_window_is_cut_into_parts_that_hold_every_protein_once(lengths: list[int], parts: int) -> None:
+@given(
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=200), parts=st.integers(1, 20), bands=st.integers(1, 4)
+)
+def test_a_window_is_cut_into_parts_that_hold_every_protein_once(lengths: list[int], parts: int, bands: int) -> None:
     sizes = np.array(lengths)
-    groups = cut_evenly(sizes, parts)
+    groups = cut_evenly(sizes, parts, bands)
     assert len(groups) == parts
     assert sorted(np.concatenate(groups).tolist()) == list(range(len(lengths)))
     mean, longest = sizes.sum() / parts, sizes.max()
-    assert all(abs(sizes[group].sum() - mean) <= longest for group in groups)
+    assert all(abs(sizes[group].sum() - mean) <= bands * longest for group in groups)
 
 
 def test_proteins_of_a_part_are_of_similar_length() -> None:
@@ -55,6 +57,13 @@ def test_proteins_of_a_part_are_of_similar_length() -> None:
     groups = cut_evenly(sizes, 100)
     padded = sum(len(group) * sizes[group].max() for group in groups)
     assert padded / sizes.sum() < 1.02
+
+
+def test_with_bands_every_part_has_short_and_long_proteins() -> None:
+    sizes = np.random.default_rng(0).integers(20, 500, 4000)
+    spread = [np.ptp(sizes[group]) for group in cut_evenly(sizes, 100, bands=4)]
+    assert min(spread) > 200
+    assert max(np.ptp(sizes[group]) for group in cut_evenly(sizes, 100)) < 60
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
