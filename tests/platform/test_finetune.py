@@ -91,7 +91,7 @@ def test_scratch_takes_the_shape_and_not_the_weights(folder: Path) -> None:
 )
 def test_what_does_not_fit_is_refused(folder: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        finetune(config(folder, "full", **changes))
+        finetune(config(folder, **{"mode": "full"} | changes))
 
 
 def test_runs_of_the_same_records_share_their_shards(folder: Path) -> None:

@@ -1,6 +1,9 @@
 """Pretraining through Ray Train and DeepSpeed: it learns, explains itself, and survives its workers."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,9 +18,11 @@ from proteinlm.platform.pretrain import pretrain
 from proteinlm.platform.results.store import gather_rows
 from proteinlm.platform.settings import validate
 from proteinlm.platform.training.tracking import read_metrics
+from proteinlm.platform.yaml_text import to_yaml
+from tests.conftest import ROOT
 from tests.platform.small_corpus import MOTIF, write_small_corpus
 
-STEPS = 60
+STEPS = 300
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,7 @@ def config(folder: Path, name: str, **training: Any) -> PretrainConfig:
         "model": {"preset": "cpu-tiny"},
         "batches": {"micro_batch_residues": 1000, "lanes": 2, "max_length": 100},
         "optimizer": {"learning_rate": 5e-3, "warmup_steps": 5},
-        "training": {"steps": STEPS, "precision": "fp32", "validate_every": 30, "checkpoint_every": 20, "log_every": 1}
+        "training": {"steps": STEPS, "precision": "fp32", "validate_every": 150, "checkpoint_every": 100, "log_every": 1}
         | training,
         "cluster": {"num_workers": 1 if training.get("engine") == "plain" else 2, "threads_per_worker": 1},
     }
@@ -48,15 +53,15 @@ def losses(run: PretrainConfig) -> list[tuple[int, float]]:
 
 
 @pytest.fixture(scope="module")
-def plain(folder: Path, ray_cluster: None) -> PretrainConfig:
-    """The uninterrupted run that the others are held to, by the plain engine."""
-    run = config(folder, "plain", engine="plain")
+def whole(folder: Path, ray_cluster: None) -> PretrainConfig:
+    """The uninterrupted run that the others are held to: two workers, ZeRO 1."""
+    run = config(folder, "whole")
     pretrain(run)
     return run
 
 
-def test_it_learns_what_a_model_without_context_cannot(plain: PretrainConfig) -> None:
-    rows = {(row.split, row.metric): row for row in gather_rows([plain.directory])}
+def test_it_learns_what_a_model_without_context_cannot(whole: PretrainConfig) -> None:
+    rows = {(row.split, row.metric): row for row in gather_rows([whole.directory])}
     for split in ("valid", "holdout"):
         loss = rows[split, "loss"]
         assert loss.floor is not None
@@ -70,49 +75,74 @@ def test_it_learns_what_a_model_without_context_cannot(plain: PretrainConfig) ->
     assert set("".join(MOTIF)) == set(MOTIF)
 
 
-def test_a_run_explains_itself(plain: PretrainConfig) -> None:
-    explained = json.loads((plain.directory / "run.json").read_text())
+def test_a_run_explains_itself(whole: PretrainConfig) -> None:
+    explained = json.loads((whole.directory / "run.json").read_text())
     assert explained["settings"]["optimizer"]["learning_rate"] == 5e-3
     assert len(explained["data_hash"]) == 16
     assert explained["packages"]["ray"] == "2.60.0"
-    assert [step for step, _ in losses(plain)] == list(range(1, STEPS + 1))
-    metrics = read_metrics(plain.directory)
+    assert [step for step, _ in losses(whole)] == list(range(1, STEPS + 1))
+    metrics = read_metrics(whole.directory)
     assert {"loss", "learning_rate", "gradient_norm", "residues_per_s", "residues"} <= metrics[0].keys()
     validated = next(row for row in metrics if "valid/loss" in row)
     assert {"valid/masked_loss", "valid/perplexity", "holdout/loss"} <= validated.keys()
-    assert list((plain.directory / "tensorboard").glob("events*"))
-    checkpoints = sorted(path.name for path in plain.directory.glob("step_*"))
-    assert checkpoints == ["step_00000040", "step_00000060"], "the newest keep_checkpoints stay"
-    pretrained = load_pretrained(plain.directory / "model")
+    assert list((whole.directory / "tensorboard").glob("events*"))
+    checkpoints = sorted(path.name for path in whole.directory.glob("step_*"))
+    assert checkpoints == ["step_00000200", "step_00000300"], "the newest keep_checkpoints stay"
+    pretrained = load_pretrained(whole.directory / "model")
     assert pretrained.extra["data_hash"] == explained["data_hash"]
 
 
-def test_a_finished_run_does_nothing_and_other_settings_are_refused(plain: PretrainConfig) -> None:
-    before = {path: path.stat().st_mtime_ns for path in plain.directory.rglob("*") if path.is_file()}
-    pretrain(plain)
-    assert {path: path.stat().st_mtime_ns for path in plain.directory.rglob("*") if path.is_file()} == before
-    changed = plain.model_copy(update={"seed": 5})
-    with pytest.raises(ValueError, match=r"name: .*plain holds a run of other settings.*\n.*seed: was 0, is 5"):
+def test_a_finished_run_does_nothing_and_other_settings_are_refused(whole: PretrainConfig) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.directory.rglob("*") if path.is_file()}
+    pretrain(whole)
+    assert {path: path.stat().st_mtime_ns for path in whole.directory.rglob("*") if path.is_file()} == before
+    changed = whole.model_copy(update={"seed": 5})
+    with pytest.raises(ValueError, match=r"name: .*whole holds a run of other settings.*\n.*seed: was 0, is 5"):
         pretrain(changed)
 
 
-def test_a_killed_worker_costs_nothing_but_time(folder: Path, plain: PretrainConfig) -> None:
-    """After kill -9 of one of two DeepSpeed workers the run ends with the losses of the uninterrupted plain run."""
-    run = config(folder, "killed", zero_stage=1)
+def test_a_killed_worker_costs_nothing_but_time(folder: Path, whole: PretrainConfig) -> None:
+    """After kill -9 of one of two workers the run ends with the losses of the uninterrupted one, bit for bit."""
+    run = config(folder, "worker-killed")
     killed: list[int] = []
 
     def kill() -> None:
-        while not killed:
-            if any(step >= 30 for step, _ in losses(run)):
-                workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name()]
-                workers[-1].kill()
-                killed.append(workers[-1].pid)
-            time.sleep(0.02)
+        wait_for_step(run, 150)
+        worker = train_workers(os.getpid())[-1]
+        worker.kill()
+        killed.append(worker.pid)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     pretrain(run)
     assert killed
-    for (step, loss), (expected_step, expected) in zip(losses(run), losses(plain), strict=True):
-        assert step == expected_step
-        assert loss == pytest.approx(expected, rel=1e-4)
+    assert losses(run) == losses(whole)
+
+
+def test_a_killed_driver_costs_nothing_but_time(folder: Path, whole: PretrainConfig) -> None:
+    """After kill -9 of the driver, its embedded Ray with it, the same command goes on to the same losses."""
+    run = config(folder, "driver-killed")
+    (folder / "run.yaml").write_text(to_yaml(run))
+    command = [sys.executable, "-m", "proteinlm", "pretrain", str(folder / "run.yaml")]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_step(run, 150)
+    orphans = train_workers(driver.pid)
+    driver.kill()
+    driver.wait()
+    _, alive = psutil.wait_procs(orphans, timeout=60)
+    assert not alive, "workers of a dead driver must not go on writing into its run"
+    assert not (run.directory / "finished.json").exists()
+    pretrain(run)
+    assert losses(run) == losses(whole)
+
+
+def train_workers(driver: int) -> list[psutil.Process]:
+    return [p for p in psutil.Process(driver).children(recursive=True) if "RayTrainWorker" in p.name()]
+
+
+def wait_for_step(run: PretrainConfig, step: int) -> None:
+    for _ in range(6000):
+        if any(done >= step for done, _ in losses(run)):
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"{run.name} did not reach step {step}")
