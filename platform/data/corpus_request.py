@@ -55,7 +55,7 @@ class CorpusRequest:
         """The rule in words, as result rows carry it."""
         return (
             f"whole clans and families held out, about {self.holdout_fraction:.0%}; "
-            f"{self.valid_fraction:.0%} of the rest valid at random; seed {self.seed}"
+            f"{self.valid_fraction:.0%} of the rest valid at random"
         )
 
 

@@ -38,8 +38,9 @@ class BatchPlan:
 
     @cached_property
     def micro_batches(self) -> int:
-        """M: micro batches per window, from the mean window's residues."""
-        return max(1, round(self.split.residues / len(self.split.shards) / self.micro_batch_residues))
+        """M: micro batches per window, from the mean window's residues; never more than a window has proteins."""
+        wanted = max(1, round(self.split.residues / len(self.split.shards) / self.micro_batch_residues))
+        return min(wanted, *(shard.rows for shard in self.split.shards))
 
     @property
     def steps_per_epoch(self) -> float:
@@ -72,7 +73,7 @@ BANDS = 4
 def cut_evenly(lengths: NDArray[np.integer], parts: int, bands: int = 1) -> list[NDArray[np.int64]]:
     """Cut proteins into `parts` groups of near-equal residue count, each of `bands` runs of similar lengths.
 
-    `lengths` [B]; gives `parts` arrays of protein numbers, shortest proteins first. With one band a group holds
+    `lengths` [B]; gives `parts` arrays of protein numbers. With one band a group holds
     proteins of one length only: no padding anywhere, but a step then learns from short proteins, the next from long
     ones. With several bands every group has short and long proteins, still in few runs that attend together. A group is
     empty only where there are fewer proteins than groups.
@@ -85,7 +86,18 @@ def cut_evenly(lengths: NDArray[np.integer], parts: int, bands: int = 1) -> list
     piece = np.minimum((middles * parts * bands / max(total, 1)).astype(np.int64), parts * bands - 1)
     edges = np.searchsorted(piece, np.arange(parts * bands + 1))
     pieces = [by_length[start:end] for start, end in pairwise(edges)]
-    return [np.concatenate(pieces[part::parts]) for part in range(parts)]
+    loads, members = np.zeros(parts), [[pieces[0][:0]] for _ in range(parts)]
+    for band in range(bands):
+        of_band = pieces[band * parts : (band + 1) * parts]
+        residues = np.array([lengths[piece].sum() for piece in of_band])
+        # The largest piece of the band goes to the group that has least so far.
+        for piece, part in zip(np.argsort(-residues, kind="stable"), np.argsort(loads, kind="stable"), strict=True):
+            members[part].append(of_band[piece])
+            loads[part] += residues[piece]
+    groups = [np.concatenate(parts_of_group) for parts_of_group in members]
+    if all(len(group) for group in groups):
+        return groups
+    return [by_length[part::parts] for part in range(parts)]  # proteins as long as a group: deal them out one by one
 
 
 def lanes_of(rank: int, world_size: int, lanes: int) -> Sequence[int]:

@@ -33,6 +33,10 @@ def test_epochs_are_permuted_differently_and_by_the_seed() -> None:
     assert order(0, 0) != order(1, 0)
 
 
+def test_a_window_is_never_cut_into_more_micro_batches_than_it_has_proteins() -> None:
+    assert BatchPlan(split_of(3, residues=9000), 0, lanes=1, micro_batch_residues=100).micro_batches == 10
+
+
 def test_steps_of_a_window_follow_its_micro_batches() -> None:
     plan = BatchPlan(split_of(6, residues=1000), 0, lanes=2, micro_batch_residues=250)
     assert plan.micro_batches == 4
@@ -49,7 +53,8 @@ def test_a_window_is_cut_into_parts_that_hold_every_protein_once(lengths: list[i
     assert len(groups) == parts
     assert sorted(np.concatenate(groups).tolist()) == list(range(len(lengths)))
     mean, longest = sizes.sum() / parts, sizes.max()
-    assert all(abs(sizes[group].sum() - mean) <= bands * longest for group in groups)
+    assert all(abs(sizes[group].sum() - mean) <= max(bands, 2) * longest for group in groups)
+    assert all(len(group) for group in groups) == (len(lengths) >= parts)
 
 
 def test_proteins_of_a_part_are_of_similar_length() -> None:

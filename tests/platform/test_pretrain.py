@@ -41,7 +41,13 @@ def config(folder: Path, name: str, **training: Any) -> PretrainConfig:
         "model": {"preset": "cpu-tiny"},
         "batches": {"micro_batch_residues": 1000, "lanes": 2, "max_length": 100},
         "optimizer": {"learning_rate": 5e-3, "warmup_steps": 5},
-        "training": {"steps": STEPS, "precision": "fp32", "validate_every": 150, "checkpoint_every": 100, "log_every": 1}
+        "training": {
+            "steps": STEPS,
+            "precision": "fp32",
+            "validate_every": 150,
+            "checkpoint_every": 100,
+            "log_every": 1,
+        }
         | training,
         "cluster": {"num_workers": 1 if training.get("engine") == "plain" else 2, "threads_per_worker": 1},
     }

@@ -40,6 +40,9 @@ def head(tmp_path: Path) -> Iterator[Head]:
     unset = {"RAY_ADDRESS", "RAY_AUTH_MODE", "PYTHONPATH"}
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-the-test" * 3, "DS_ACCELERATOR": "cpu"}
+    environment["PATH"] = (
+        f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # the cluster's own `python`
+    )
     with tempfile.TemporaryDirectory(prefix="plm-", ignore_cleanup_errors=True) as temp_dir:
         command = [*RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--temp-dir={temp_dir}"]
         command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--include-dashboard=true"]
