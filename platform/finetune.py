@@ -12,19 +12,14 @@ from proteinlm.platform.config import FinetuneConfig
 from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.data.task_shards import build_task_shards
 from proteinlm.platform.pretrain import check_length
-from proteinlm.platform.training.driver import as_job, check_same_run, check_writable, code_version, run_training
-from proteinlm.platform.training.finish import is_finished
+from proteinlm.platform.training.driver import as_job, code_version, is_to_run, run_training
 from proteinlm.tasks.catalog import build_task
 
 
 def finetune(config: FinetuneConfig, console: Console | None = None) -> None:
     """Finetune as `config` says, or go on where the run stopped; ValueError or OSError before any worker starts."""
     model = check_finetune(config)
-    check_writable(config.directory)
-    check_same_run(config)
-    if is_finished(config.directory):
-        if console:
-            console.print(f"{config.directory} is finished; nothing to do")
+    if not is_to_run(config, console):
         return
     data = task_data(config)
     manifest = read_manifest(data)

@@ -6,7 +6,7 @@ from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.platform.config import BatchSection, PretrainConfig
 from proteinlm.platform.data.manifest import Manifest, read_manifest
-from proteinlm.platform.training.driver import as_job, run_training
+from proteinlm.platform.training.driver import as_job, is_to_run, run_training
 
 NUCLEOTIDES = frozenset("ACGTUN")
 TASK = "masked_language_modeling"
@@ -15,6 +15,8 @@ TASK = "masked_language_modeling"
 def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
     """Pretrain as `config` says, or go on where the run stopped; ValueError or OSError before any worker starts."""
     manifest = check_pretrain(config)
+    if not is_to_run(config, console):
+        return
     job = as_job(
         config,
         manifest,

@@ -35,14 +35,18 @@ CHANGES_NO_RESULT = frozenset(
 """Settings that may change between a run's start and its continuation."""
 
 
-def run_training(config: RunConfig, job: TrainingJob, manifest: Manifest, console: Console | None) -> None:
-    """Run `job` to its end on Ray: from scratch, or on from its newest checkpoint. A finished run is left as it is."""
+def is_to_run(config: RunConfig, console: Console | None) -> bool:
+    """Whether there is anything left to do in the run directory, which must be writable and of these settings."""
     check_writable(config.directory)
     check_same_run(config)
-    if is_finished(config.directory):
-        if console:
-            console.print(f"{config.directory} is finished; nothing to do")
-        return
+    finished = is_finished(config.directory)
+    if finished and console:
+        console.print(f"{config.directory} is finished; nothing to do")
+    return not finished
+
+
+def run_training(config: RunConfig, job: TrainingJob, manifest: Manifest, console: Console | None) -> None:
+    """Run `job` to its end on Ray: from scratch, or on from its newest checkpoint."""
     with connected(config.cluster.address) as size:
         group = worker_group(size, config.cluster.num_workers, config.cluster.cpus_per_worker, config.cluster.use_gpu)
         if not config.cluster.autoscaling:
