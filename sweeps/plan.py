@@ -13,13 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
 from proteinlm.platform.config import FinetuneConfig, PretrainConfig, RunName, Section
 from proteinlm.platform.settings import as_assignments, merge, override, validate
 from proteinlm.platform.training.finish import MODEL_DIRECTORY, shape_name
+
+
+Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 
 
 class SweepConfig(Section):
@@ -100,7 +103,14 @@ def _configurations(sweep: SweepConfig) -> list[Mapping[str, Any]]:
 
 def _shared(sweep: SweepConfig, name: str) -> dict[str, Any]:
     cluster = {"num_workers": sweep.workers_per_trial, "cpus_per_worker": sweep.cpus_per_worker}
-    return {"name": name, "storage": str(sweep.directory), "cluster": cluster}
+    return {"name": name, "storage": str(sweep.directory.resolve()), "cluster": cluster}
+
+
+def _named(config: Config, name: str) -> Config:
+    """`config` under the trial's name, its paths absolute: Tune runs every trial in a working directory of its own."""
+    paths = {key: getattr(config, key, None) for key in ("corpus", "data", "pretrained")}
+    absolute = {key: path.resolve() for key, path in paths.items() if path is not None}
+    return config.model_copy(update=absolute | {"name": name})
 
 
 def _pretraining(sweep: SweepConfig, changes: Mapping[str, Any], source: str) -> Trial:
@@ -110,7 +120,7 @@ def _pretraining(sweep: SweepConfig, changes: Mapping[str, Any], source: str) ->
     others = {key.split(".")[-1]: value for key, value in changes.items() if not key.startswith("model.")}
     extra = [f"{key}-{value}" for key, value in others.items() if key != "seed"]
     name = "-".join([shape_name(config.model), *extra, *shape]).replace("/", "_")
-    return Trial(name, "pretrain", config.model_copy(update={"name": name}), None)
+    return Trial(name, "pretrain", _named(config, name), None)
 
 
 def _finetuning(sweep: SweepConfig, changes: Mapping[str, Any], model: Trial | None, source: str) -> Trial:
@@ -119,7 +129,7 @@ def _finetuning(sweep: SweepConfig, changes: Mapping[str, Any], model: Trial | N
     config = validate(FinetuneConfig, merge(values, _shared(sweep, "unnamed") | where), source)
     parts = [model.name] if model else []
     name = "-".join([*parts, config.task, config.mode] + ([f"seed-{config.seed}"] if config.seed != sweep.seed else []))
-    return Trial(name, "finetune", config.model_copy(update={"name": name}), model.name if model else None)
+    return Trial(name, "finetune", _named(config, name), model.name if model else None)
 
 
 def _name_clashes(trials: list[Trial]) -> list[str]:

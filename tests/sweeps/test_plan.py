@@ -39,8 +39,12 @@ def test_every_configuration_is_pretrained_and_every_task_is_run_on_it() -> None
     ]
     finetuned = trials[2].config
     assert isinstance(finetuned, FinetuneConfig)
-    assert finetuned.pretrained == Path("runs/s/hidden-32-layer-2-head-2/model")
-    assert finetuned.directory == Path("runs/s/hidden-32-layer-2-head-2-secondary_structure_q3-full")
+    # Tune changes the working directory of a trial, so that nothing in it may be relative.
+    assert finetuned.pretrained == Path("runs/s/hidden-32-layer-2-head-2/model").resolve()
+    assert finetuned.directory == Path("runs/s/hidden-32-layer-2-head-2-secondary_structure_q3-full").resolve()
+    assert finetuned.data == Path("d").resolve()
+    assert isinstance(trials[0].config, PretrainConfig)
+    assert trials[0].config.corpus == Path("c").resolve()
 
 
 def test_a_grid_is_the_product_of_its_lists() -> None:
