@@ -21,7 +21,6 @@ from proteinlm.platform.config import FinetuneConfig, PretrainConfig, RunName, S
 from proteinlm.platform.settings import as_assignments, merge, override, validate
 from proteinlm.platform.training.finish import MODEL_DIRECTORY, shape_name
 
-
 Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 
 
