@@ -54,7 +54,7 @@ class BatchSection(Section):
     lanes: int = Field(2, ge=1)
     """Micro batches of one optimizer step, over all workers: a global batch is about lanes x micro_batch_residues."""
     max_length: int = Field(1024, ge=1)
-    """Residues; longer proteins are cropped at random in training, at their start in validation."""
+    """Residues; longer proteins are cropped at random in training. Scoring takes them whole (rotary positions)."""
 
     @model_validator(mode="after")
     def _longest_fits(self) -> Self:

@@ -63,7 +63,7 @@ def check_corpus(config: PretrainConfig, manifest: Manifest) -> None:
 
 def check_length(model: ModelConfig, batches: BatchSection) -> None:
     """ValueError where the longest crop does not fit the model's position table."""
-    num_specials = int(get_alphabet(model.alphabet).encode([""])[1][0])
+    num_specials = get_alphabet(model.alphabet).specials_per_protein
     if model.position == "learned" and batches.max_length + num_specials > model.max_positions:
         raise ValueError(
             f"batches.max_length: {batches.max_length} residues and {num_specials} special tokens do not fit "

@@ -119,7 +119,7 @@ def _micro_batches(
     ends = np.cumsum(window.lengths, dtype=np.int64)
     starts = ends - window.lengths
     per_residue = task.label_level == "residue"
-    num_specials = window.alphabet.encode([""])[1][0]
+    num_specials = window.alphabet.specials_per_protein
     columns: dict[str, list[bytes]] = {"tokens": [], "lengths": [], "labels": [], "rows": []}
     num_residues = []
     for group in groups:

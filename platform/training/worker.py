@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from proteinlm.models.alphabet import get_alphabet
+from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.pretrained import load_pretrained
 from proteinlm.platform.data.manifest import Manifest, Split, read_manifest
@@ -92,7 +94,8 @@ def make_model(job: TrainingJob, task: Task) -> TaskModel:
 
 
 def make_reading(manifest: Manifest, task: Task, job: TrainingJob, split: str, seed: int) -> Reading:
-    """How the rows of one split are read for this job."""
+    """How the rows of one split are read: cropped in training, in scoring whole as far as the model allows."""
+    is_training = split == task.train_split
     return Reading(
         directory=str(job.data),
         split=manifest.split(split),
@@ -100,8 +103,15 @@ def make_reading(manifest: Manifest, task: Task, job: TrainingJob, split: str, s
         task=job.task,
         task_options=job.task_options,
         seed=seed,
-        max_length=job.batches.max_length,
+        max_length=job.batches.max_length if is_training else longest_scored(job.model),
     )
+
+
+def longest_scored(model: ModelConfig) -> int:
+    """Residues of a protein that a model can score: all with rotary positions, else what its position table holds."""
+    if model.position == "rotary":
+        return 2**30
+    return model.max_positions - get_alphabet(model.alphabet).specials_per_protein
 
 
 class Watched:

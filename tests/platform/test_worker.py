@@ -11,7 +11,7 @@ from proteinlm.models.objectives import LanguageModelHead
 from proteinlm.models.pretrained import save_pretrained
 from proteinlm.platform.config import BatchSection, OptimizerSection, TrainingSection
 from proteinlm.platform.training.job import TrainingJob
-from proteinlm.platform.training.worker import make_model
+from proteinlm.platform.training.worker import longest_scored, make_model
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import TaskModel
 
@@ -46,6 +46,12 @@ def made(**changes: Any) -> TaskModel:
 
 def test_a_job_travels_as_plain_values() -> None:
     assert TrainingJob.model_validate(job().model_dump(mode="json")) == job()
+
+
+def test_scoring_never_crops_what_the_model_can_take() -> None:
+    assert longest_scored(SHAPE) > 100_000
+    learned = SHAPE.model_copy(update={"position": "learned", "max_positions": 512})
+    assert longest_scored(learned) == 510
 
 
 def test_random_weights_come_from_the_seed() -> None:
