@@ -10,7 +10,7 @@ from proteinlm.models.objectives import context_free_floor
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.results.store import ResultRow
 from proteinlm.tasks.metrics import evaluate
-from proteinlm.tasks.task import Columns, Task
+from proteinlm.tasks.task import Columns, Metric, Task
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ def measure(
 ) -> list[ResultRow]:
     """One row for every split of `scores` and metric of the task; `floors` by split and metric name."""
     return [
-        _row(who, task, manifest, split, columns, (floors or {}).get(split, {}), number)
+        _row(who, task, manifest, split, columns, (floors or {}).get(split, {}), metric)
         for split, columns in scores.items()
-        for number in range(len(task.metrics))
+        for metric in task.metrics
     ]
 
 
@@ -51,9 +51,8 @@ def _row(
     split: str,
     columns: Columns,
     floors: Mapping[str, float],
-    number: int,
+    metric: Metric,
 ) -> ResultRow:
-    metric = task.metrics[number]
     figure = evaluate(metric, columns)
     return ResultRow(
         run=who.run,
