@@ -31,7 +31,7 @@ check: $(READY)
 	$(RUN) -m mypy
 
 benchmark: $(READY)
-	set -e; for script in tests/benchmarks/*.py; do echo "$$script"; $(LOCAL) $(RUN) "$$script"; done
+	set -e; for script in $(notdir $(basename $(wildcard tests/benchmarks/*.py))); do echo "$$script"; $(LOCAL) $(RUN) -m tests.benchmarks.$$script; done
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -54,7 +54,9 @@ class BatchSection(Section):
     lanes: int = Field(2, ge=1)
     """Micro batches of one optimizer step, over all workers: a global batch is about lanes x micro_batch_residues."""
     max_length: int = Field(1024, ge=1)
-    """Residues; longer proteins are cropped at random in training. Scoring takes them whole (rotary positions)."""
+    """Residues; what `crop` does to longer proteins happens in training. Scoring takes them whole (rotary positions)."""
+    crop: Literal["random", "start", "refuse"] = "random"
+    """Proteins longer than max_length: another random stretch in each epoch; their start; or refuse such a corpus."""
 
     @model_validator(mode="after")
     def _longest_fits(self) -> Self:
@@ -68,6 +70,8 @@ class BatchSection(Section):
 class OptimizerSection(Section):
     """AdamW (no decay on biases and LayerNorm), linear warm-up, then linear or cosine decay."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """muon: torch.optim.Muon on the matrices of the encoder's layers, AdamW on all else (ZeRO stage 0 or plain)."""
     learning_rate: float = Field(2e-3, gt=0, le=1)
     warmup_steps: int = Field(100, ge=0)
     decay: Literal["linear", "cosine", "none"] = "linear"
@@ -94,7 +98,11 @@ class TrainingSection(Section):
     """bf16: autocast, fp32 weights (CPU, sm_80 and newer). fp16: dynamic loss scaling, fp32 master weights (V100)."""
     validate_every: int = Field(200, ge=1)
     checkpoint_every: int = Field(200, ge=1)
+    checkpoint_minutes: float | None = Field(None, gt=0)
+    """A checkpoint also after so many minutes without one."""
     keep_checkpoints: int = Field(2, ge=1)
+    max_skipped_steps: int = Field(20, ge=1)
+    """Optimizer steps in a row with a loss or gradient that is not finite before the run is stopped; each is skipped."""
     log_every: int = Field(10, ge=1)
     validation_residues: int = Field(1_000_000, ge=1)
     """Residues of each watched split that are scored during training: a fixed prefix of its shuffled rows."""
