@@ -5,6 +5,7 @@
     a window is cut into M micro batches; a global step takes one micro batch from every lane
     step s: round s // M, micro batch s % M of the window that each lane has in that round
 
+A worker owns the lanes rank, rank + W, ... of W workers; where W does not divide L, some own one lane less than others.
 M is the same for every window, so shard lengths in the manifest and the step number say exactly where a run is.
 """
 
@@ -101,5 +102,19 @@ def cut_evenly(lengths: NDArray[np.integer], parts: int, bands: int = 1) -> list
 
 
 def lanes_of(rank: int, world_size: int, lanes: int) -> Sequence[int]:
-    """The lanes that worker `rank` of `world_size` owns."""
+    """The lanes that worker `rank` of `world_size` owns: all workers together own each lane once."""
     return range(rank, lanes, world_size)
+
+
+def micro_batches_per_step(lanes: int, world_size: int) -> int:
+    """Micro batches that every worker runs in a step: as many as the worker with most lanes owns.
+
+    The others fill up with a blank one, because sharded parameters and gradient accumulation need the same number of
+    forward passes everywhere. ValueError where a worker would own no lane at all.
+    """
+    if world_size > lanes:
+        raise ValueError(
+            f"batches.lanes is {lanes} and there are {world_size} workers; accepted: cluster.num_workers up to "
+            "batches.lanes, for every worker takes at least one lane of a global batch"
+        )
+    return -(-lanes // world_size)

@@ -23,9 +23,10 @@ import torch
 from numpy.typing import NDArray
 
 from proteinlm.models.alphabet import Alphabet, get_alphabet
+from proteinlm.models.objectives import NOT_SCORED
 from proteinlm.models.packed import pack
 from proteinlm.platform.data.manifest import Split
-from proteinlm.platform.data.plan import BANDS, BatchPlan, WindowPlace, cut_evenly, lanes_of
+from proteinlm.platform.data.plan import BANDS, BatchPlan, WindowPlace, cut_evenly, lanes_of, micro_batches_per_step
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Batch, Task, Window
 
@@ -137,22 +138,37 @@ def to_batch(row: dict[str, Any], task: Task) -> Batch:
     """The `Batch` that one Arrow row carries."""
     lengths = np.frombuffer(row["lengths"], np.int32)
     labels = np.frombuffer(row["labels"], task.label_dtype).reshape(-1, *task.label_shape)
-    dtype = torch.int64 if np.issubdtype(labels.dtype, np.integer) else torch.float32
     return Batch(
         pack(np.frombuffer(row["tokens"], np.uint8), lengths),
-        torch.from_numpy(labels.copy()).to(dtype),
+        torch.from_numpy(labels.copy()).to(_label_type(task)),
         tuple(np.frombuffer(row["rows"], np.int64).tolist()),
         num_residues=int(row["num_residues"]),
     )
 
 
+def _label_type(task: Task) -> torch.dtype:
+    return torch.int64 if np.issubdtype(task.label_dtype, np.integer) else torch.float32
+
+
 def training_steps(
     reading: Reading, plan: BatchPlan, *, rank: int, world_size: int, first_step: int, last_step: int
 ) -> Iterator[list[Batch]]:
-    """For every global step in [first_step, last_step): the micro batches of this worker's lanes, in lane order."""
+    """For every global step in [first_step, last_step): the micro batches of this worker's lanes, in lane order.
+
+    Every worker has equally many: one that owns fewer lanes than another gets a blank micro batch, which adds nothing
+    to loss and gradient. ValueError where there are more workers than lanes.
+    """
+    num_blanks = micro_batches_per_step(plan.lanes, world_size) - len(lanes_of(rank, world_size, plan.lanes))
+    blank = blank_batch(get_alphabet(reading.alphabet), build_task(reading.task, **reading.task_options))
+    steps = _lane_steps(reading, plan, lanes_of(rank, world_size, plan.lanes), first_step, last_step)
+    return ([*batches, *[blank] * num_blanks] for batches in steps)
+
+
+def _lane_steps(
+    reading: Reading, plan: BatchPlan, mine: Sequence[int], first_step: int, last_step: int
+) -> Iterator[list[Batch]]:
     if first_step >= last_step:
         return
-    mine = lanes_of(rank, world_size, plan.lanes)
     first_round, skipped = plan.place_of(first_step)
     rounds = plan.place_of(last_step - 1)[0] + 1 - first_round
     task = build_task(reading.task, **reading.task_options)
@@ -171,6 +187,13 @@ def training_steps(
             yield [to_batch(lane[number], task) for lane in lanes]
             step += 1
         skipped = 0
+
+
+def blank_batch(alphabet: Alphabet, task: Task) -> Batch:
+    """A micro batch of one protein without residues and without a label to score: its loss and gradient are zero."""
+    tokens, lengths = alphabet.encode([""])
+    labels = torch.full((len(tokens) if task.label_level == "residue" else 1, *task.label_shape), NOT_SCORED)
+    return Batch(pack(tokens, lengths), labels.to(_label_type(task)), rows=(), num_residues=0)
 
 
 def validation_batches(

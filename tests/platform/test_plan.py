@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proteinlm.platform.data.manifest import Shard, Split
-from proteinlm.platform.data.plan import BatchPlan, cut_evenly, lanes_of
+from proteinlm.platform.data.plan import BatchPlan, cut_evenly, lanes_of, micro_batches_per_step
 
 
 def split_of(num_shards: int, residues: int = 1000) -> Split:
@@ -71,8 +71,14 @@ def test_with_bands_every_part_has_short_and_long_proteins() -> None:
     assert max(np.ptp(sizes[group]) for group in cut_evenly(sizes, 100)) < 60
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_workers_share_the_lanes(world_size: int) -> None:
-    lanes = [list(lanes_of(rank, world_size, 8)) for rank in range(world_size)]
-    assert sorted(lane for mine in lanes for lane in mine) == list(range(8))
-    assert all(len(mine) == 8 // world_size for mine in lanes)
+@given(lanes=st.integers(1, 12), world_size=st.integers(1, 12))
+def test_workers_share_the_lanes_and_run_equally_many_micro_batches(lanes: int, world_size: int) -> None:
+    if world_size > lanes:
+        with pytest.raises(ValueError, match=r"batches.lanes is .* cluster.num_workers"):
+            micro_batches_per_step(lanes, world_size)
+        return
+    shares = [list(lanes_of(rank, world_size, lanes)) for rank in range(world_size)]
+    assert sorted(lane for mine in shares for lane in mine) == list(range(lanes))
+    assert all(shares)
+    assert max(map(len, shares)) == micro_batches_per_step(lanes, world_size)
+    assert max(map(len, shares)) - min(map(len, shares)) == (1 if lanes % world_size else 0)

@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.objectives import NOT_SCORED
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.data.plan import BatchPlan
-from proteinlm.platform.data.stream import Reading, training_steps, validation_batches
+from proteinlm.platform.data.stream import Reading, blank_batch, training_steps, validation_batches
+from proteinlm.tasks.masked_language_modeling import masked_language_modeling
 from proteinlm.tasks.task import Batch
 from tests.platform.small_corpus import write_small_corpus
+from tests.tasks.proteins import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +61,29 @@ def test_global_batches_know_neither_the_workers_nor_where_a_run_began(corpus: t
     assert [[content(b) for b in step] for step in stream(corpus, 6, 15)] == [
         [content(b) for b in s] for s in whole[6:]
     ]
-    halves = [stream(corpus, 0, 15, rank, world_size=2) for rank in range(2)]
-    for step, (first, second) in enumerate(zip(*halves, strict=True)):
-        together = sorted(content(batch) for batch in (*first, *second))
-        assert together == sorted(content(batch) for batch in whole[step])
+    for world_size in (2, 3, 4):
+        workers = [stream(corpus, 0, 15, rank, world_size) for rank in range(world_size)]
+        for step, shares in enumerate(zip(*workers, strict=True)):
+            assert {len(share) for share in shares} == {-(-4 // world_size)}, "workers must run equally many batches"
+            together = sorted(content(batch) for share in shares for batch in share if batch.rows)
+            assert together == sorted(content(batch) for batch in whole[step])
+
+
+def test_a_blank_micro_batch_adds_exactly_nothing() -> None:
+    task = masked_language_modeling()
+    for name in ("esm", "proteinlm"):
+        model = tiny_model(task, alphabet=name)
+        blank = blank_batch(get_alphabet(name), task)
+        assert (blank.rows, blank.num_residues, blank.labels.unique().tolist()) == ((), 0, [NOT_SCORED])
+        columns = model(blank)
+        assert not any(values.any() for values in columns.values())
+        columns["loss"].sum().backward()
+        assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_more_workers_than_lanes_are_refused_at_once(corpus: tuple[Path, Manifest]) -> None:
+    with pytest.raises(ValueError, match=r"batches.lanes is 4 and there are 5 workers; accepted: cluster.num_workers"):
+        training_steps(reading(corpus), plan(corpus), rank=0, world_size=5, first_step=0, last_step=1)
 
 
 @pytest.mark.usefixtures("ray_cluster")
