@@ -1,0 +1,236 @@
+"""Telemetry: how fast a run is, how much of the machine's matmul peak that is, and where time is lost.
+
+One `Meter` per worker counts the micro batches of its steps and the seconds that were not spent computing; a reading
+adds all workers up in one all-reduce. Residues are real ones: neither special tokens nor padding.
+
+Shapes: N tokens of a micro batch, P slots of its padded attention stream (models/packed.py).
+"""
+
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import distributed as dist
+
+from proteinlm.models.config import ModelConfig
+from proteinlm.models.flops import forward_flops, training_flops
+from proteinlm.models.objectives import NOT_SCORED
+from proteinlm.models.packed import Packed
+from proteinlm.tasks.task import Batch
+
+ItemT = TypeVar("ItemT")
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """FLOP/s of the fastest large matrix product found in about `seconds`, with this process's threads and settings.
+
+    It is what the machine gives now: on cores that others use too it is less than the data sheet says.
+    """
+    sizes = (4096, 8192) if device.type == "cuda" else (1024, 2048)
+    return max(_product_rate(size, device, dtype, seconds / len(sizes)) for size in sizes)
+
+
+def _product_rate(size: int, device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    """FLOP/s of the fastest of several [size, size] products."""
+    left = torch.full((size, size), 0.5, device=device, dtype=dtype)
+    right, out = left.clone(), torch.empty_like(left)
+
+    def once() -> float:
+        start = time.perf_counter()
+        torch.mm(left, right, out=out)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    once()
+    end = time.perf_counter() + seconds
+    fastest = once()
+    while time.perf_counter() < end:
+        fastest = min(fastest, once())
+    return 2.0 * size**3 / fastest
+
+
+def attention_slots(packed: Packed) -> int:
+    """P: slots of the attention stream, the padding inside groups included; N where nothing is padded."""
+    return packed.num_tokens if packed.source is None else packed.source.shape[0]
+
+
+def batch_flops(config: ModelConfig, batch: Batch, *, is_language_model: bool, is_frozen: bool = False) -> int:
+    """Model FLOPs of training on one micro batch.
+
+    `is_language_model`: the head is the language model's, on scored tokens; another task's head is not counted.
+    `is_frozen`: the encoder runs forward alone.
+    """
+    num_scored = int((batch.labels != NOT_SCORED).sum()) if is_language_model else 0
+    count = forward_flops if is_frozen else training_flops
+    return count(config, batch.packed.lengths, num_scored)
+
+
+@dataclass
+class _Counts:
+    """What one worker counted since its last reading."""
+
+    residues: int = 0
+    tokens: int = 0
+    slots: int = 0
+    flops: int = 0
+    waiting: float = 0.0
+    """Seconds without a batch."""
+    saving: float = 0.0
+    """Seconds in which a checkpoint kept training from going on."""
+    paused: float = 0.0
+    """Seconds of something that is not training, such as validation."""
+
+
+@dataclass
+class _Launch:
+    """Seconds of one worker since the launch's first reading."""
+
+    training: float = 0.0
+    """Waiting included, saving and pauses not."""
+    waiting: float = 0.0
+    saving: float = 0.0
+
+
+class Meter:
+    """Counts of one worker, read over all workers.
+
+    Seconds of `paused` and `saving` are in no rate. Shares of stalls are over the whole launch (over one reading they
+    would be nothing or everything) without what came before its first reading: the first batch and the first step,
+    whose kernels are being made, would hide how the run goes.
+    """
+
+    def __init__(
+        self,
+        first_residues: int,
+        *,
+        flops: Callable[[Batch], int] | None = None,
+        peak: float | None = None,
+        device: torch.device | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`first_residues` were seen before this launch, over all workers.
+
+        `flops` gives a micro batch's model FLOPs (`batch_flops`), `peak` this worker's matmul peak in FLOP/s, `device`
+        is where it computes (None: the CPU).
+        """
+        self._total = first_residues
+        self._flops, self._peak, self._clock = flops, peak, clock
+        self._device = device or torch.device("cpu")
+        self._unread = _Counts()
+        self._launch: _Launch | None = None
+        self._since = clock()
+
+    def add(self, batches: Sequence[Batch]) -> None:
+        """Count this worker's micro batches of one step."""
+        for batch in batches:
+            self._unread.residues += batch.num_residues
+            self._unread.tokens += batch.packed.num_tokens
+            self._unread.slots += attention_slots(batch.packed)
+            self._unread.flops += self._flops(batch) if self._flops else 0
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """A with-block in which this worker has nothing to compute on: a data stall."""
+        return self._timed("waiting")
+
+    def saving(self) -> AbstractContextManager[None]:
+        """A with-block in which a checkpoint keeps training from going on: a checkpoint stall."""
+        return self._timed("saving")
+
+    def paused(self) -> AbstractContextManager[None]:
+        """A with-block that is not training, such as validation; its time is in no figure."""
+        return self._timed("paused")
+
+    def awaited(self, items: Iterable[ItemT]) -> Iterator[ItemT]:
+        """The same items; the time until each one is there counts as waiting."""
+        iterator = iter(items)
+        while True:
+            with self.waiting():
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = self._clock()
+        try:
+            yield
+        finally:
+            setattr(self._unread, name, getattr(self._unread, name) + self._clock() - start)
+
+    def total(self) -> int:
+        """Residues seen since the run began, over all workers; all workers call it."""
+        (residues,), _ = self._over_workers([self._unread.residues], own=0.0)
+        return self._total + round(residues)
+
+    def read(self) -> dict[str, float]:
+        """Figures over all workers; all workers call it.
+
+        Since the last reading: `residues_per_s`; `padding_share` of the slots that attention computes on;
+        `flops_per_s`, model FLOP/s of all workers together; `peak_share`, a worker's model FLOP/s over its own matmul
+        peak. Since the launch's first reading, and absent in it: `data_stall_share` of the training time,
+        `checkpoint_stall_share` of training time and stalls. Since the run began: `residues`. Now: `memory_gb`, 10^9
+        bytes of the worker that has most. Shares are means over workers; what is not known is absent.
+        """
+        counts, now = self._unread, self._clock()
+        seconds = max(now - self._since - counts.paused - counts.saving, 1e-9)
+        stalls = self._stall_shares(seconds)
+        peak_share = counts.flops / seconds / self._peak if self._peak else 0.0
+        own = [counts.residues, counts.tokens, counts.slots, counts.flops, seconds, peak_share, *stalls.values()]
+        sums, memory = self._over_workers(own, own=_memory_bytes(self._device))
+        workers = len(memory)
+        residues, tokens, slots, flops, all_seconds, peak_shares, *stall_sums = sums
+        self._total += round(residues)
+        self._unread, self._since = _Counts(), now
+
+        figures = {"residues_per_s": residues * workers / all_seconds, "residues": float(self._total)}
+        figures["padding_share"] = 1.0 - tokens / max(slots, 1.0)
+        if self._flops:
+            figures["flops_per_s"] = flops * workers / all_seconds
+        if self._flops and self._peak:
+            figures["peak_share"] = peak_shares / workers
+        figures |= {name: total / workers for name, total in zip(stalls, stall_sums, strict=True)}
+        return figures | {"memory_gb": max(memory) / 1e9}
+
+    def _stall_shares(self, seconds: float) -> dict[str, float]:
+        """Shares of this worker since the launch's first reading, of which `seconds` of training are new."""
+        if self._launch is None:  # the first reading: what it covers is the start
+            self._launch = _Launch()
+            return {}
+        launch, counts = self._launch, self._unread
+        launch.training += seconds
+        launch.waiting += counts.waiting
+        launch.saving += counts.saving
+        return {
+            "data_stall_share": launch.waiting / launch.training,
+            "checkpoint_stall_share": launch.saving / (launch.training + launch.saving),
+        }
+
+    def _over_workers(self, sums: Sequence[float], own: float) -> tuple[list[float], list[float]]:
+        """`sums` added up over all workers, and every worker's `own`, with one all-reduce."""
+        if not dist.is_initialized():
+            return list(sums), [own]
+        everyone = [0.0] * dist.get_world_size()
+        everyone[dist.get_rank()] = own
+        # NCCL reduces on the device alone, gloo on the CPU.
+        values = torch.tensor([*sums, *everyone], dtype=torch.float64, device=self._device)
+        dist.all_reduce(values)
+        added: list[float] = values.tolist()
+        return added[: len(sums)], added[len(sums) :]
+
+
+def _memory_bytes(device: torch.device) -> float:
+    """Resident bytes of this process; on CUDA the most that torch had allocated on `device`."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    try:
+        with open("/proc/self/statm") as file:
+            return float(file.read().split()[1]) * resource.getpagesize()
+    except OSError:  # not Linux: the most it ever had, in bytes on macOS
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
