@@ -1,16 +1,26 @@
-"""The progress bar of a run: step, loss, real residues/s, time left. It follows metrics.jsonl, wherever workers are."""
+"""The progress bar of a run: step, loss, speed, time left, and what goes wrong where something does.
+
+It follows metrics.jsonl, wherever workers are.
+"""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from proteinlm.platform.training.tracking import read_metrics
+from proteinlm.platform.training.tracking import MetricsTail
 
 POLL_SECONDS = 0.5
+
+SPEED_SECONDS = 3600.0
+"""The time left is estimated from so many seconds (and 1000 rows) before now: steps may take minutes."""
+
+NOTABLE = 0.01
+"""Share of time lost, or of steps skipped, from which on it is shown."""
 
 
 @contextmanager
@@ -21,38 +31,65 @@ def progress_bar(run_directory: Path, total_steps: int, console: Console | None)
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[figures]}"),
         TimeRemainingColumn(),
     )
     done = threading.Event()
-    with Progress(*columns, console=console, transient=False) as bar:
-        task = bar.add_task(run_directory.name, total=total_steps, figures="starting workers")
+    with Progress(*columns, console=console, speed_estimate_period=SPEED_SECONDS) as bar:
+        follower = Follower(bar, run_directory, total_steps)
 
         def follow() -> None:
             while not done.is_set():
-                _show(bar, task, run_directory)
+                follower.show()
                 done.wait(POLL_SECONDS)
 
-        follower = threading.Thread(target=follow, daemon=True)
-        follower.start()
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
         try:
             yield
         finally:
             done.set()
-            follower.join()
-            _show(bar, task, run_directory)
+            thread.join()
+            follower.show()
 
 
-def _show(bar: Progress, task: object, run_directory: Path) -> None:
-    rows = read_metrics(run_directory)
-    trained = [row for row in rows if "loss" in row]
-    if not trained:
-        return
-    last = trained[-1]
-    figures = f"loss {last['loss']:.4f}  {last['residues_per_s']:,.0f} residues/s"
-    validated = [row for row in rows if "valid/loss" in row]
-    if validated:
-        figures += f"  valid {validated[-1]['valid/loss']:.4f}"
-    bar.update(task, completed=last["step"], figures=figures)  # type: ignore[arg-type]
+class Follower:
+    """Keeps one task of a progress bar at what a run has logged last."""
+
+    def __init__(self, bar: Progress, run_directory: Path, total_steps: int) -> None:
+        self._bar = bar
+        self._tail = MetricsTail(run_directory)
+        self._last: dict[str, Any] = {}
+        self._task = bar.add_task(run_directory.name, total=total_steps, figures=describe(self._last))
+
+    def show(self) -> None:
+        """Read what was logged since the last time and show it."""
+        rows, is_new_file = self._tail.read()
+        if is_new_file:
+            self._last = {}
+        for row in rows:  # only a training row says how far the run is
+            self._last |= row if "loss" in row else {name: row[name] for name in row.keys() - {"step"}}
+        step, figures = self._last.get("step", 0), describe(self._last)
+        if is_new_file:  # a launch begins: steps of earlier ones say nothing about its speed
+            self._bar.reset(self._task, completed=step, figures=figures)
+        elif rows:
+            self._bar.update(self._task, completed=step, figures=figures)
+
+
+def describe(figures: Mapping[str, Any]) -> str:
+    """The newest figures in one line, without those that are missing or not worth the room."""
+    if "loss" not in figures:
+        return "starting workers"
+    parts = [f"loss {figures['loss']:.4f}", f"{figures['residues_per_s']:,.0f} residues/s"]
+    if "peak_share" in figures:
+        parts.append(f"{figures['peak_share']:.0%} of peak")
+    if "valid/loss" in figures:
+        parts.append(f"valid {figures['valid/loss']:.4f}")
+    for name, words in (("data_stall_share", "data stall"), ("checkpoint_stall_share", "checkpoint stall")):
+        if figures.get(name, 0.0) > NOTABLE:
+            parts.append(f"{words} {figures[name]:.0%}")
+    if figures.get("skipped_steps", 0) > NOTABLE * figures["step"]:
+        parts.append(f"{figures['skipped_steps']:.0f} steps skipped")
+    return "  ".join(parts)

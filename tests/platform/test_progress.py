@@ -1,25 +1,88 @@
-"""The progress bar follows metrics.jsonl: step, loss, real residues/s, validation."""
+"""The progress bar follows metrics.jsonl: what it shows, and the time left of a run that goes on."""
 
 import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
+from rich.progress import Progress
 
-from proteinlm.platform.training.progress import progress_bar
-from proteinlm.platform.training.tracking import METRICS_FILE
+from proteinlm.platform.training.progress import SPEED_SECONDS, Follower, describe, progress_bar
+from proteinlm.platform.training.tracking import METRICS_FILE, forget_after
+
+TRAINED = {"step": 200, "loss": 2.5, "residues_per_s": 12345.0}
+
+
+def append(run: Path, *rows: dict[str, float]) -> None:
+    with (run / METRICS_FILE).open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def test_the_bar_shows_the_newest_figures(tmp_path: Path) -> None:
     text = io.StringIO()
-    with progress_bar(tmp_path, 40, Console(file=text, width=150, force_terminal=True)):
-        rows = [{"step": 7, "loss": 2.5, "residues_per_s": 12345.0}, {"step": 7, "valid/loss": 2.75}]
-        (tmp_path / METRICS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with progress_bar(tmp_path, 400, Console(file=text, width=150, force_terminal=True)):
+        append(tmp_path, TRAINED | {"peak_share": 0.713}, {"step": 200, "valid/loss": 2.75})
     shown = text.getvalue()
-    for words in ("7/40", "loss 2.5000", "12,345 residues/s", "valid 2.7500"):
+    for words in ("200/400", "loss 2.5000", "12,345 residues/s", "71% of peak", "valid 2.7500"):
         assert words in shown
 
 
 def test_without_a_console_nothing_is_shown(tmp_path: Path) -> None:
     with progress_bar(tmp_path, 40, None):
         pass
+
+
+def test_losses_of_time_and_steps_are_shown_where_notable() -> None:
+    assert describe({}) == "starting workers"
+    small = {"data_stall_share": 0.009, "checkpoint_stall_share": 0.01, "skipped_steps": 2}
+    assert describe(TRAINED | small) == "loss 2.5000  12,345 residues/s"
+    large = {"data_stall_share": 0.052, "checkpoint_stall_share": 0.02, "skipped_steps": 3, "loss": float("nan")}
+    shown = describe(TRAINED | large)
+    assert shown == "loss nan  12,345 residues/s  data stall 5%  checkpoint stall 2%  3 steps skipped"
+
+
+class Followed:
+    """A follower of a run of 1100 steps, with a clock that the test turns."""
+
+    def __init__(self, run: Path) -> None:
+        self.now = 0.0
+        console = Console(file=io.StringIO())
+        self.bar = Progress(console=console, get_time=lambda: self.now, speed_estimate_period=SPEED_SECONDS)
+        self.follower = Follower(self.bar, run, 1100)
+
+    def show_at(self, seconds: float) -> tuple[float, float | None]:
+        """Steps done and seconds left."""
+        self.now = seconds
+        self.follower.show()
+        (task,) = self.bar.tasks
+        return task.completed, task.time_remaining
+
+
+def test_time_left_is_estimated_from_this_launch_alone(tmp_path: Path) -> None:
+    append(tmp_path, *(TRAINED | {"step": step} for step in range(1, 1011)))
+    followed = Followed(tmp_path)
+    assert followed.show_at(1) == (1010, None)
+    forget_after(tmp_path, 1000)  # the worker goes on from its checkpoint
+    assert followed.show_at(60) == (1000, None)
+    append(tmp_path, TRAINED | {"step": 1001})
+    assert followed.show_at(61) == (1001, None)
+    append(tmp_path, TRAINED | {"step": 1011})
+    assert followed.show_at(101) == (1011, pytest.approx(89 * 4, abs=1))
+
+
+def test_time_left_is_known_where_a_row_takes_minutes(tmp_path: Path) -> None:
+    followed = Followed(tmp_path)
+    for row in range(4):
+        append(tmp_path, TRAINED | {"step": 100 * row + 100})
+        found = followed.show_at(300.0 * row)
+    assert found == (400, pytest.approx(7 * 300, abs=1))
+
+
+def test_validation_moves_nothing_and_a_restart_forgets(tmp_path: Path) -> None:
+    followed = Followed(tmp_path)
+    append(tmp_path, TRAINED, {"step": 210, "valid/loss": 2.0})
+    assert followed.show_at(1)[0] == 200
+    forget_after(tmp_path, 0)
+    assert followed.show_at(2)[0] == 0
+    assert followed.bar.tasks[0].fields["figures"] == "starting workers"
