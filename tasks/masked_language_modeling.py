@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.objectives import LanguageModelHead, mask_tokens
+from proteinlm.models.objectives import LanguageModelHead, check_fractions, mask_tokens
 from proteinlm.tasks.heads import classify_tokens, scored_tokens, sum_per_protein
 from proteinlm.tasks.metrics import PooledRatio
 from proteinlm.tasks.task import Batch, Metric, Task, Window
@@ -29,12 +29,12 @@ def masked_language_modeling(
 
     Its splits are a corpus's: "valid" (random proteins) and "holdout" (whole clans and families), watched separately.
     """
-    _check_fractions(mask_fraction, keep_fraction, random_fraction)
+    check_fractions(mask_fraction, keep_fraction, random_fraction)
     return Task(
         name=NAME,
         columns=(),
         label_level="residue",
-        label_dtype="int16",
+        label_dtype="int8",
         prepare=partial(
             _prepare, mask_fraction=mask_fraction, keep_fraction=keep_fraction, random_fraction=random_fraction
         ),
@@ -43,16 +43,6 @@ def masked_language_modeling(
         metrics=_metrics(mask_fraction, keep_fraction, random_fraction),
         valid_splits=("valid", "holdout"),
     )
-
-
-def _check_fractions(mask_fraction: float, keep_fraction: float, random_fraction: float) -> None:
-    if not 0 < mask_fraction <= 1:
-        raise ValueError(f"mask_fraction is {mask_fraction}; it must be above 0 and at most 1")
-    if keep_fraction < 0 or random_fraction < 0 or keep_fraction + random_fraction > 1:
-        raise ValueError(
-            f"keep_fraction is {keep_fraction} and random_fraction {random_fraction}; "
-            "both must be at least 0 and their sum at most 1"
-        )
 
 
 def _prepare(

@@ -9,10 +9,11 @@ A worker owns the lanes rank, rank + W, ... of W workers; where W does not divid
 M is the same for every window, so shard lengths in the manifest and the step number say exactly where a run is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,10 +75,10 @@ BANDS = 4
 def cut_evenly(lengths: NDArray[np.integer], parts: int, bands: int = 1) -> list[NDArray[np.int64]]:
     """Cut proteins into `parts` groups of near-equal residue count, each of `bands` runs of similar lengths.
 
-    `lengths` [B]; gives `parts` arrays of protein numbers. With one band a group holds
-    proteins of one length only: no padding anywhere, but a step then learns from short proteins, the next from long
-    ones. With several bands every group has short and long proteins, still in few runs that attend together. A group is
-    empty only where there are fewer proteins than groups.
+    `lengths` [B]; gives `parts` arrays of protein numbers. With one band a group holds proteins of one length only: no
+    padding anywhere, but a step then learns from short proteins, the next from long ones. With several bands every
+    group has short and long proteins, still in few runs that attend together. A group is empty only where there are
+    fewer proteins than groups.
     """
     by_length = np.argsort(lengths, kind="stable")
     ends = np.cumsum(lengths[by_length], dtype=np.int64)
@@ -85,20 +86,55 @@ def cut_evenly(lengths: NDArray[np.integer], parts: int, bands: int = 1) -> list
     # A protein goes where its middle falls: no piece is late by more than half a protein.
     middles = ends - lengths[by_length] / 2
     piece = np.minimum((middles * parts * bands / max(total, 1)).astype(np.int64), parts * bands - 1)
-    edges = np.searchsorted(piece, np.arange(parts * bands + 1))
-    pieces = [by_length[start:end] for start, end in pairwise(edges)]
-    loads, members = np.zeros(parts), [[pieces[0][:0]] for _ in range(parts)]
+    loads, part_of_piece = np.zeros(parts), np.empty((bands, parts), dtype=np.int64)
+    residues = np.bincount(piece, weights=lengths[by_length], minlength=parts * bands).reshape(bands, parts)
     for band in range(bands):
-        of_band = pieces[band * parts : (band + 1) * parts]
-        residues = np.array([lengths[piece].sum() for piece in of_band])
         # The largest piece of the band goes to the group that has least so far.
-        for piece, part in zip(np.argsort(-residues, kind="stable"), np.argsort(loads, kind="stable"), strict=True):
-            members[part].append(of_band[piece])
-            loads[part] += residues[piece]
-    groups = [np.concatenate(parts_of_group) for parts_of_group in members]
+        largest_first, emptiest_first = np.argsort(-residues[band], kind="stable"), np.argsort(loads, kind="stable")
+        part_of_piece[band, largest_first] = emptiest_first
+        loads[emptiest_first] += residues[band, largest_first]
+    part = part_of_piece.reshape(-1)[piece]
+    order = np.argsort(part, kind="stable")
+    groups = np.split(by_length[order], np.searchsorted(part[order], np.arange(1, parts)))
     if all(len(group) for group in groups):
         return groups
     return [by_length[part::parts] for part in range(parts)]  # proteins as long as a group: deal them out one by one
+
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Share:
+    """One worker's share of the global batches of steps [first_step, last_step): what its lanes carry."""
+
+    plan: BatchPlan
+    lanes: Sequence[int]
+    first_step: int
+    last_step: int
+
+    @property
+    def num_windows(self) -> int:
+        """Windows that it reads."""
+        if self.first_step >= self.last_step:
+            return 0
+        last_round = self.plan.place_of(self.last_step - 1)[0]
+        return len(self.lanes) * (last_round + 1 - self.plan.place_of(self.first_step)[0])
+
+    def window(self, number: int) -> WindowPlace:
+        """Window `number` of those: in each round lane after lane."""
+        round_, lane = divmod(number, len(self.lanes))
+        return self.plan.lane_window(self.lanes[lane], self.plan.place_of(self.first_step)[0] + round_)
+
+    def steps(self, micro_batches: Iterator[Item]) -> Iterator[list[Item]]:
+        """For every step one micro batch of each lane, out of all `micro_batches` of the windows in their order."""
+        step = self.first_step
+        while step < self.last_step:
+            lanes = [list(islice(micro_batches, self.plan.micro_batches)) for _ in self.lanes]
+            number = self.plan.place_of(step)[1]
+            for batches in islice(zip(*lanes, strict=True), number, number + self.last_step - step):
+                yield list(batches)
+                step += 1
 
 
 def lanes_of(rank: int, world_size: int, lanes: int) -> Sequence[int]:

@@ -64,6 +64,21 @@ def test_joined_letters_give_the_same_as_a_list() -> None:
         assert np.array_equal(lengths, from_list[1])
 
 
+def test_a_protein_without_residues_has_its_special_tokens() -> None:
+    tokens, lengths = get_alphabet("esm").encode([""])
+    assert (tokens.tolist(), lengths.tolist()) == ([0, 2], [2])
+    assert get_alphabet("esm").encode([])[0].size == 0
+
+
+@pytest.mark.parametrize("name", ALPHABETS)
+def test_every_byte_is_looked_up(name: str) -> None:
+    alphabet = ALPHABETS[name]
+    letters = np.arange(256, dtype=np.uint8)
+    tokens = alphabet.encode(letters, np.array([256]))[0][1:257]
+    expected = [alphabet.tokens.index(chr(b)) if chr(b) in alphabet.tokens else alphabet.unknown_id for b in letters]
+    assert tokens.tolist() == expected
+
+
 def test_unknown_letters_become_unknown() -> None:
     alphabet = get_alphabet("esm")
     tokens, lengths = alphabet.encode(["Aj?é\u03b1k"])

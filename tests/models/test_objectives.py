@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.objectives import LanguageModelHead, _hash, context_free_floor, mask_tokens
+from proteinlm.models.objectives import LanguageModelHead, _draws, _hash, context_free_floor, mask_tokens
 
 ESM = get_alphabet("esm")
 
@@ -52,7 +52,7 @@ def test_specials_are_never_masked_and_labels_are_the_truth() -> None:
     assert np.array_equal(hidden[specials], tokens[specials])
     assert (labels[specials] == -100).all()
     assert np.array_equal(labels[~specials], tokens[~specials])
-    assert (hidden.dtype, labels.dtype) == (np.uint8, np.int16)
+    assert (hidden.dtype, labels.dtype) == (np.uint8, np.int8)
 
 
 @given(st.permutations(range(12)), st.integers(1, 11), st.integers(0, 2**40), st.integers(0, 5))
@@ -85,8 +85,9 @@ def test_each_row_masks_its_own_way() -> None:
 
 def test_masks_stay_what_they_were() -> None:
     """A resumed run and a validation figure of last year rely on this very sequence of draws."""
-    labels = masked(["A" * 60], np.array([3]), seed=5, epoch=2)[3]
-    assert np.flatnonzero(labels != -100).tolist() == [4, 9, 10, 13, 20, 24, 32, 33, 37, 50, 55]
+    _, _, hidden, labels = masked(["A" * 60], np.array([3]), seed=5, epoch=2)
+    assert np.flatnonzero(labels != -100).tolist() == [4, 17, 18, 21, 24, 29, 39, 40, 41, 42, 50, 58, 59]
+    assert hidden[labels != -100].tolist() == [14, 8, 32, 32, 5, 32, 32, 32, 32, 5, 17, 32, 32]
 
 
 def test_hash_is_splitmix64() -> None:
@@ -95,10 +96,58 @@ def test_hash_is_splitmix64() -> None:
     assert found.tolist() == [0xE220A8397B1DCDAF, 6457827717110365317]
 
 
-@pytest.mark.parametrize("fractions", [{"mask_fraction": 1.5}, {"keep_fraction": 0.6, "random_fraction": 0.6}])
+def test_neighbours_are_scored_independently_of_each_other() -> None:
+    """Of residues, of neighbouring rows and of neighbouring epochs: pairs are scored as often as chance has it."""
+    rows, positions = 3000, 300
+    scored = masked(["A" * positions] * rows, np.arange(rows))[3].reshape(rows, -1)[:, 1:-1] != -100
+    other = masked(["A" * positions] * rows, np.arange(rows), epoch=1)[3].reshape(rows, -1)[:, 1:-1] != -100
+    pairs = [(scored[:, gap:], scored[:, :-gap]) for gap in (1, 2, 3, 7, 64)]
+    pairs += [(scored[gap:], scored[:-gap]) for gap in (1, 2, 16, 1024)] + [(scored, other)]
+    for first, second in pairs:
+        spread = 5 * math.sqrt(0.15**2 * (1 - 0.15**2) / first.size)
+        assert (first & second).mean() == pytest.approx(0.15**2, abs=spread)
+    for counts in (scored.sum(axis=0), scored.sum(axis=1)):  # of each position, and of each protein
+        expected = counts.mean() * (1 - 0.15)
+        assert counts.var() == pytest.approx(expected, rel=5 * math.sqrt(2 / len(counts)))
+
+
+def test_no_two_proteins_share_a_sequence_of_draws() -> None:
+    keys = np.array(
+        [5, 5 + (7 << 32), 5 + 0x9E3779B9], dtype=np.uint64
+    )  # equal lower halves; lower halves one step apart
+    draws = _draws(keys, np.array([1000, 1000, 1000])).reshape(3, 1000)
+    assert (draws[0] == draws[1]).sum() == 0
+    upper = keys[2:] + np.uint64(9 << 32)
+    shifted = _draws(np.concatenate([keys[:1], upper]), np.array([1001, 1000]))
+    assert (shifted[1:1001] == shifted[1001:]).sum() == 0
+
+
+@pytest.mark.parametrize(
+    "fractions",
+    [
+        {"mask_fraction": 0.0},
+        {"mask_fraction": 1.5},
+        {"keep_fraction": -0.1},
+        {"random_fraction": -0.1},
+        {"keep_fraction": 0.6, "random_fraction": 0.6},
+    ],
+)
 def test_impossible_fractions_are_refused(fractions: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"mask_fraction must lie|add up to more than 1"):
+    with pytest.raises(ValueError, match=rf"{next(iter(fractions))}( is)? {next(iter(fractions.values()))}.*accepted"):
         masked(["MKV"], np.array([0]), **fractions)
+    with pytest.raises(ValueError, match="accepted"):
+        context_free_floor({"A": 1}, **fractions)
+
+
+@pytest.mark.parametrize(("keep", "random"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)])
+def test_fates_at_the_ends_of_their_range(keep: float, random: float) -> None:
+    tokens, _, hidden, labels = masked(
+        ["A" * 4000], np.array([1]), mask_fraction=1.0, keep_fraction=keep, random_fraction=random
+    )
+    scored = labels != -100
+    assert scored.sum() == 4000
+    assert (hidden[scored] == ESM.mask_id).mean() == pytest.approx(1 - keep - random, abs=0.001)
+    assert (hidden[scored] == tokens[scored]).mean() == pytest.approx(keep + random / 20, abs=0.04)
 
 
 def test_floor_of_two_letters_by_hand() -> None:

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proteinlm.platform.data.manifest import Shard, Split
-from proteinlm.platform.data.plan import BatchPlan, cut_evenly, lanes_of, micro_batches_per_step
+from proteinlm.platform.data.plan import (
+    BANDS,
+    BatchPlan,
+    Share,
+    WindowPlace,
+    cut_evenly,
+    lanes_of,
+    micro_batches_per_step,
+)
 
 
 def split_of(num_shards: int, residues: int = 1000) -> Split:
@@ -82,3 +90,59 @@ def test_workers_share_the_lanes_and_run_equally_many_micro_batches(lanes: int, 
     assert all(shares)
     assert max(map(len, shares)) == micro_batches_per_step(lanes, world_size)
     assert max(map(len, shares)) - min(map(len, shares)) == (1 if lanes % world_size else 0)
+
+
+Steps = list[list[tuple[WindowPlace, int]]]
+"""For every step its micro batches, each as its window and its number in there."""
+
+
+def share_of(plan: BatchPlan, rank: int, world_size: int, first: int, last: int) -> Steps:
+    share = Share(plan, lanes_of(rank, world_size, plan.lanes), first, last)
+    numbers = range(plan.micro_batches)
+    return list(share.steps((share.window(i), number) for i in range(share.num_windows) for number in numbers))
+
+
+def global_batches(plan: BatchPlan, world_size: int, first: int, last: int) -> Steps:
+    shares = [share_of(plan, rank, world_size, first, last) for rank in range(world_size)]
+    return [
+        sorted((batch for share in step for batch in share), key=lambda batch: (repr(batch[0]), batch[1]))
+        for step in zip(*shares, strict=True)
+    ]
+
+
+@given(
+    num_shards=st.integers(1, 7),
+    lanes=st.integers(1, 6),
+    micro_batches=st.integers(1, 5),
+    seed=st.integers(0, 3),
+    first=st.integers(0, 40),
+    length=st.integers(0, 25),
+)
+def test_a_global_batch_is_the_same_on_every_world_and_from_every_start(
+    num_shards: int, lanes: int, micro_batches: int, seed: int, first: int, length: int
+) -> None:
+    plan = BatchPlan(split_of(num_shards, residues=1000 * micro_batches), seed, lanes, micro_batch_residues=1000)
+    alone = global_batches(plan, 1, 0, first + length)
+    assert len(alone) == first + length
+    assert all(len(step) == lanes for step in alone)
+    for world_size in range(1, min(lanes, 4) + 1):
+        assert global_batches(plan, world_size, first, first + length) == alone[first:]
+
+
+@given(
+    lengths=st.lists(st.lists(st.integers(1, 90), min_size=4, max_size=12), min_size=1, max_size=6),
+    lanes=st.integers(1, 5),
+    world_size=st.integers(1, 4),
+    seed=st.integers(0, 3),
+)
+def test_every_row_comes_once_an_epoch(lengths: list[list[int]], lanes: int, world_size: int, seed: int) -> None:
+    shards = tuple(Shard(file=f"{i}", rows=len(s), residues=sum(s), digest="") for i, s in enumerate(lengths))
+    plan = BatchPlan(Split(shards=shards, residue_counts={"A": 1}, longest=90), seed, lanes, micro_batch_residues=100)
+    cut = [cut_evenly(np.array(sizes), plan.micro_batches, BANDS) for sizes in lengths]
+    epochs = lanes  # so many of them end with a round of windows
+    seen: dict[int, list[tuple[int, int]]] = {epoch: [] for epoch in range(epochs)}
+    for step in global_batches(plan, min(world_size, lanes), 0, len(shards) * plan.micro_batches):
+        for place, number in step:
+            seen[place.epoch] += [(place.shard, int(row)) for row in cut[place.shard][number]]
+    rows = [(shard, row) for shard, sizes in enumerate(lengths) for row in range(len(sizes))]
+    assert all(sorted(of_epoch) == rows for of_epoch in seen.values())

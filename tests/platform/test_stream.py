@@ -5,15 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.objectives import NOT_SCORED
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.data.plan import BatchPlan
-from proteinlm.platform.data.stream import Reading, blank_batch, training_steps, validation_batches
-from proteinlm.tasks.masked_language_modeling import masked_language_modeling
+from proteinlm.platform.data.stream import training_steps, validation_batches
+from proteinlm.platform.data.windows import Reading
 from proteinlm.tasks.task import Batch
 from tests.platform.small_corpus import write_small_corpus
-from tests.tasks.proteins import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -69,21 +67,25 @@ def test_global_batches_know_neither_the_workers_nor_where_a_run_began(corpus: t
             assert together == sorted(content(batch) for batch in whole[step])
 
 
-def test_a_blank_micro_batch_adds_exactly_nothing() -> None:
-    task = masked_language_modeling()
-    for name in ("esm", "proteinlm"):
-        model = tiny_model(task, alphabet=name)
-        blank = blank_batch(get_alphabet(name), task)
-        assert (blank.rows, blank.num_residues, blank.labels.unique().tolist()) == ((), 0, [NOT_SCORED])
-        columns = model(blank)
-        assert not any(values.any() for values in columns.values())
-        columns["loss"].sum().backward()
-        assert all(p.grad is None or not p.grad.any() for p in model.parameters())
-
-
 def test_more_workers_than_lanes_are_refused_at_once(corpus: tuple[Path, Manifest]) -> None:
     with pytest.raises(ValueError, match=r"batches.lanes is 4 and there are 5 workers; accepted: cluster.num_workers"):
         training_steps(reading(corpus), plan(corpus), rank=0, world_size=5, first_step=0, last_step=1)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_neither_tasks_nor_blocks_nor_pipelines_show(
+    corpus: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows that share a task, come in parts of a block, or belong to the next pipeline give the same steps."""
+    usual = [[content(batch) for batch in step] for step in stream(corpus, 2, 20)]
+    monkeypatch.setattr("proteinlm.platform.data.stream.RESIDUES_PER_TASK", 15_000)  # three windows
+    monkeypatch.setattr("proteinlm.platform.data.stream.MAX_TASKS", 2)
+    monkeypatch.setattr("proteinlm.platform.data.stream.BLOCK_BYTES", 4_000)  # a third of a window
+    assert [[content(batch) for batch in step] for step in stream(corpus, 2, 20)] == usual
+
+
+def test_a_run_that_is_over_reads_nothing(corpus: tuple[Path, Manifest]) -> None:
+    assert stream(corpus, 7, 7) == []
 
 
 @pytest.mark.usefixtures("ray_cluster")
