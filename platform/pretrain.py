@@ -5,7 +5,7 @@ from rich.console import Console
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.platform.config import BatchSection, PretrainConfig
-from proteinlm.platform.data.manifest import Manifest, read_manifest
+from proteinlm.platform.data.manifest import Manifest, Split, read_manifest
 from proteinlm.platform.training.driver import as_job, is_to_run, run_training
 
 NUCLEOTIDES = frozenset("ACGTUN")
@@ -38,6 +38,7 @@ def check_pretrain(config: PretrainConfig) -> Manifest:
     manifest = read_manifest(config.corpus)
     check_corpus(config, manifest)
     check_length(config.model, config.batches)
+    check_crop(config.batches, manifest.split("train"))
     return manifest
 
 
@@ -71,8 +72,28 @@ def check_length(model: ModelConfig, batches: BatchSection) -> None:
         )
 
 
+def check_crop(batches: BatchSection, train: Split) -> None:
+    """ValueError where nothing may be cropped and the train split has a protein that would be."""
+    if batches.crop == "refuse" and train.longest > batches.max_length:
+        raise ValueError(
+            f"batches.max_length is {batches.max_length} and the longest training protein has {train.longest:,} "
+            f"residues; accepted with batches.crop refuse: {train.longest} or more; or crop: random, start"
+        )
+
+
+def crop_notice(batches: BatchSection, train: Split) -> str | None:
+    """What is done to the train split's proteins that are too long, in words; None where none is."""
+    if train.longest <= batches.max_length:
+        return None
+    kept = {"random": "another random stretch of each in every epoch", "start": "the start of each"}[batches.crop]
+    return (
+        f"the longest training protein has {train.longest:,} residues: of those above batches.max_length "
+        f"({batches.max_length:,}) training sees {kept} (batches.crop: {batches.crop})"
+    )
+
+
 def tell_plan(config: PretrainConfig, manifest: Manifest, total_steps: int, console: Console) -> None:
-    """Say in two lines what will be trained on what, and what having learned nothing would look like."""
+    """Say in a few lines what will be trained on what, and what having learned nothing would look like."""
     from proteinlm.models.config import num_parameters
     from proteinlm.platform.results.measure import language_model_floors
     from proteinlm.platform.training.finish import shape_name
@@ -84,6 +105,8 @@ def tell_plan(config: PretrainConfig, manifest: Manifest, total_steps: int, cons
         f"{train.residues:,} residues; {total_steps:,} optimizer steps of about "
         f"{config.batches.lanes * config.batches.micro_batch_residues:,} residues"
     )
+    if notice := crop_notice(config.batches, train):
+        console.print(notice)
     for split in ("valid", "holdout"):
         if split in manifest.splits and manifest.split(split).rows:
             floors = language_model_floors(manifest, split, config.objective.model_dump())

@@ -72,6 +72,13 @@ def test_proteins_of_a_part_are_of_similar_length() -> None:
     assert padded / sizes.sum() < 1.02
 
 
+def test_parts_with_bands_are_equally_large() -> None:
+    """What one band leaves a part short of, the next one makes up for."""
+    sizes = np.random.default_rng(0).integers(20, 500, 4000)
+    residues = np.array([sizes[group].sum() for group in cut_evenly(sizes, 100, bands=4)])
+    assert np.abs(residues / residues.mean() - 1).max() < 0.025
+
+
 def test_with_bands_every_part_has_short_and_long_proteins() -> None:
     sizes = np.random.default_rng(0).integers(20, 500, 4000)
     spread = [np.ptp(sizes[group]) for group in cut_evenly(sizes, 100, bands=4)]
