@@ -1,7 +1,8 @@
 """Launch a group of Ray Train workers and wait for it: the one place that builds a TorchTrainer.
 
 Workers are a function over a plain dict. The group is restarted from its newest checkpoint when a worker dies
-(`max_failures` times), and the same (storage, name) again goes on where the last launch stopped.
+(`max_failures` times) or its node is taken away (any number of times), and the same (storage, name) again goes on where
+the last launch stopped. An elastic group restarts with as many workers as there is room for.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +14,9 @@ from proteinlm.cluster.connect import ClusterSize
 
 DATA_CPUS = 1.0
 """CPUs left free for Ray Data's own tasks: with none, a run hangs without a word."""
+
+BACKEND_ON_GPU = "cpu:gloo,cuda:nccl"
+"""Gradients travel by NCCL, counts and decisions, which lie on the CPU, by gloo."""
 
 START_RETRIES = 3
 """How often a worker group that could not start is tried again (Ray's own default is for ever)."""
@@ -26,36 +30,36 @@ class LaunchError(RuntimeError):
 class WorkerGroup:
     """How many workers, and what each one reserves."""
 
-    num_workers: int
+    fewest: int
+    most: int
+    """More than `fewest`: an elastic group."""
     cpus_per_worker: float
     use_gpu: bool
 
     @property
     def cpus(self) -> float:
-        """CPUs that the group takes, the ones for its data tasks included."""
-        return self.num_workers * self.cpus_per_worker + DATA_CPUS
+        """CPUs that the smallest group takes, the ones for its data tasks included."""
+        return self.fewest * self.cpus_per_worker + DATA_CPUS
 
 
 def worker_group(
-    size: ClusterSize, num_workers: int, cpus_per_worker: float | None, use_gpu: bool | None
+    size: ClusterSize, fewest: int, most: int, cpus_per_worker: float | None, use_gpu: bool | None
 ) -> WorkerGroup:
     """Fill in what was left open: GPUs where there are any, CPUs such that data tasks keep at least one."""
     gpu = size.gpus > 0 if use_gpu is None else use_gpu
     if cpus_per_worker is None:
-        share = (size.cpus - DATA_CPUS) / num_workers
+        share = (size.cpus - DATA_CPUS) / most
         cpus_per_worker = max(0.1, min(1.0, int(share * 10) / 10))
-    return WorkerGroup(num_workers, cpus_per_worker, gpu)
+    return WorkerGroup(fewest, most, cpus_per_worker, gpu)
 
 
 def check_fits(group: WorkerGroup, size: ClusterSize) -> None:
     """ValueError, with what is missing, for a group that this cluster can never place: Ray would wait for ever."""
-    if group.use_gpu and group.num_workers > size.gpus:
-        raise ValueError(
-            f"cluster.num_workers: {group.num_workers} workers need a GPU each, the cluster has {size.gpus:g}"
-        )
+    if group.use_gpu and group.fewest > size.gpus:
+        raise ValueError(f"cluster.num_workers: {group.fewest} workers need a GPU each, the cluster has {size.gpus:g}")
     if group.cpus > size.cpus:
         raise ValueError(
-            f"cluster.num_workers: {group.num_workers} workers of {group.cpus_per_worker:g} CPUs "
+            f"cluster.num_workers: {group.fewest} workers of {group.cpus_per_worker:g} CPUs "
             f"and {DATA_CPUS:g} CPU for data need {group.cpus:g} CPUs, the cluster has {size.cpus:g}; "
             "lower cluster.num_workers or cluster.cpus_per_worker; cluster.autoscaling=true where nodes are added"
         )
@@ -70,6 +74,7 @@ def launch(
     storage: Path,
     keep_checkpoints: int,
     max_failures: int,
+    resize_seconds: float,
 ) -> dict[str, Any]:
     """Run `worker(settings)` on every worker of `group` and return the metrics last reported; LaunchError if it fails.
 
@@ -81,9 +86,11 @@ def launch(
     trainer = TorchTrainer(
         worker,
         train_loop_config=dict(settings),
-        torch_config=TorchConfig(backend=None if group.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=group.num_workers,
+        torch_config=TorchConfig(backend=BACKEND_ON_GPU if group.use_gpu else "gloo"),
+        # Ray's annotations still show the configs of Train v1.
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
+            num_workers=group.fewest if group.fewest == group.most else (group.fewest, group.most),  # type: ignore[arg-type]
+            elastic_resize_monitor_interval_s=resize_seconds,
             use_gpu=group.use_gpu,
             resources_per_worker={"CPU": group.cpus_per_worker} | ({"GPU": 1} if group.use_gpu else {}),
         ),
@@ -91,7 +98,6 @@ def launch(
             name=name,
             storage_path=str(storage.resolve()),
             checkpoint_config=CheckpointConfig(num_to_keep=keep_checkpoints),
-            # Ray's annotations still show the FailureConfig of Train v1.
             failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=START_RETRIES),  # type: ignore[call-arg]
         ),
     )

@@ -24,6 +24,8 @@ def _model_section(value: object) -> object:
 ModelSection = Annotated[ModelConfig, BeforeValidator(_model_section)]
 """A `ModelConfig`; the key `preset` names a shipped one, further keys change it."""
 
+WorkerCount = Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
@@ -54,7 +56,7 @@ class BatchSection(Section):
     lanes: int = Field(2, ge=1)
     """Micro batches of one optimizer step, over all workers: a global batch is about lanes x micro_batch_residues."""
     max_length: int = Field(1024, ge=1)
-    """Residues; what `crop` does to longer proteins happens in training. Scoring takes them whole (rotary positions)."""
+    """Residues; `crop` says what training does to longer proteins. Scoring takes them whole (rotary positions)."""
     crop: Literal["random", "start", "refuse"] = "random"
     """Proteins longer than max_length: another random stretch in each epoch; their start; or refuse such a corpus."""
 
@@ -94,15 +96,16 @@ class TrainingSection(Section):
     engine: Literal["deepspeed", "plain"] = "deepspeed"
     """plain: PyTorch alone, for one worker."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """bf16: autocast, fp32 weights (CPU, sm_80 and newer). fp16: dynamic loss scaling, fp32 master weights (V100)."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """bf16: autocast, fp32 weights (CPU, sm_80 and newer). fp16: dynamic loss scaling, fp32 master weights (V100).
+    auto: bf16 where the hardware computes in it, else fp16."""
     validate_every: int = Field(200, ge=1)
     checkpoint_every: int = Field(200, ge=1)
     checkpoint_minutes: float | None = Field(None, gt=0)
     """A checkpoint also after so many minutes without one."""
     keep_checkpoints: int = Field(2, ge=1)
     max_skipped_steps: int = Field(20, ge=1)
-    """Optimizer steps in a row with a loss or gradient that is not finite before the run is stopped; each is skipped."""
+    """Steps in a row whose loss or gradient is not finite before the run is stopped; each of them is skipped."""
     log_every: int = Field(10, ge=1)
     validation_residues: int = Field(1_000_000, ge=1)
     """Residues of each watched split that are scored during training: a fixed prefix of its shuffled rows."""
@@ -119,7 +122,10 @@ class ClusterSection(Section):
 
     address: str | None = None
     """Ray address; empty: RAY_ADDRESS, else an embedded Ray on this machine."""
-    num_workers: int = Field(1, ge=1)
+    num_workers: WorkerCount = 1
+    """Workers; or [fewest, most]: an elastic group that starts with what there is, and goes on with what is left."""
+    resize_minutes: float = Field(10.0, gt=0)
+    """How often an elastic group looks for more workers. To grow is to go back to the newest checkpoint."""
     cpus_per_worker: float | None = Field(None, gt=0)
     """Empty: at most 1, such that Ray Data keeps one CPU."""
     threads_per_worker: int | None = Field(None, ge=1)
@@ -127,9 +133,25 @@ class ClusterSection(Section):
     use_gpu: bool | None = None
     """Empty: where the cluster has GPUs."""
     max_failures: int = Field(3, ge=0)
-    """Restarts after a worker's death before the run is given up."""
+    """Restarts after a worker's death before the run is given up; a preempted node does not count."""
     autoscaling: bool = False
     """True: nodes may be added, so do not refuse a group that is larger than the cluster now is."""
+
+    @property
+    def fewest_workers(self) -> int:
+        """The group never runs with fewer."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """The group never runs with more."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    @model_validator(mode="after")
+    def _fewest_first(self) -> Self:
+        if self.fewest_workers > self.most_workers:
+            raise ValueError(f"num_workers is {list(self.num_workers)}; accepted: [fewest, most] in this order")  # type: ignore[arg-type]
+        return self
 
 
 class RunConfig(Section):
@@ -150,12 +172,12 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _engine_fits(self) -> Self:
-        if self.batches.lanes % self.cluster.num_workers:
+        if self.cluster.most_workers > self.batches.lanes:
             raise ValueError(
-                f"cluster.num_workers is {self.cluster.num_workers}; "
-                f"accepted: divisors of batches.lanes ({self.batches.lanes})"
+                f"cluster.num_workers is {self.cluster.most_workers}; accepted: up to batches.lanes "
+                f"({self.batches.lanes}), for every worker takes at least one lane of a global batch"
             )
-        if self.training.engine == "plain" and self.cluster.num_workers > 1:
+        if self.training.engine == "plain" and self.cluster.most_workers > 1:
             raise ValueError("training.engine: plain trains on one worker; use deepspeed for more")
         return self
 

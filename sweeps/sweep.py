@@ -37,11 +37,12 @@ def sweep(config: SweepConfig, console: Console | None = None) -> list[str]:
     if len(finished) == len(trials):
         return []
     with connected(config.address) as size:
-        group = worker_group(size, config.workers_per_trial, config.cpus_per_worker, use_gpu=None)
+        workers = config.workers_per_trial
+        group = worker_group(size, workers, workers, config.cpus_per_worker, use_gpu=None)
         check_fits(group, size)
         at_once = config.max_concurrent or num_concurrent(config, size)
-        threads = config.threads_per_worker or max(1, (os.cpu_count() or 1) // (at_once * config.workers_per_trial))
-        _tell(console, f"{at_once} at once, {config.workers_per_trial} workers each, {threads} threads a worker")
+        threads = config.threads_per_worker or max(1, (os.cpu_count() or 1) // (at_once * workers))
+        _tell(console, f"{at_once} at once, {workers} workers each, {threads} threads a worker")
         return _run([_on_threads(trial, threads) for trial in trials], finished, at_once, config, console)
 
 

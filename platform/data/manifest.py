@@ -7,10 +7,11 @@ A corpus and a task's records have the same form: one row per protein, `id`, `se
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from proteinlm.platform.atomic import write_atomically
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
@@ -92,10 +93,7 @@ class Manifest(BaseModel):
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `manifest` into `directory`, aside and renamed."""
-    target = directory / MANIFEST_FILE
-    aside = target.with_suffix(".json.writing")
-    aside.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
-    os.replace(aside, target)
+    write_atomically(directory / MANIFEST_FILE, json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
 
 
 def read_manifest(directory: Path | str) -> Manifest:

@@ -1,15 +1,22 @@
 """A training checkpoint: the engine's state beside a small cursor that says everything about the place in the data.
 
-cursor.json   step (optimizer steps done), residues seen, world_size, and the newest validation figures
+cursor.json   step (optimizer steps done), residues seen, world_size, steps skipped, and the newest validation figures
 state/...     what the engine saved, one part per worker
 """
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from torch import distributed as dist
+
+from proteinlm.platform.config import TrainingSection
+from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY
 from proteinlm.platform.training.engine import Engine
+from proteinlm.platform.training.universal import convert_to_universal
 
 CURSOR_FILE = "cursor.json"
 
@@ -22,11 +29,15 @@ class Cursor:
     residues: int
     world_size: int
     figures: Mapping[str, float]
+    skipped_steps: int = 0
+    """Steps whose gradient was not finite."""
 
+    def checkpoint_name(self) -> str:
+        """Directory of this checkpoint in the run directory.
 
-def checkpoint_name(step: int) -> str:
-    """Name of the checkpoint directory of `step` in the run directory."""
-    return f"step_{step:08d}"
+        The number of workers is part of it: parts of a half-written checkpoint of other workers must not mix with it.
+        """
+        return f"step_{self.step:08d}_by_{self.world_size}"
 
 
 def save_checkpoint(directory: Path, engine: Engine, cursor: Cursor, is_first_worker: bool) -> None:
@@ -36,14 +47,39 @@ def save_checkpoint(directory: Path, engine: Engine, cursor: Cursor, is_first_wo
         (directory / CURSOR_FILE).write_text(json.dumps(asdict(cursor)))
 
 
-def load_checkpoint(directory: Path, engine: Engine, world_size: int) -> Cursor:
-    """Load the engine's state and give the cursor; ValueError for a checkpoint of another number of workers."""
-    values = json.loads((directory / CURSOR_FILE).read_text())
-    cursor = Cursor(**values)
-    if cursor.world_size != world_size:
-        raise ValueError(
-            f"cluster.num_workers: the checkpoint of step {cursor.step} was written by {cursor.world_size} workers and "
-            f"cannot be continued by {world_size}; run again with cluster.num_workers={cursor.world_size}"
-        )
-    engine.load(directory)
-    return cursor
+def read_cursor(directory: Path) -> Cursor:
+    """The cursor of the checkpoint in `directory`."""
+    return Cursor(**json.loads((directory / CURSOR_FILE).read_text()))
+
+
+def needs_conversion(cursor: Cursor, training: TrainingSection, world_size: int) -> bool:
+    """Whether this many workers can only load the checkpoint in the universal format."""
+    return training.engine == "deepspeed" and training.zero_stage > 0 and cursor.world_size != world_size
+
+
+@contextmanager
+def loadable(
+    directory: Path,
+    is_foreign: bool,
+    scratch: Path,
+    is_first_worker: bool,
+    barrier: Callable[[], object] = dist.barrier,
+) -> Iterator[Path]:
+    """The checkpoint in `directory` in a form that these workers can load, for the body's time.
+
+    Where it `is_foreign` (`needs_conversion`), the first worker converts it into a directory under `scratch`, which all
+    nodes see, and the others wait: all workers call this.
+    """
+    if not is_foreign:
+        yield directory
+        return
+    folder = scratch / f"universal-{directory.name}"
+    try:
+        if is_first_worker:
+            convert_to_universal(directory / STATE_DIRECTORY, folder / STATE_DIRECTORY)
+        barrier()
+        yield folder
+        barrier()
+    finally:
+        if is_first_worker:
+            shutil.rmtree(folder, ignore_errors=True)

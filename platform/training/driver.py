@@ -8,10 +8,12 @@
 """
 
 import json
-import os
+import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,17 +22,29 @@ from rich.console import Console
 
 from proteinlm.cluster.connect import connected
 from proteinlm.cluster.launch import check_fits, launch, worker_group
+from proteinlm.platform.atomic import write_atomically
 from proteinlm.platform.config import RunConfig
 from proteinlm.platform.data.manifest import Manifest
-from proteinlm.platform.training.finish import is_finished
+from proteinlm.platform.training.finish import is_finished, take_stopped
+from proteinlm.platform.training.interrupts import request_stop, withdraw_stop
 from proteinlm.platform.training.job import TrainingJob
+from proteinlm.platform.training.loop import AS_ASKED
+from proteinlm.platform.training.precision import settle
 from proteinlm.platform.training.progress import progress_bar
 
 RUN_FILE = "run.json"
 PACKAGES = ("proteinlm", "ray", "torch", "deepspeed", "pyarrow", "numpy")
 
 CHANGES_NO_RESULT = frozenset(
-    {"cluster", "storage", "training.keep_checkpoints", "training.log_every", "training.checkpoint_every"}
+    {
+        "cluster",
+        "storage",
+        "training.keep_checkpoints",
+        "training.log_every",
+        "training.checkpoint_every",
+        "training.checkpoint_minutes",
+        "training.max_skipped_steps",
+    }
 )
 """Settings that may change between a run's start and its continuation."""
 
@@ -46,15 +60,22 @@ def is_to_run(config: RunConfig, console: Console | None) -> bool:
 
 
 def run_training(config: RunConfig, job: TrainingJob, manifest: Manifest, console: Console | None) -> None:
-    """Run `job` to its end on Ray: from scratch, or on from its newest checkpoint."""
-    with connected(config.cluster.address) as size:
-        group = worker_group(size, config.cluster.num_workers, config.cluster.cpus_per_worker, config.cluster.use_gpu)
-        if not config.cluster.autoscaling:
+    """Run `job` to its end on Ray: from scratch, or on from its newest checkpoint; StoppedError where it ends early."""
+    cluster = config.cluster
+    with connected(cluster.address) as size:
+        group = worker_group(
+            size, cluster.fewest_workers, cluster.most_workers, cluster.cpus_per_worker, cluster.use_gpu
+        )
+        if not group.use_gpu:
+            settle(config.training.precision, None, has_cpu_bf16=True)
+        if not cluster.autoscaling:
             check_fits(group, size)
         write_run_file(config, job, manifest)
+        take_stopped(job.directory)
+        withdraw_stop(job.directory)
         from proteinlm.platform.training.worker import train_worker
 
-        with progress_bar(job.directory, job.total_steps, console):
+        with progress_bar(job.directory, job.total_steps, console), stopping_on_sigterm(job.directory):
             launch(
                 train_worker,
                 job.model_dump(mode="json"),
@@ -62,8 +83,40 @@ def run_training(config: RunConfig, job: TrainingJob, manifest: Manifest, consol
                 name=config.name,
                 storage=config.storage,
                 keep_checkpoints=config.training.keep_checkpoints,
-                max_failures=config.cluster.max_failures,
+                max_failures=cluster.max_failures,
+                resize_seconds=60 * cluster.resize_minutes,
             )
+    stopped = take_stopped(job.directory)
+    if stopped:
+        step, why = stopped
+        if why == AS_ASKED:
+            why = f"stopped after step {step}, as asked; the same command goes on from there"
+        raise StoppedError(why)
+
+
+class StoppedError(RuntimeError):
+    """A run that ended before its last step, in good order; the message says why and what can be done."""
+
+
+@contextmanager
+def stopping_on_sigterm(run_directory: Path) -> Iterator[None]:
+    """While the body waits for workers, SIGTERM asks them for a checkpoint and an end; a second one ends at once.
+
+    `ray job stop` sends it, and so do batch systems before they kill.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # in a sweep's trial: signals belong to the main thread
+        return
+
+    def ask(number: int, frame: object) -> None:
+        request_stop(run_directory)
+        signal.signal(signal.SIGTERM, before)
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check_writable(directory: Path) -> None:
@@ -119,10 +172,7 @@ def write_run_file(config: RunConfig, job: TrainingJob, manifest: Manifest) -> N
         "data_hash": manifest.content_hash,
         "packages": {name: _version(name) for name in PACKAGES},
     }
-    path = config.directory / RUN_FILE
-    aside = path.with_suffix(".json.writing")
-    aside.write_text(json.dumps(explained, indent=1) + "\n")
-    os.replace(aside, path)
+    write_atomically(config.directory / RUN_FILE, json.dumps(explained, indent=1) + "\n")
 
 
 def _version(package: str) -> str:

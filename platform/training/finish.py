@@ -1,13 +1,13 @@
 """The end of a training run: result rows, the pretrained directory, and last the mark that says it is finished."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.objectives import LanguageModelHead
 from proteinlm.models.pretrained import save_pretrained
+from proteinlm.platform.atomic import write_atomically
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.results.measure import Measured, language_model_floors, measure
 from proteinlm.platform.results.store import append_rows
@@ -15,6 +15,7 @@ from proteinlm.platform.training.job import TrainingJob
 from proteinlm.tasks.task import Columns, Task, TaskModel
 
 FINISHED_FILE = "finished.json"
+STOPPED_FILE = "stopped.json"
 MODEL_DIRECTORY = "model"
 
 
@@ -25,9 +26,22 @@ def is_finished(run_directory: Path) -> bool:
 
 def mark_finished(run_directory: Path, steps: int) -> None:
     """Write the mark; everything else must be in place."""
-    aside = run_directory / f"{FINISHED_FILE}.writing"
-    aside.write_text(json.dumps({"steps": steps}) + "\n")
-    os.replace(aside, run_directory / FINISHED_FILE)
+    write_atomically(run_directory / FINISHED_FILE, json.dumps({"steps": steps}) + "\n")
+
+
+def mark_stopped(run_directory: Path, step: int, why: str) -> None:
+    """Leave word for the driver that the run ended after `step`, before its last one, and why."""
+    write_atomically(run_directory / STOPPED_FILE, json.dumps({"step": step, "why": why}) + "\n")
+
+
+def take_stopped(run_directory: Path) -> tuple[int, str] | None:
+    """What `mark_stopped` left, if anything: (step, why). It is taken away, so that the run may go on."""
+    path = run_directory / STOPPED_FILE
+    if not path.is_file():
+        return None
+    word = json.loads(path.read_text())
+    path.unlink()
+    return word["step"], word["why"]
 
 
 def shape_name(config: ModelConfig) -> str:

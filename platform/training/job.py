@@ -1,7 +1,10 @@
 """What a training worker is told: one plain value that travels, made by a verb and read by the worker."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from proteinlm.models.config import ModelConfig
 from proteinlm.platform.config import BatchSection, OptimizerSection, Section, TrainingSection
@@ -31,3 +34,17 @@ class TrainingJob(Section):
     threads_per_worker: int | None
     """PyTorch threads; None: the node's cores shared by its workers."""
     code_version: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of a run's workers this is, and what it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker writes what is written once."""
+        return self.rank == 0

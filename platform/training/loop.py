@@ -1,19 +1,17 @@
 """The loop: steps, validation, checkpoints. It knows neither Ray nor DeepSpeed; both come in as arguments."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import torch
-from torch import distributed as dist
-
 from proteinlm.platform.config import OptimizerSection, TrainingSection
 from proteinlm.platform.training.engine import Engine
+from proteinlm.platform.training.guards import SkippedSteps
+from proteinlm.platform.training.interrupts import Decision
 from proteinlm.platform.training.optim import learning_rate
-from proteinlm.tasks.task import Batch, Columns
+from proteinlm.platform.training.step import StepReport
+from proteinlm.platform.training.telemetry import Meter
+from proteinlm.tasks.task import Batch
 
 
 class StepLog(Protocol):
@@ -22,17 +20,49 @@ class StepLog(Protocol):
     def log(self, step: int, figures: Mapping[str, float]) -> None: ...  # noqa: D102
 
 
+class OutOfTurn(Protocol):
+    """Whether to save or stop after a step; see interrupts.py."""
+
+    def decide(self) -> Decision: ...  # noqa: D102
+
+    def saved(self) -> None: ...  # noqa: D102
+
+
+class Save(Protocol):
+    """Makes a checkpoint after `step`; with `wait` it is in its place on return."""
+
+    def __call__(  # noqa: D102
+        self, step: int, *, residues: int, skipped_steps: int, figures: Mapping[str, float], wait: bool
+    ) -> None: ...
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Everything about a run's length and cadence that the loop needs."""
 
     first_step: int
-    first_residues: int
-    """Residues seen before `first_step`, over all workers."""
+    """Steps done before this launch: those of the checkpoint."""
     total_steps: int
     seed: int
     training: TrainingSection
     optimizer: OptimizerSection
+    skipped_steps: int = 0
+    """Of the steps done: how many were not finite."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended."""
+
+    step: int
+    residues: int
+    """Residues seen since the run began, over all workers."""
+    stopped: str | None
+    """Why it ended before its last step; None: it did not."""
+
+
+AS_ASKED = "as asked"
+"""`Outcome.stopped` of a run that was told to end: it goes on when it is run again."""
 
 
 def train(
@@ -41,101 +71,50 @@ def train(
     schedule: Schedule,
     *,
     validate: Callable[[], Mapping[str, float]],
-    save: Callable[[int, int, Mapping[str, float]], None],
+    save: Save,
     tracker: StepLog,
-) -> int:
+    meter: Meter,
+    interrupts: OutOfTurn,
+) -> Outcome:
     """Train from `first_step` to `total_steps`; validate and save at their cadences, and both at the end.
 
-    Returns the residues seen since the run began, over all workers.
-
-    `save(step, residues, figures)` gets the residues seen and the newest validation figures. A step is counted when it
-    is done: after the first one `step` is 1, and a run that resumes from there continues with batch number `step`.
+    A step is counted when it is done: after the first one `step` is 1, and a run that resumes from there continues with
+    batch number `step`. A checkpoint that falls on a skipped step waits for the next good one.
     """
     figures: dict[str, float] = {}
-    meter = ResidueMeter(schedule.first_residues)
-    section = schedule.training
-    for step, batches in enumerate(steps, start=schedule.first_step + 1):
+    section, last_saved, due = schedule.training, schedule.first_step, False
+    skipped = SkippedSteps(section, schedule.skipped_steps)
+    for step, batches in enumerate(meter.awaited(steps), start=schedule.first_step + 1):
         rate = learning_rate(schedule.optimizer, step - 1, schedule.total_steps)
         report = engine.train_step(batches, rate, seed=schedule.seed * 1_000_000_007 + step)
         meter.add(batches)
+        skipped.note(step, report.is_skipped)
         is_last = step == schedule.total_steps
         if step % section.log_every == 0 or is_last or step == schedule.first_step + 1:
-            row = {"loss": report.loss, "learning_rate": rate, "gradient_norm": report.gradient_norm}
-            tracker.log(step, row | meter.read())
+            tracker.log(step, _row(report, rate, section, skipped.total) | meter.read())
+        diverged = skipped.reason_to_stop(last_saved)
+        if diverged:
+            return Outcome(step, meter.total(), diverged)
         if step % section.validate_every == 0 or is_last:
             with meter.paused():
                 figures = dict(validate())
             tracker.log(step, figures)
-        if step % section.checkpoint_every == 0 or is_last:
-            with meter.paused():
-                save(step, meter.total(), figures)
-    return meter.total()
+        decision = interrupts.decide()
+        due = due or decision.save or step % section.checkpoint_every == 0 or is_last
+        if due and not report.is_skipped:
+            residues = meter.total()
+            with meter.saving():
+                wait = decision.save or is_last
+                save(step, residues=residues, skipped_steps=skipped.total, figures=figures, wait=wait)
+            interrupts.saved()
+            last_saved, due = step, False
+        if decision.stop and not is_last:
+            return Outcome(step, meter.total(), AS_ASKED)
+    return Outcome(schedule.total_steps, meter.total(), None)
 
 
-class ResidueMeter:
-    """Real residues per second over all workers (special tokens and padding are not residues), pauses left out."""
-
-    def __init__(self, residues: int) -> None:
-        self._unread = 0
-        self._total = residues
-        self._seconds_since = time.perf_counter()
-
-    def add(self, batches: Sequence[Batch]) -> None:
-        """Count the residues of this worker's micro batches."""
-        self._unread += sum(batch.num_residues for batch in batches)
-
-    def total(self) -> int:
-        """Residues seen since the run began, over all workers; all workers call it."""
-        return self._total + self._everywhere(self._unread)
-
-    def read(self) -> dict[str, float]:
-        """`residues_per_s` since the last reading and `residues` in all; all workers call it."""
-        new = self._everywhere(self._unread)
-        seconds = time.perf_counter() - self._seconds_since
-        self._total += new
-        self._unread, self._seconds_since = 0, time.perf_counter()
-        return {"residues_per_s": new / max(seconds, 1e-9), "residues": float(self._total)}
-
-    @staticmethod
-    def _everywhere(count: int) -> int:
-        value = torch.tensor(count, dtype=torch.int64)
-        if dist.is_initialized():
-            dist.all_reduce(value)
-        return int(value)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """A with-block whose time is not counted."""
-        start = time.perf_counter()
-        yield
-        self._seconds_since += time.perf_counter() - start
-
-
-def score_split(engine: Engine, batches: Sequence[Batch], num_counted: int) -> tuple[Columns, tuple[int, ...]]:
-    """Per-protein columns of a whole split, gathered from all workers, and the row number of each protein, ascending.
-
-    `batches` are this worker's, of which the first `num_counted` count; every worker has equally many.
-    """
-    parts: list[_Part] = []
-    for number, batch in enumerate(batches):
-        columns = engine.eval_step(batch)
-        if number < num_counted:
-            parts.append((batch.rows, {name: column.double().cpu().tolist() for name, column in columns.items()}))
-    return _gather(parts)
-
-
-_Part = tuple[tuple[int, ...], dict[str, list[float]]]
-"""Row numbers and columns of one micro batch."""
-
-
-def _gather(parts: list[_Part]) -> tuple[Columns, tuple[int, ...]]:
-    everyone: list[list[_Part]] = [parts]
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        everyone = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(everyone, parts)
-    flat = [part for worker in everyone for part in worker]
-    rows = np.array([row for part_rows, _ in flat for row in part_rows], dtype=np.int64)
-    order = np.argsort(rows, kind="stable")
-    names = list(flat[0][1]) if flat else []
-    columns = {name: np.array([v for _, part in flat for v in part[name]], dtype=np.float64)[order] for name in names}
-    return columns, tuple(rows[order].tolist())
+def _row(report: StepReport, rate: float, section: TrainingSection, skipped_steps: int) -> dict[str, float]:
+    row = {"loss": report.loss, "learning_rate": rate, "gradient_norm": report.gradient_norm}
+    if section.precision == "fp16":
+        row["loss_scale"] = report.loss_scale
+    return row | ({"skipped_steps": float(skipped_steps)} if skipped_steps else {})

@@ -8,7 +8,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "ray.train": ("cluster/", "platform/training/worker.py"),
     "ray.tune": ("sweeps/",),
     "ray.util.metrics": ("platform/training/",),
-    "deepspeed": ("platform/training/engine.py",),
+    "deepspeed": ("platform/training/deepspeed_engine.py",),
     "lmdb": ("platform/data/sources.py",),
     "safetensors": ("models/pretrained.py",),
     "transformers": ("models/huggingface.py",),

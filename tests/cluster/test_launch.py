@@ -9,12 +9,12 @@ TWO_CORES = ClusterSize(cpus=2, gpus=0, nodes=1)
 
 
 def test_workers_leave_a_cpu_for_ray_data() -> None:
-    group = worker_group(TWO_CORES, num_workers=2, cpus_per_worker=None, use_gpu=None)
+    group = worker_group(TWO_CORES, 2, 2, cpus_per_worker=None, use_gpu=None)
     assert group.cpus_per_worker == 0.5
     assert group.cpus == 2
     assert not group.use_gpu
     check_fits(group, TWO_CORES)
-    large = worker_group(ClusterSize(cpus=64, gpus=8, nodes=1), num_workers=8, cpus_per_worker=None, use_gpu=None)
+    large = worker_group(ClusterSize(cpus=64, gpus=8, nodes=1), 8, 8, cpus_per_worker=None, use_gpu=None)
     assert (large.cpus_per_worker, large.use_gpu) == (1.0, True)
 
 
@@ -30,7 +30,13 @@ def test_a_group_that_never_fits_is_refused(
     size: ClusterSize, workers: int, cpus: float | None, gpu: bool | None, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        check_fits(worker_group(size, workers, cpus, gpu), size)
+        check_fits(worker_group(size, workers, workers, cpus, gpu), size)
+
+
+def test_an_elastic_group_must_fit_with_its_fewest_workers() -> None:
+    group = worker_group(TWO_CORES, 1, 8, cpus_per_worker=1.0, use_gpu=False)
+    check_fits(group, TWO_CORES)
+    assert worker_group(TWO_CORES, 1, 2, None, False).cpus_per_worker == 0.5, "room for the most workers"
 
 
 def test_the_message_is_the_worker_s_own() -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
 import threading
@@ -17,12 +19,16 @@ from proteinlm.platform.config import PretrainConfig
 from proteinlm.platform.pretrain import pretrain
 from proteinlm.platform.results.store import gather_rows
 from proteinlm.platform.settings import validate
+from proteinlm.platform.training.driver import StoppedError
+from proteinlm.platform.training.interrupts import request_stop
 from proteinlm.platform.training.tracking import read_metrics
 from proteinlm.platform.yaml_text import to_yaml
 from tests.conftest import ROOT
 from tests.platform.small_corpus import MOTIF, write_small_corpus
 
 STEPS = 300
+KILLS = int(os.environ.get("PROTEINLM_KILLS", "3"))
+"""Workers killed in one run; a thorough check takes 20."""
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +39,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config(folder: Path, name: str, **training: Any) -> PretrainConfig:
+def config(
+    folder: Path, name: str, workers: int = 2, lanes: int = 2, learning_rate: float = 5e-3, **training: Any
+) -> PretrainConfig:
     values = {
         "name": name,
         "storage": str(folder / "runs"),
         "corpus": str(folder / "corpus"),
         "model": {"preset": "cpu-tiny"},
-        "batches": {"micro_batch_residues": 1000, "lanes": 2, "max_length": 100},
-        "optimizer": {"learning_rate": 5e-3, "warmup_steps": 5},
+        "batches": {"micro_batch_residues": 2000 // lanes, "lanes": lanes, "max_length": 100},
+        "optimizer": {"learning_rate": learning_rate, "warmup_steps": 5},
         "training": {
             "steps": STEPS,
             "precision": "fp32",
@@ -49,7 +57,7 @@ def config(folder: Path, name: str, **training: Any) -> PretrainConfig:
             "log_every": 1,
         }
         | training,
-        "cluster": {"num_workers": 1 if training.get("engine") == "plain" else 2, "threads_per_worker": 1},
+        "cluster": {"num_workers": workers, "threads_per_worker": 1, "max_failures": KILLS},
     }
     return validate(PretrainConfig, values, "test")
 
@@ -93,7 +101,7 @@ def test_a_run_explains_itself(whole: PretrainConfig) -> None:
     assert {"valid/masked_loss", "valid/perplexity", "holdout/loss"} <= validated.keys()
     assert list((whole.directory / "tensorboard").glob("events*"))
     checkpoints = sorted(path.name for path in whole.directory.glob("step_*"))
-    assert checkpoints == ["step_00000200", "step_00000300"], "the newest keep_checkpoints stay"
+    assert checkpoints == ["step_00000200_by_2", "step_00000300_by_2"], "the newest keep_checkpoints stay"
     pretrained = load_pretrained(whole.directory / "model")
     assert pretrained.extra["data_hash"] == explained["data_hash"]
 
@@ -107,22 +115,47 @@ def test_a_finished_run_does_nothing_and_other_settings_are_refused(whole: Pretr
         pretrain(changed)
 
 
-def test_a_killed_worker_costs_nothing_but_time(folder: Path, whole: PretrainConfig) -> None:
-    """After kill -9 of one of two workers the run ends with the losses of the uninterrupted one, bit for bit."""
-    run = config(folder, "worker-killed")
+def test_killed_workers_cost_nothing_but_time(folder: Path, whole: PretrainConfig) -> None:
+    """After kill -9 of a worker at random steps the run ends with the losses of the uninterrupted one, bit for bit."""
+    run = config(folder, "workers-killed", checkpoint_every=20)
+    chosen = random.Random(7)
+    steps = sorted(chosen.sample(range(5, STEPS - 20), KILLS))
     killed: list[int] = []
 
     def kill() -> None:
-        wait_for_step(run, 150)
-        worker = train_workers(os.getpid())[-1]
-        worker.kill()
-        killed.append(worker.pid)
+        for step in steps:
+            wait_for_step(run, step)
+            worker = chosen.choice([p for p in train_workers(os.getpid()) if p.pid not in killed])
+            worker.kill()
+            killed.append(worker.pid)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     pretrain(run)
-    assert killed
+    assert len(killed) == KILLS
     assert losses(run) == losses(whole)
+
+
+def test_a_run_goes_on_with_other_numbers_of_workers(folder: Path, ray_cluster: None) -> None:
+    """4 -> 2 -> 3 workers, stopped in between: the rows and losses of the run that 4 workers do alone, within 1e-5."""
+    settings = {"lanes": 4, "steps": 60, "zero_stage": 2, "learning_rate": 5e-4}  # large ones amplify rounding
+    alone = config(folder, "four", workers=4, **settings)
+    pretrain(alone)
+    for workers, stop_at in ((4, 15), (2, 35), (3, None)):
+        run = config(folder, "four-two-three", workers=workers, **settings)
+        if stop_at is None:
+            pretrain(run)
+            break
+        stopper = threading.Thread(target=lambda: (wait_for_step(run, stop_at), request_stop(run.directory)))  # noqa: B023
+        stopper.start()
+        with pytest.raises(StoppedError, match=r"stopped after step \d+, as asked; the same command goes on"):
+            pretrain(run)
+        stopper.join()
+    found, expected = losses(run), losses(alone)
+    assert [step for step, _ in found] == [step for step, _ in expected] == list(range(1, 61))
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected], rel=1e-5)
+    residues = [[row["residues"] for row in read_metrics(one.directory) if "residues" in row] for one in (run, alone)]
+    assert residues[0] == residues[1], "the same rows in the same global batches"
 
 
 def test_a_killed_driver_costs_nothing_but_time(folder: Path, whole: PretrainConfig) -> None:
@@ -138,6 +171,23 @@ def test_a_killed_driver_costs_nothing_but_time(folder: Path, whole: PretrainCon
     _, alive = psutil.wait_procs(orphans, timeout=60)
     assert not alive, "workers of a dead driver must not go on writing into its run"
     assert not (run.directory / "finished.json").exists()
+    pretrain(run)
+    assert losses(run) == losses(whole)
+
+
+def test_a_terminated_driver_leaves_a_checkpoint_of_its_last_step(folder: Path, whole: PretrainConfig) -> None:
+    """SIGTERM, as `ray job stop` sends it: a checkpoint out of turn, and the same command goes on, bit for bit."""
+    run = config(folder, "terminated")
+    (folder / "terminated.yaml").write_text(to_yaml(run))
+    command = [sys.executable, "-m", "proteinlm", "pretrain", str(folder / "terminated.yaml")]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for_step(run, 120)
+    driver.send_signal(signal.SIGTERM)
+    _, said = driver.communicate(timeout=120)
+    assert driver.returncode == 1
+    (stopped,) = [int(word) for word in said.replace(",", " ").split() if word.isdigit()]
+    assert f"stopped after step {stopped}, as asked" in said
+    assert (run.directory / f"step_{stopped:08d}_by_2" / "cursor.json").is_file()
     pretrain(run)
     assert losses(run) == losses(whole)
 

@@ -11,7 +11,8 @@ from proteinlm.models.objectives import LanguageModelHead
 from proteinlm.models.pretrained import save_pretrained
 from proteinlm.platform.config import BatchSection, OptimizerSection, TrainingSection
 from proteinlm.platform.training.job import TrainingJob
-from proteinlm.platform.training.worker import longest_scored, make_model
+from proteinlm.platform.training.scoring import longest_scored
+from proteinlm.platform.training.worker import make_model
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import TaskModel
 

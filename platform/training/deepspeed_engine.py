@@ -1,0 +1,140 @@
+"""DeepSpeed ZeRO 0 to 3 behind the engine's five methods (engine.py): the one door to `deepspeed`."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from proteinlm.platform.config import OptimizerSection, TrainingSection
+from proteinlm.platform.training.optim import make_optimizer, set_learning_rate
+from proteinlm.platform.training.step import StepReport, count_scored, seed_dropout, sum_over_workers, world_size
+from proteinlm.tasks.task import Batch, TaskModel
+
+STATE_DIRECTORY = "state"
+"""DeepSpeed's tag: the folder of its parts in a checkpoint."""
+
+
+def deepspeed_settings(training: TrainingSection, optimizer: OptimizerSection, micro_batches: int) -> dict[str, Any]:
+    """DeepSpeed's JSON for one run; a micro batch is one sample to DeepSpeed, whatever it holds."""
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": micro_batches,
+        "gradient_clipping": 0.0 if clips_itself(training) else optimizer.gradient_clip,
+        "zero_optimization": {"stage": training.zero_stage},
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+    }
+    if training.precision == "bf16":
+        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}  # weights stay fp32
+    if training.precision == "fp16":
+        settings["fp16"] = {"enabled": True, "initial_scale_power": 16, "loss_scale_window": 1000, "hysteresis": 2}
+    return settings
+
+
+def clips_itself(training: TrainingSection) -> bool:
+    """Whether the engine clips and checks the gradient: at stage 0 without fp16 DeepSpeed checks nothing."""
+    return training.zero_stage == 0 and training.precision != "fp16"
+
+
+class DeepSpeedEngine:
+    """DeepSpeed ZeRO 0 to 3 in the process group that Ray Train made."""
+
+    def __init__(
+        self,
+        model: TaskModel,
+        training: TrainingSection,
+        optimizer: OptimizerSection,
+        device: torch.device,
+        micro_batches: int,
+        loads_universal: bool,
+    ) -> None:
+        import deepspeed
+
+        self._deepspeed = deepspeed
+        self._device = device
+        self._zero_stage = training.zero_stage
+        self._own_clip = optimizer.gradient_clip if clips_itself(training) else None
+        self._engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=make_optimizer(model, optimizer),
+            config=deepspeed_settings(training, optimizer, micro_batches)
+            | ({"checkpoint": {"load_universal": True}} if loads_universal else {}),
+            dist_init_required=False,
+        )
+
+    def train_step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepReport:
+        """One optimizer step; all workers call it with the same number of micro batches."""
+        self._engine.train()
+        set_learning_rate(self._engine.optimizer.param_groups, learning_rate)
+        scored = count_scored(batches, self._device)
+        # DeepSpeed averages over workers and accumulation steps; undo that, and divide by what was scored instead.
+        scale = world_size() * len(batches) / scored.clamp(min=1)
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        norm = None
+        for batch in batches:
+            seed_dropout(seed, batch)
+            loss = self._engine(batch.to(self._device))["loss"].sum()
+            self._engine.backward(loss * scale.to(loss.dtype))
+            total += loss.detach()
+            norm = self._clipped_norm()
+            self._engine.step()
+        is_skipped = bool(getattr(self._engine.optimizer, "overflow", False))
+        if norm is None:
+            norm = math.nan if is_skipped else float(self._engine.get_global_grad_norm() or 0.0)
+        mean_loss = float(sum_over_workers(total) / scored.clamp(min=1))
+        loss_scale = float(getattr(self._engine.optimizer, "loss_scale", 1.0))
+        return StepReport(mean_loss, int(scored), norm, is_skipped or not math.isfinite(norm), loss_scale)
+
+    def _clipped_norm(self) -> float | None:
+        """Clip the averaged gradient before the optimizer steps and give its norm; None where DeepSpeed does that."""
+        if self._own_clip is None or not self._engine.is_gradient_accumulation_boundary():
+            return None
+        parameters = list(self._engine.module.parameters())
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._own_clip))
+        if not math.isfinite(norm):  # the same on all workers, for gradients are averaged by now
+            for parameter in parameters:
+                parameter.grad = None  # the optimizer passes over parameters without a gradient
+        return norm
+
+    @torch.no_grad()
+    def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Per-protein columns [B] of the task."""
+        self._engine.eval()
+        return cast(dict[str, Tensor], self._engine(batch.to(self._device)))
+
+    def save(self, directory: Path) -> None:
+        """Write this worker's part; all workers call it, each with a directory that exists."""
+        self._engine.save_checkpoint(str(directory), tag=STATE_DIRECTORY, save_latest=False)
+
+    def load(self, directory: Path) -> None:
+        """Read what `save` wrote, on as many workers; or its universal form where the engine `loads_universal`."""
+        own = [_settings(group) for group in self._engine.optimizer.param_groups]
+        path, _ = self._engine.load_checkpoint(str(directory), tag=STATE_DIRECTORY)
+        if path is None:
+            raise FileNotFoundError(f"no DeepSpeed state in checkpoint {directory}")
+        # At stage 3 the universal form gives all groups the settings of the first one (biases would decay from now on),
+        # and all of them one step counter, which then counts every step once for each group.
+        for group, settings in zip(self._engine.optimizer.param_groups, own, strict=True):
+            group.update(settings)
+        optimizer = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+        for state in optimizer.state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].clone()
+
+    @contextmanager
+    def module(self) -> Iterator[TaskModel]:
+        """The whole model on every worker."""
+        model = cast(TaskModel, self._engine.module)
+        if self._zero_stage < 3:
+            yield model
+            return
+        with self._deepspeed.zero.GatheredParameters(list(model.parameters())):
+            yield model
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key != "params"}
