@@ -1,4 +1,6 @@
-"""The learning rate as a function of the step, and which parameters are decayed."""
+"""The learning rate as a function of the step, which parameters are decayed, and Muon beside AdamW."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,7 +8,9 @@ import torch
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.platform.config import OptimizerSection
-from proteinlm.platform.training.optim import learning_rate, make_optimizer, parameter_groups
+from proteinlm.platform.training.optim import learning_rate, make_optimizer, parameter_groups, set_learning_rate
+from proteinlm.tasks.catalog import build_task
+from proteinlm.tasks.task import TaskModel
 
 
 def test_warm_up_then_linear_decay() -> None:
@@ -40,3 +44,84 @@ def test_frozen_parameters_are_left_out() -> None:
     model[0].requires_grad_(False)
     optimizer = make_optimizer(model, OptimizerSection())
     assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == 3
+
+
+def small_model() -> TaskModel:
+    torch.manual_seed(0)
+    config = ModelConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, position="learned")
+    return TaskModel(build_task("masked_language_modeling"), ProteinEncoder(config))
+
+
+def give_gradients(model: torch.nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+MUON = OptimizerSection(name="muon", learning_rate=1e-2, weight_decay=0.1)
+
+
+def test_muon_trains_the_matrices_of_the_layers_and_adamw_all_else() -> None:
+    model = small_model()
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    by_muon, *by_adamw = make_optimizer(model, MUON).param_groups
+    kinds = ("attention.qkv", "attention.output", "feed_forward.expand", "feed_forward.output")
+    expected = {f"encoder.layers.{layer}.{kind}.weight" for layer in range(2) for kind in kinds}
+    assert {name_of[id(parameter)] for parameter in by_muon["params"]} == expected
+    assert {name_of[id(p)] for group in by_adamw for p in group["params"]} == set(name_of.values()) - expected
+    decayed = {name_of[id(p)] for group in by_adamw if group["weight_decay"] for p in group["params"]}
+    assert decayed == {"encoder.token_embedding.weight", "encoder.position_embedding.weight", "head.dense.weight"}
+
+
+def test_muon_steps_as_the_two_optimizers_of_torch_do_by_hand() -> None:
+    model, reference = small_model(), small_model()
+    optimizer = make_optimizer(model, MUON)
+    named = dict(reference.named_parameters())
+    hidden = [p for name, p in named.items() if name.startswith("encoder.layers.") and p.ndim == 2]
+    others = [p for name, p in named.items() if not (name.startswith("encoder.layers.") and p.ndim == 2)]
+    muon = torch.optim.Muon(hidden, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    groups = [
+        {"params": [p for p in others if p.ndim == 2], "weight_decay": 0.1},
+        {"params": [p for p in others if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, betas=MUON.betas, eps=MUON.epsilon)
+    for step, rate in enumerate([5e-3, 1e-2, 2.5e-3]):
+        for one in (optimizer, muon, adamw):
+            set_learning_rate(one.param_groups, rate)
+        give_gradients(model, step)
+        give_gradients(reference, step)
+        optimizer.step()
+        muon.step()
+        adamw.step()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter, named[name], rtol=1e-6, atol=1e-7, msg=name)
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_loaded_state_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
+    section = MUON.model_copy(update={"name": name})
+    model, resumed = small_model(), small_model()
+    before = make_optimizer(model, section)
+    give_gradients(model, 0)
+    before.step()
+    torch.save({"model": model.state_dict(), "optimizer": before.state_dict()}, tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed.load_state_dict(state["model"])
+    after = make_optimizer(resumed, section)
+    after.load_state_dict(state["optimizer"])
+    for step in (1, 2):
+        for one, optimizer in ((model, before), (resumed, after)):
+            give_gradients(one, step)
+            set_learning_rate(optimizer.param_groups, 1e-3 * step)
+            optimizer.step()
+    for parameter, other in zip(model.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(parameter, other)
+
+
+def test_muon_needs_a_matrix_in_the_layers() -> None:
+    model = small_model()
+    model.encoder.requires_grad_(False)
+    with pytest.raises(ValueError, match="found no trainable matrix"):
+        make_optimizer(model, MUON)
