@@ -23,13 +23,11 @@ READER_MEMORY = 256 * 2**20
 """Bytes of the object store that one worker's pipeline may fill ahead of it."""
 
 RESIDUES_PER_TASK = 2_000_000
-"""Windows of about so many residues are read by one Ray task: starting one costs as much as reading a million."""
+"""Windows of about so many residues are read by one Ray task and come as one block: each costs some milliseconds."""
 
-BLOCK_BYTES = 8 * 2**20
-"""Of a task's windows, what is handed over at once: large windows come in several parts."""
-
-MAX_TASKS = 1024
-"""Tasks of one Ray Data pipeline, which holds a record of each; a longer run is several pipelines in turn."""
+MAX_TASKS = 256
+"""Tasks of one Ray Data pipeline, which makes a record of each before it starts: a second for 700. A longer run is
+several pipelines in turn, with a fraction of a second in between after half a billion residues."""
 
 PREFETCHED_BLOCKS = 2
 
@@ -97,18 +95,18 @@ def _stream(reading: Reading, wanted: Callable[[int], WindowSlice], count: int) 
 
 
 def _pipeline(read: Callable[[pa.Table], Iterator[pa.Table]], windows: int, tasks: int) -> Iterator[pa.Table]:
-    """Ray Data over windows 0 .. windows - 1, in order, as Arrow tables that need not end where a window does."""
+    """Ray Data over windows 0 .. windows - 1, in order, as Arrow tables of one or more of them."""
     import ray.data
     from ray.data import DataContext, ExecutionResources
 
-    context = DataContext.get_current()
+    context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=READER_MEMORY)
-    context.target_max_block_size = BLOCK_BYTES
-    # Whole blocks (batch_size=None): only then Ray Data makes one task of the numbers and the reading.
-    numbers = ray.data.range(windows, override_num_blocks=tasks)
-    tables = numbers.map_batches(read, batch_size=None, batch_format="pyarrow")
+    with DataContext.current(context):
+        # Whole blocks (batch_size=None): only then Ray Data makes one task of the numbers and the reading.
+        numbers = ray.data.range(windows, override_num_blocks=tasks)
+        tables = numbers.map_batches(read, batch_size=None, batch_format="pyarrow")
     blocks = tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=PREFETCHED_BLOCKS)
     return (cast(pa.Table, block) for block in blocks)
 

@@ -1,9 +1,11 @@
 """The stream alone: read Parquet, tokenise, mask, cut and pack, through Ray Data, as a training worker would get it.
 
-    python -m tests.benchmarks.stream [--corpus DIR] [--epochs 6] [--consumers 1 2] [--threads 1]
+    python -m tests.benchmarks.stream [--corpus DIR] [--epochs 6] [--consumers 1 2]
 
 Each consumer is a process that takes micro batches as fast as they come and does nothing with them. `read_window` is
-the work of one reading task, in one process without Ray. Borders are the steps at which a consumer needs new windows.
+the work of one reading task, in one process without Ray. A round is the time from one set of windows to the next; an
+epoch's end shows as a round that lasts longer. Figures per CPU second (of the process, all its threads) are what other
+work on the machine disturbs least. Memory is given at the first batch and after every epoch.
 """
 
 import argparse
@@ -48,11 +50,11 @@ def main() -> None:
             "corpus": "simulated" if read_manifest(corpus).is_simulated else "real proteins",
             "epoch_residues": plan.split.residues,
             "windows_per_epoch": len(plan.split.shards),
-            "read_window_residues_per_s": read_window_speed(reading, plan),
+            **read_window_speed(reading, plan),
         }
         for count in options.consumers:
             figures[f"consumers_{count}"] = consume(reading, plan, count, options.epochs, size.cpus)
-    rows = [("read_window, one process", f"{figures['read_window_residues_per_s'] / 1e6:.1f} M residues/s")]
+    rows = [(name, str(value)) for name, value in figures.items() if name.startswith("read_window")]
     for count in options.consumers:
         rows += [(f"{count} consumer(s): {name}", str(value)) for name, value in figures[f"consumers_{count}"].items()]
     report("stream", ("what", "measured"), rows, figures)
@@ -75,15 +77,20 @@ def prepared(corpus: Path, lanes: int, micro_batch_residues: int) -> tuple[Readi
     return reading, BatchPlan(split, 0, lanes, micro_batch_residues)
 
 
-def read_window_speed(reading: Reading, plan: BatchPlan, rounds: int = 12) -> float:
-    """Residues/s of the reading work of one task, median over `rounds` windows, the first left out."""
-    speeds = []
+def read_window_speed(reading: Reading, plan: BatchPlan, rounds: int = 12) -> dict[str, int]:
+    """Residues/s and residues per CPU second of the reading work of one task: medians, the first window left out."""
+    speeds, cpu_speeds = [], []
     for number in range(rounds + 1):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         table = read_window(reading, WindowSlice(plan.window(number), plan.micro_batches, is_training=True))
-        seconds = time.perf_counter() - start
-        speeds.append(sum(table.column("num_residues").to_pylist()) / seconds)
-    return statistics.median(speeds[1:])
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        residues = sum(table.column("num_residues").to_pylist())
+        speeds.append(residues / seconds)
+        cpu_speeds.append(residues / cpu_seconds)
+    return {
+        "read_window_residues_per_s": round(statistics.median(speeds[1:])),
+        "read_window_residues_per_cpu_s": round(statistics.median(cpu_speeds[1:])),
+    }
 
 
 @ray.remote
@@ -101,7 +108,7 @@ class Consumer:
         steps_per_epoch = round(plan.steps_per_epoch)
         last_step = epochs * steps_per_epoch
         waited, residues, memory, scored = [], [], [], 0
-        before = time.perf_counter()
+        before, cpu_start = time.perf_counter(), time.process_time()
         for step, batches in enumerate(
             training_steps(reading, plan, rank=rank, world_size=world_size, first_step=0, last_step=last_step)
         ):
@@ -114,7 +121,9 @@ class Consumer:
                 scored += sum(int((batch.labels != NOT_SCORED).sum()) for batch in batches)
             before = time.perf_counter()
         assert scored
-        return {"waited": waited, "residues": residues, "memory": [memory[0], *memory[1::2]]}
+        cpu_seconds = time.process_time() - cpu_start
+        memory = [memory[0], *memory[1::2]]
+        return {"waited": waited, "residues": residues, "cpu_seconds": cpu_seconds, "memory": memory}
 
 
 def memory_of_this_process() -> tuple[int, int]:
@@ -136,31 +145,32 @@ def consume(reading: Reading, plan: BatchPlan, count: int, epochs: int, cpus: fl
 
 
 def figures_of(run: dict[str, Any], plan: BatchPlan, epochs: int) -> dict[str, Any]:
-    """What one consumer's waiting times say."""
-    waited, residues, rounds = run["waited"], run["residues"], plan.micro_batches
+    """What one consumer's waiting times say. The first round is left out: it holds the start."""
+    waited, residues, per_round = run["waited"], run["residues"], plan.micro_batches
     stretch = max(1, len(waited) // (epochs * STRETCHES_PER_EPOCH))
-    starts = range(stretch, len(waited) - stretch + 1, stretch)  # the first one holds the start
+    starts = range(stretch, len(waited) - stretch + 1, stretch)
     speeds = [sum(residues[i : i + stretch]) / sum(waited[i : i + stretch]) for i in starts]
-    borders = {step: waited[step] for step in range(rounds, len(waited), rounds)}
-    new_epoch = [step for step in borders if is_new_epoch(plan, step)]
-    usual = statistics.median(seconds for step, seconds in borders.items() if step not in new_epoch)
+    rounds = {i: sum(waited[i * per_round : (i + 1) * per_round]) for i in range(1, len(waited) // per_round)}
+    of_new_epochs = [i for i in rounds if begins_an_epoch(plan, i)]
+    usual = [seconds for i, seconds in rounds.items() if i not in of_new_epochs]
     return {
         "residues_per_s": round(statistics.median(speeds)),
         "slowest_stretch_residues_per_s": round(min(speeds)),
+        "residues_per_cpu_s": round(sum(residues) / run["cpu_seconds"]),
         "first_batch_s": round(waited[0], 3),
-        "border_wait_ms": round(1000 * usual, 2),
-        "epoch_end_wait_ms": round(1000 * statistics.median(borders[step] for step in new_epoch), 2),
-        "epoch_end_worst_ms": round(1000 * max(borders[step] for step in new_epoch), 2),
+        "longest_wait_ms": round(1000 * max(waited[per_round:]), 1),
+        "round_ms": round(1000 * statistics.median(usual), 1),
+        "round_at_epoch_end_ms": round(1000 * statistics.median(rounds[i] for i in of_new_epochs), 1),
+        "wait_at_epoch_end_ms": round(1000 * statistics.median(waited[i * per_round] for i in of_new_epochs), 1),
         "memory_mib": [round(own / 2**20) for own, _ in run["memory"]],
         "object_store_mib": [round(shared / 2**20) for _, shared in run["memory"]],
     }
 
 
-def is_new_epoch(plan: BatchPlan, step: int) -> bool:
-    """Whether step `step`, at a border, is the first one that reads a window of another epoch."""
-    round_ = plan.place_of(step)[0]
-    last = plan.lanes - 1
-    return plan.lane_window(last, round_).epoch != plan.lane_window(last, round_ - 1).epoch
+def begins_an_epoch(plan: BatchPlan, round_: int) -> bool:
+    """Whether a window of round `round_` is the first one of its epoch."""
+    num_windows = len(plan.split.shards)
+    return any(window % num_windows == 0 for window in range(round_ * plan.lanes, (round_ + 1) * plan.lanes))
 
 
 if __name__ == "__main__":

@@ -78,9 +78,11 @@ def test_neither_tasks_nor_blocks_nor_pipelines_show(
 ) -> None:
     """Windows that share a task, come in parts of a block, or belong to the next pipeline give the same steps."""
     usual = [[content(batch) for batch in step] for step in stream(corpus, 2, 20)]
+    from ray.data import DataContext
+
     monkeypatch.setattr("proteinlm.platform.data.stream.RESIDUES_PER_TASK", 15_000)  # three windows
     monkeypatch.setattr("proteinlm.platform.data.stream.MAX_TASKS", 2)
-    monkeypatch.setattr("proteinlm.platform.data.stream.BLOCK_BYTES", 4_000)  # a third of a window
+    monkeypatch.setattr(DataContext.get_current(), "target_max_block_size", 4_000)  # a third of a window
     assert [[content(batch) for batch in step] for step in stream(corpus, 2, 20)] == usual
 
 

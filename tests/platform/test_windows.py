@@ -9,7 +9,7 @@ import pytest
 
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.objectives import NOT_SCORED, mask_tokens
-from proteinlm.platform.data.manifest import Manifest
+from proteinlm.platform.data.manifest import Manifest, Shard, Split
 from proteinlm.platform.data.plan import BANDS, WindowPlace, cut_evenly
 from proteinlm.platform.data.windows import (
     Crop,
@@ -78,6 +78,35 @@ def test_a_window_is_what_a_plain_computation_gives(corpus: tuple[Path, Manifest
         assert list(parts_of) == expected.pop(frozenset(batch.rows))
         assert batch.num_residues == batch.packed.num_tokens - 2 * len(batch.rows)
     assert not expected
+
+
+def test_labels_of_a_task_stay_with_their_residues(tmp_path: Path) -> None:
+    """Class of a residue = its position modulo 3: through order, crop and cut each keeps its own."""
+    lengths = [7, 30, 12, 19, 30, 4, 25, 9]
+    table = {
+        "id": [str(row) for row in range(len(lengths))],
+        "sequence": ["ACDEFGHIKLMNPQRSTVWY"[row] * length for row, length in enumerate(lengths)],
+        "length": lengths,
+        "ss3": [[place % 3 for place in range(length)] for length in lengths],
+        "valid_mask": [[True] * length for length in lengths],
+    }
+    pq.write_table(pa.table(table), tmp_path / "shard.parquet")
+    shard = Shard(file="shard.parquet", rows=len(lengths), residues=sum(lengths), digest="")
+    split = Split(shards=(shard,), residue_counts={"A": 1}, longest=30)
+    task = build_task("secondary_structure_q3")
+    found = read_window(
+        Reading(str(tmp_path), split, "esm", task.name, {}, 0, 10), WindowSlice(WindowPlace(2, 0), 3, is_training=True)
+    )
+    rows = []
+    for number in range(3):
+        batch = to_batch(found, number, task)
+        borders = np.cumsum(batch.packed.lengths)[:-1]
+        for row, labels in zip(batch.rows, np.split(batch.labels.numpy(), borders), strict=True):
+            rows.append(row)
+            assert labels[0] == labels[-1] == NOT_SCORED
+            assert len(labels) == min(lengths[row], 10) + 2
+            assert (np.diff(labels[1:-1]) % 3 == 1).all()
+    assert sorted(rows) == list(range(len(lengths)))
 
 
 def test_micro_batches_of_a_window_come_in_an_order_of_their_own_each_epoch(corpus: tuple[Path, Manifest]) -> None:
