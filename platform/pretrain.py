@@ -97,6 +97,7 @@ def tell_plan(config: PretrainConfig, manifest: Manifest, total_steps: int, cons
     from proteinlm.models.config import num_parameters
     from proteinlm.platform.results.measure import language_model_floors
     from proteinlm.platform.training.finish import shape_name
+    from proteinlm.platform.training.scoring import longest_scored
 
     train = manifest.split("train")
     simulated = " of simulated proteins" if manifest.is_simulated else ""
@@ -109,6 +110,11 @@ def tell_plan(config: PretrainConfig, manifest: Manifest, total_steps: int, cons
         console.print(notice)
     for split in ("valid", "holdout"):
         if split in manifest.splits and manifest.split(split).rows:
+            if manifest.split(split).longest > longest_scored(config.model):
+                console.print(
+                    f"{split} has proteins of up to {manifest.split(split).longest:,} residues: of each the first "
+                    f"{longest_scored(config.model):,} are scored (model.max_positions)"
+                )
             floors = language_model_floors(manifest, split, config.objective.model_dump())
             console.print(
                 f"context-free floor of {split}: {floors['loss']:.4f} nats under the training mix, "

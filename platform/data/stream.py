@@ -1,13 +1,15 @@
 """Stream micro batches out of Parquet shards with Ray Data: the one door to `ray.data` for training.
 
-    window numbers -> Ray Data tasks: read windows (windows.py) -> worker: micro batches, one after the other -> Batch
+    windows to read -> Ray Data tasks: read them (windows.py) -> worker: micro batches, one after the other -> Batch
 
 Each worker runs its own pipeline over the windows of its own lanes, in order (`preserve_order`), so nothing waits for
 the other workers and the number of workers never changes what a lane carries. See plan.py for the order.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from typing import cast
 
 import pyarrow as pa
@@ -15,7 +17,16 @@ import pyarrow as pa
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.platform.data.manifest import Split
 from proteinlm.platform.data.plan import BatchPlan, Share, WindowPlace, lanes_of, micro_batches_per_step
-from proteinlm.platform.data.windows import Reading, WindowSlice, blank_batch, is_empty, read_window, to_batch
+from proteinlm.platform.data.windows import (
+    Reading,
+    ShardWindow,
+    WindowSlice,
+    blank_batch,
+    is_empty,
+    locate,
+    read_shard,
+    to_batch,
+)
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Batch
 
@@ -26,8 +37,8 @@ RESIDUES_PER_TASK = 2_000_000
 """Windows of about so many residues are read by one Ray task and come as one block: each costs some milliseconds."""
 
 MAX_TASKS = 256
-"""Tasks of one Ray Data pipeline, which makes a record of each before it starts: a second for 700. A longer run is
-several pipelines in turn, with a fraction of a second in between after half a billion residues."""
+"""Tasks of one Ray Data pipeline, which spends about a millisecond on each before it starts. A longer run is several
+pipelines in turn, with a fraction of a second in between after half a billion residues."""
 
 PREFETCHED_BLOCKS = 2
 
@@ -44,11 +55,9 @@ def training_steps(
     task = build_task(reading.task, **reading.task_options)
     num_blanks = micro_batches_per_step(plan.lanes, world_size) - len(share.lanes)
     blanks = [blank_batch(get_alphabet(reading.alphabet), task)] * num_blanks
-
-    def wanted(number: int) -> WindowSlice:
-        return WindowSlice(share.window(number), plan.micro_batches, is_training=True)
-
-    steps = share.steps(_stream(reading, wanted, share.num_windows))
+    places = (share.window(number) for number in range(share.num_windows))
+    windows = (WindowSlice(place, plan.micro_batches, is_training=True) for place in places)
+    steps = share.steps(_stream(reading, windows))
     return ([*(to_batch(*place, task) for place in lanes), *blanks] for lanes in steps)
 
 
@@ -62,13 +71,13 @@ def validation_batches(
     """
     counts = prefix_rows(reading.split, max_residues)
     mean = reading.split.residues / reading.split.rows
-
-    def wanted(number: int) -> WindowSlice:
-        parts = max(1, round(counts[number] * mean / micro_batch_residues))
-        return WindowSlice(WindowPlace(0, number), parts, is_training=False, num_rows=counts[number])
-
+    parts = [max(1, round(count * mean / micro_batch_residues)) for count in counts]
+    windows = (
+        WindowSlice(WindowPlace(0, number), parts[number], is_training=False, num_rows=count)
+        for number, count in enumerate(counts)
+    )
     task = build_task(reading.task, **reading.task_options)
-    places = [place for place in _stream(reading, wanted, len(counts)) if not is_empty(*place)]
+    places = [place for place in _stream(reading, windows) if not is_empty(*place)]
     mine = places[rank::world_size]
     filling = places[:1] * (-(-len(places) // world_size) - len(mine))
     return [to_batch(*place, task) for place in [*mine, *filling]], len(mine)
@@ -84,18 +93,17 @@ def prefix_rows(split: Split, max_residues: int | None) -> list[int]:
     return [count for count in counts if count]
 
 
-def _stream(reading: Reading, wanted: Callable[[int], WindowSlice], count: int) -> Iterator[tuple[pa.Table, int]]:
-    """The micro batches of windows 0 .. count - 1, in order: a table that holds it, and its row in there."""
+def _stream(reading: Reading, windows: Iterator[WindowSlice]) -> Iterator[tuple[pa.Table, int]]:
+    """The micro batches of `windows`, in order: a table that holds it, and its row in there."""
     per_task = max(1, round(RESIDUES_PER_TASK * len(reading.split.shards) / reading.split.residues))
-    for first in range(0, count, per_task * MAX_TASKS):
-        windows = min(count - first, per_task * MAX_TASKS)
-        for table in _pipeline(partial(_read_numbered, reading, wanted, first), windows, -(-windows // per_task)):
+    while part := list(islice(windows, per_task * MAX_TASKS)):
+        for table in _pipeline(reading, part, num_tasks=-(-len(part) // per_task)):
             for number in range(table.num_rows):
                 yield table, number
 
 
-def _pipeline(read: Callable[[pa.Table], Iterator[pa.Table]], windows: int, tasks: int) -> Iterator[pa.Table]:
-    """Ray Data over windows 0 .. windows - 1, in order, as Arrow tables of one or more of them."""
+def _pipeline(reading: Reading, windows: Sequence[WindowSlice], num_tasks: int) -> Iterator[pa.Table]:
+    """Ray Data over `windows`, in order, as Arrow tables of one or more of them."""
     import ray.data
     from ray.data import DataContext, ExecutionResources
 
@@ -103,16 +111,18 @@ def _pipeline(read: Callable[[pa.Table], Iterator[pa.Table]], windows: int, task
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=READER_MEMORY)
+    items = [asdict(window) for window in locate(reading.split, windows)]
+    # To a task goes what it needs of the split and no more: unpickling the manifest of a large corpus takes longer than
+    # reading a window.
+    read = partial(_read, replace(reading, split=Split(shards=(), residue_counts={}, longest=0)))
     with DataContext.current(context):
-        # Whole blocks (batch_size=None): only then Ray Data makes one task of the numbers and the reading.
-        numbers = ray.data.range(windows, override_num_blocks=tasks)
-        tables = numbers.map_batches(read, batch_size=None, batch_format="pyarrow")
+        tables = ray.data.from_items(items, override_num_blocks=num_tasks).map_batches(
+            read, batch_size=None, batch_format="pyarrow"
+        )
     blocks = tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=PREFETCHED_BLOCKS)
     return (cast(pa.Table, block) for block in blocks)
 
 
-def _read_numbered(
-    reading: Reading, wanted: Callable[[int], WindowSlice], first: int, numbers: pa.Table
-) -> Iterator[pa.Table]:
-    for number in numbers.column("id").to_pylist():
-        yield read_window(reading, wanted(first + number))
+def _read(reading: Reading, windows: pa.Table) -> Iterator[pa.Table]:
+    for window in windows.to_pylist():
+        yield read_shard(reading, ShardWindow(**window))

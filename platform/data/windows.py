@@ -9,6 +9,7 @@ batch is a slice: an Arrow column is the window's own array and the places where
 Shapes: N tokens, B proteins of a window or of a micro batch, M micro batches of the window.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +63,42 @@ class WindowSlice:
     """The shard's first rows alone; None: all."""
 
 
+@dataclass(frozen=True)
+class ShardWindow:
+    """A `WindowSlice` and what its reader must know of the shard: so the manifest, which may be large, stays behind."""
+
+    file: str
+    first_row: int
+    """Row number in the split of the shard's first row."""
+    num_rows: int
+    shard: int
+    epoch: int
+    micro_batches: int
+    is_training: bool
+
+
+def locate(split: Split, windows: Iterable[WindowSlice]) -> Iterator[ShardWindow]:
+    """What each of `windows` is in `split`."""
+    first_rows = np.cumsum([0, *(shard.rows for shard in split.shards)])
+    for wanted in windows:
+        shard = split.shards[wanted.place.shard]
+        yield ShardWindow(
+            file=shard.file,
+            first_row=int(first_rows[wanted.place.shard]),
+            num_rows=shard.rows if wanted.num_rows is None else wanted.num_rows,
+            shard=wanted.place.shard,
+            epoch=wanted.place.epoch,
+            micro_batches=wanted.micro_batches,
+            is_training=wanted.is_training,
+        )
+
+
 def read_window(reading: Reading, wanted: WindowSlice) -> pa.Table:
+    """`read_shard` of a window of the split."""
+    return read_shard(reading, next(locate(reading.split, [wanted])))
+
+
+def read_shard(reading: Reading, wanted: ShardWindow) -> pa.Table:
     """Read, tokenise and label one window: a row per micro batch, arrays as bytes.
 
     Columns `tokens`, `labels`, `lengths` (int32), `rows` (int64) and `num_residues`. ValueError where a protein is too
@@ -70,26 +106,24 @@ def read_window(reading: Reading, wanted: WindowSlice) -> pa.Table:
     """
     task = build_task(reading.task, **reading.task_options)
     alphabet = get_alphabet(reading.alphabet)
-    shard = reading.split.shards[wanted.place.shard]
-    file = pq.ParquetFile(Path(reading.directory) / shard.file)
+    file = pq.ParquetFile(Path(reading.directory) / wanted.file)
     table = file.read(columns=["id", "sequence", "length", *task.columns], use_threads=False)
     table = table.slice(0, wanted.num_rows)
-    first_row = sum(s.rows for s in reading.split.shards[: wanted.place.shard])
 
     residues = pc.utf8_length(table.column("sequence")).to_numpy()
     lengths = np.minimum(residues, reading.max_length) + alphabet.specials_per_protein
     groups = cut_evenly(lengths, wanted.micro_batches, BANDS if wanted.is_training else 1)
     if wanted.is_training:
         # Groups come shortest first: in that order lengths would rise through every window.
-        order = np.random.default_rng([reading.seed, wanted.place.epoch, wanted.place.shard]).permutation(len(groups))
+        order = np.random.default_rng([reading.seed, wanted.epoch, wanted.shard]).permutation(len(groups))
         groups = [groups[i] for i in order]
     proteins = np.concatenate(groups)
     window = tokenise(
         table.take(proteins),
         alphabet,
-        rows=first_row + proteins,
+        rows=wanted.first_row + proteins,
         seed=reading.seed,
-        epoch=wanted.place.epoch,
+        epoch=wanted.epoch,
         max_length=reading.max_length,
         crop=reading.crop if wanted.is_training else "start",
     )

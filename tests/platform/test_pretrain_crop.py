@@ -21,11 +21,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def config(corpus: Path, crop: str, max_length: int) -> PretrainConfig:
+def config(corpus: Path, crop: str, max_length: int, **model: object) -> PretrainConfig:
     values = {
         "name": "crop",
         "corpus": str(corpus),
-        "model": {"preset": "cpu-tiny"},
+        "model": {"preset": "cpu-tiny", **model},
         "batches": {"max_length": max_length, "crop": crop},
         "training": {"steps": 1},
     }
@@ -52,3 +52,12 @@ def test_cropping_is_told(corpus: Path) -> None:
     assert "another random stretch of each in every epoch (batches.crop: random)" in told(config(corpus, "random", 78))
     assert "the start of each (batches.crop: start)" in told(config(corpus, "start", 78))
     assert "batches.crop" not in told(config(corpus, "random", 79))
+
+
+def test_what_is_not_scored_is_told(corpus: Path) -> None:
+    longest = read_manifest(corpus).split("valid").longest
+    enough, short = ({"position": "learned", "max_positions": longest + 2 - missing} for missing in (0, 1))
+    assert "model.max_positions" not in told(config(corpus, "random", 20, **enough))
+    assert f"valid has proteins of up to {longest} residues: of each the first {longest - 1}" in told(
+        config(corpus, "random", 20, **short)
+    )
