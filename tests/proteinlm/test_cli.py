@@ -116,7 +116,7 @@ WRONG: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         ["no such checkpoint", "no/model"],
     ),
     "another alphabet": (nucleotides, ["corpus", "nucleotides"]),
-    "workers and lanes": (changed("cluster.num_workers=2", "batches.lanes=3"), ["num_workers", "lanes", "3"]),
+    "workers and lanes": (changed("cluster.num_workers=4", "batches.lanes=3"), ["num_workers", "lanes", "3"]),
     "table of nothing": (lambda place: ["table", str(place / "nowhere")], ["nowhere"]),
     "unknown table format": (lambda place: ["table", str(place), "--format", "xls"], ["xls", "markdown"]),
     "sweep with faults": (
