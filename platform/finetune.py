@@ -11,7 +11,7 @@ from proteinlm.models.pretrained import read_config
 from proteinlm.platform.config import FinetuneConfig
 from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.data.task_shards import build_task_shards
-from proteinlm.platform.pretrain import check_length
+from proteinlm.platform.pretrain import check_crop, check_length, crop_notice
 from proteinlm.platform.training.driver import as_job, code_version, is_to_run, run_training
 from proteinlm.tasks.catalog import build_task
 
@@ -28,6 +28,7 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> None:
 
         run_baseline(config, data, manifest, code_version())
         return
+    check_crop(config.batches, manifest.split("train"))
     job = as_job(
         config,
         manifest,
@@ -44,6 +45,8 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> None:
             f"{config.task}, {config.mode}: {manifest.split('train').rows:,} training proteins, "
             f"{job.total_steps:,} optimizer steps"
         )
+        if notice := crop_notice(config.batches, manifest.split("train")):
+            console.print(notice)
     run_training(config, job, manifest, console)
 
 

@@ -28,7 +28,7 @@ from proteinlm.models.objectives import mask_tokens
 from proteinlm.models.packed import pack
 from proteinlm.platform.config import OptimizerSection, TrainingSection
 from proteinlm.platform.data.plan import lanes_of, micro_batches_per_step
-from proteinlm.platform.data.stream import blank_batch
+from proteinlm.platform.data.windows import blank_batch
 from proteinlm.platform.training.checkpoint import (
     Cursor,
     loadable,

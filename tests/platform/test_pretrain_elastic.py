@@ -1,4 +1,4 @@
-"""An elastic run on a cluster that loses a node: a checkpoint within the notice, and on with the worker that is left."""
+"""An elastic run on a cluster that loses a node: a checkpoint within the notice, and on with the worker left."""
 
 import json
 import subprocess
