@@ -3,9 +3,11 @@
 `torch.cuda.is_bf16_supported()` also says yes on a V100, where bf16 is emulated and slow; the capability does not.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from torch import distributed as dist
 
 from proteinlm.platform.config import TrainingSection
 
@@ -15,10 +17,32 @@ FIRST_WITH_BF16 = (8, 0)
 
 
 def with_precision(section: TrainingSection, device: torch.device) -> TrainingSection:
-    """`section` with its precision settled for `device`; ValueError where the device cannot compute in it."""
+    """`section` with its precision settled for `device`; ValueError where the device cannot compute in it.
+
+    All workers call it: ValueError as well where they have different hardware and would compute differently.
+    """
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     has_cpu_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return section.model_copy(update={"precision": settle(section.precision, capability, has_cpu_bf16)})
+    settled = settle(section.precision, capability, has_cpu_bf16)
+    check_agreement(settled, _everywhere(settled))
+    return section.model_copy(update={"precision": settled})
+
+
+def check_agreement(here: str, everywhere: Sequence[str]) -> None:
+    """ValueError where workers on different hardware settled on different precisions."""
+    if set(everywhere) != {here}:
+        raise ValueError(
+            f"training.precision: auto is {' and '.join(sorted(set(everywhere)))} on this cluster's different GPUs; "
+            "accepted: one that all of them compute in, by name"
+        )
+
+
+def _everywhere(settled: Precision) -> list[str]:
+    everyone = [str(settled)]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        everyone = [""] * dist.get_world_size()
+        dist.all_gather_object(everyone, settled)
+    return everyone
 
 
 def settle(wanted: str, capability: tuple[int, int] | None, has_cpu_bf16: bool) -> Precision:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from ray.util.metrics import Gauge
 
+from proteinlm.platform.atomic import write_atomically
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -67,10 +69,7 @@ def _as_line(row: Mapping[str, float]) -> str:
 def forget_after(run_directory: Path, step: int) -> None:
     """Drop logged rows of steps after `step` (a run that resumes there will write them again)."""
     rows = [row for row in read_metrics(run_directory) if row["step"] <= step]
-    path = run_directory / METRICS_FILE
-    aside = path.with_suffix(".jsonl.writing")
-    aside.write_text("".join(map(_as_line, rows)))
-    os.replace(aside, path)
+    write_atomically(run_directory / METRICS_FILE, "".join(map(_as_line, rows)))
 
 
 class Tracker:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from proteinlm.platform.training.deepspeed_engine import deepspeed_settings
 from tests.platform import engine_workers
@@ -90,7 +91,7 @@ def test_the_plain_engine_skips_a_step_that_is_not_finite() -> None:
 def test_fp16_scales_its_loss_dynamically_and_bf16_keeps_fp32_weights() -> None:
     def settings(precision: str) -> dict[str, Any]:
         section = engine_workers.training(2).model_copy(update={"precision": precision})
-        return deepspeed_settings(section, engine_workers.OPTIMIZER, micro_batches=3)
+        return deepspeed_settings(section, engine_workers.OPTIMIZER, micro_batches=3, device=torch.device("cpu"))
 
     assert settings("fp16")["fp16"]["enabled"]
     assert "loss_scale" not in settings("fp16")["fp16"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from proteinlm.platform.config import TrainingSection
-from proteinlm.platform.training.precision import settle, with_precision
+from proteinlm.platform.training.precision import check_agreement, settle, with_precision
 
 V100, A100 = (7, 0), (8, 0)
 
@@ -38,3 +38,11 @@ def test_a_section_is_settled_for_this_cpu() -> None:
     section = with_precision(TrainingSection(steps=1), torch.device("cpu"))
     assert section.precision in ("bf16", "fp32")
     assert section.steps == 1
+
+
+def test_workers_that_would_compute_differently_are_refused() -> None:
+    check_agreement("bf16", ["bf16", "bf16"])
+    with pytest.raises(
+        ValueError, match=r"training\.precision: auto is bf16 and fp16 on this cluster"
+    ):
+        check_agreement("fp16", ["fp16", "bf16"])
