@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from proteinlm.models.attention import Rotation, rotation
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.layers import EncoderLayer, Rotation, rotation
+from proteinlm.models.layers import EncoderLayer
 from proteinlm.models.packed import Packed
 
 INITIAL_DEVIATION = 0.02
@@ -43,7 +44,7 @@ class ProteinEncoder(nn.Module):
         hidden: Tensor = self.token_embedding(packed.tokens)
         angles: Rotation | None = None
         if self.position_embedding is None:
-            angles = rotation(packed.positions, self.config.head_size)
+            angles = rotation(packed.longest, self.config.head_size, packed.tokens.device)
         else:
             self._check_positions(packed)
             hidden = hidden + self.position_embedding(packed.positions)
@@ -58,11 +59,10 @@ class ProteinEncoder(nn.Module):
         return final
 
     def _check_positions(self, packed: Packed) -> None:
-        longest = max(packed.lengths)
-        if longest > self.config.max_positions:
+        if packed.longest > self.config.max_positions:
             raise ValueError(
-                f"a protein has {longest} tokens (special tokens counted), but the model has learned positions for "
-                f"max_positions = {self.config.max_positions}; crop the protein or use position: rotary"
+                f"a protein has {packed.longest} tokens (special tokens counted), but the model has learned positions "
+                f"for max_positions = {self.config.max_positions}; crop the protein or use position: rotary"
             )
 
     def _shrink_output_projections(self) -> None:

@@ -3,7 +3,8 @@
 Attention needs rectangles [b, L]. Proteins are sorted by length and cut into groups whose longest is at most a tenth
 longer than the shortest, and all groups lie one after the other in a padded stream of P slots. Everything outside
 attention works on the N real tokens. Where all proteins already lie group by group and are equally long inside each,
-P is N and the two streams are the same: nothing is gathered.
+P is N and the two streams are the same: nothing is gathered. Where attention takes cumulative lengths instead (flash,
+attention.py), neither groups nor slots are used.
 
 Shapes: N tokens of the micro batch (special tokens included), B proteins, P slots of the padded stream (P >= N),
 b proteins of one group, L tokens of its longest.
@@ -48,6 +49,10 @@ class Packed:
     """[N] int64, which protein of the micro batch a token belongs to."""
     lengths: tuple[int, ...]
     """[B] tokens of each protein, special tokens included; sum is N."""
+    cumulative_lengths: Tensor
+    """[B + 1] int32: the token where each protein begins, and N."""
+    longest: int
+    """Tokens of the longest protein."""
     groups: tuple[AttentionGroup, ...]
     source: Tensor | None
     """[P] int64, token that a slot of the padded stream holds (padding: 0). None where the streams are the same."""
@@ -76,6 +81,8 @@ class Packed:
             positions=self.positions.to(device, non_blocking=True),
             protein_index=self.protein_index.to(device, non_blocking=True),
             lengths=self.lengths,
+            cumulative_lengths=self.cumulative_lengths.to(device, non_blocking=True),
+            longest=self.longest,
             groups=groups,
             source=moved(self.source),
             slot=moved(self.slot),
@@ -92,7 +99,8 @@ def pack(tokens: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) ->
         raise ValueError("a micro batch needs at least one protein, each of at least one token")
     if int(sizes.sum()) != tokens.shape[0]:
         raise ValueError(f"lengths add up to {int(sizes.sum())}, but there are {tokens.shape[0]} tokens")
-    starts = np.cumsum(sizes) - sizes
+    borders = np.concatenate([[0], np.cumsum(sizes)])
+    starts = borders[:-1]
     positions = np.arange(tokens.shape[0], dtype=np.int64) - np.repeat(starts, sizes)
     groups, first_slot, num_slots = _grouped(sizes)
     source: NDArray[np.int64] | None = None
@@ -105,6 +113,8 @@ def pack(tokens: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) ->
         positions=torch.from_numpy(positions),
         protein_index=torch.from_numpy(np.repeat(np.arange(sizes.size, dtype=np.int64), sizes)),
         lengths=tuple(sizes.tolist()),
+        cumulative_lengths=torch.from_numpy(borders.astype(np.int32)),
+        longest=int(sizes.max()),
         groups=groups,
         source=None if source is None else torch.from_numpy(source),
         slot=None if source is None else torch.from_numpy(slot),

@@ -1,42 +1,46 @@
-"""The layer's hand-written parts against torch's own: explicit attention, rotation and regrouping with gradients."""
+"""The layer: what it adds up, which GELU it takes, and what dropout is for."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from proteinlm.models.layers import _attend_explicitly, _FromSlots, _Rotate, _ToSlots, rotation
+from proteinlm.models.attention import rotation
+from proteinlm.models.config import ModelConfig
+from proteinlm.models.layers import EncoderLayer, FeedForward
 from proteinlm.models.packed import pack
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_explicit_attention_is_torchs(masked: bool) -> None:
+def config(**changes: object) -> ModelConfig:
+    values = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, **changes}
+    return ModelConfig.model_validate(values)
+
+
+@pytest.mark.parametrize("gelu", ["exact", "tanh"])
+def test_feed_forward_takes_the_configured_gelu(gelu: str) -> None:
     torch.manual_seed(0)
-    query, key, value = torch.randn(3, 2, 4, 5, 8, dtype=torch.float64)
-    key_mask = (torch.arange(5) < torch.tensor([[3], [5]]))[:, None, None, :] if masked else None
-    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask)
-    torch.testing.assert_close(_attend_explicitly(query, key, value, key_mask, 0.0), expected)
+    feed_forward, hidden = FeedForward(config(gelu=gelu)), 3 * torch.randn(5, 16)
+    wide = feed_forward.expand(hidden)
+    exact, tanh = (feed_forward.output(F.gelu(wide, approximate=kind)) for kind in ("none", "tanh"))
+    assert torch.equal(feed_forward(hidden), tanh if gelu == "tanh" else exact)
+    assert not torch.equal(exact, tanh)
 
 
-def test_rotation_and_regrouping_have_exact_gradients() -> None:
+def test_a_layer_adds_attention_and_mlp_of_the_normed_stream() -> None:
     torch.manual_seed(0)
-    packed = pack(np.zeros(9, dtype=np.uint8), np.array([4, 2, 3]))
-    cos, sin = (table.double() for table in rotation(packed.positions, 4))
-    qkv = torch.randn(9, 24, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda stream: _Rotate.apply(stream, cos, sin, 2), qkv)
-    there_and_back = _FromSlots.apply(_ToSlots.apply(qkv, packed.source, packed.slot), packed.slot)
-    assert torch.equal(there_and_back, qkv)
-    assert torch.autograd.gradcheck(
-        lambda stream: _FromSlots.apply(_ToSlots.apply(stream, packed.source, packed.slot), packed.slot), qkv
-    )
+    layer, packed = EncoderLayer(config()), pack(np.zeros(9, dtype=np.uint8), np.array([4, 5]))
+    hidden, angles = torch.randn(9, 16), rotation(5, 8, torch.device("cpu"))
+    middle = hidden + layer.attention(layer.attention_norm(hidden), packed, angles)
+    expected = middle + layer.feed_forward(layer.feed_forward_norm(middle))
+    assert torch.equal(layer(hidden, packed, angles), expected)
 
 
-def test_rotated_products_depend_on_distance_alone() -> None:
+def test_dropout_draws_in_training_only() -> None:
     torch.manual_seed(0)
-    row = torch.randn(1, 24)
-    cos, sin = rotation(torch.tensor([0, 5, 40, 45]), 8)
-    rotated = _Rotate.apply(row.expand(4, 24), cos, sin, 1)
-    query, key, value = rotated.split(8, dim=1)
-    torch.testing.assert_close(query[0] @ key[1], query[2] @ key[3])
-    assert not torch.allclose(query[0] @ key[1], query[0] @ key[2])
-    assert torch.equal(value, row.expand(4, 24)[:, 16:])
+    layer, packed = EncoderLayer(config(dropout=0.5)), pack(np.zeros(9, dtype=np.uint8), np.array([9]))
+    hidden = torch.randn(9, 16)
+    before = torch.get_rng_state()
+    layer.eval()(hidden, packed, None)
+    assert torch.equal(torch.get_rng_state(), before)
+    layer.train()(hidden, packed, None)
+    assert not torch.equal(torch.get_rng_state(), before)

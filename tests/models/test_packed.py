@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +40,11 @@ def test_fields_of_a_small_micro_batch() -> None:
     assert packed.positions.tolist() == [0, 1, 2, 0, 1, 2, 3]
     assert packed.protein_index.tolist() == [0, 0, 0, 1, 1, 1, 1]
     assert (packed.lengths, packed.num_tokens, packed.num_proteins) == ((3, 4), 7, 2)
-    assert packed.to("cpu").tokens.tolist() == packed.tokens.tolist()
+    assert packed.cumulative_lengths.tolist() == [0, 3, 7]
+    assert packed.cumulative_lengths.dtype == torch.int32
+    assert packed.longest == 4
+    for field in ("tokens", "cumulative_lengths"):
+        assert torch.equal(getattr(packed.to("cpu"), field), getattr(packed, field))
 
 
 def test_equal_lengths_are_not_gathered() -> None:
