@@ -199,14 +199,36 @@ def _attend_explicitly(query: Tensor, key: Tensor, value: Tensor, key_mask: Tens
     """What F.scaled_dot_product_attention does, [b, H, L, d] each, with the weights in memory."""
     size, heads, length, head_size = query.shape
     query, key, value = (part.reshape(size * heads, length, head_size) for part in (query, key, value))
-    scale = head_size**-0.5
-    if key_mask is None:
-        scores = torch.bmm(query * scale, key.transpose(1, 2))
-    else:
+    bias: Tensor | None = None
+    if key_mask is not None:
         bias = torch.zeros_like(key_mask, dtype=query.dtype).masked_fill_(~key_mask, float("-inf"))
         bias = bias.expand(size, heads, 1, length).reshape(size * heads, 1, length)
-        scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale)
-    weights = scores.softmax(dim=-1)
+    weights = _Scores.apply(query, key, bias).softmax(dim=-1)  # type: ignore[no-untyped-call]
     if dropout > 0.0:
         weights = F.dropout(weights, dropout)
     return torch.bmm(weights, value).view(size, heads, length, head_size)
+
+
+class _Scores(torch.autograd.Function):
+    """query key^T / sqrt(d) + bias: [b H, L, d] twice and [b H, 1, L] -> [b H, L, L].
+
+    By hand: autograd gives the key's gradient transposed, and reading it back so is slow.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(query, key)
+        return _scaled_product(query, key.transpose(1, 2), query.shape[-1] ** -0.5, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        query, key = ctx.saved_tensors
+        scale = query.shape[-1] ** -0.5
+        return _scaled_product(grad, key, scale), _scaled_product(grad.transpose(1, 2), query, scale), None
+
+
+def _scaled_product(left: Tensor, right: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    if bias is None:
+        return torch.baddbmm(left.new_empty(()), left, right, beta=0.0, alpha=scale)
+    return torch.baddbmm(bias, left, right, alpha=scale)
