@@ -108,7 +108,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "cpu-tiny": _shape(64, 2, 2),
         "cpu-small": _shape(128, 2, 4),
-        "cpu": _shape(256, 4, 4),
+        "cpu": _shape(256, 2, 4),
         "proteinlm-200m": {**_PAPER, **_shape(1024, 16, 16)},
         **{
             f"hidden-{hidden}-layer-{layers}-head-{heads}": {**_PAPER, **_shape(hidden, layers, heads)}
