@@ -33,6 +33,8 @@ class ModelConfig(BaseModel):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """After the embedding, on attention weights and after both parts of a layer."""
     layer_norm_eps: float = Field(default=1e-5, gt=0.0)
+    initial_deviation: float = Field(default=0.02, gt=0.0)
+    """Standard deviation of random weights; projections into the residual stream start smaller by sqrt(2 x layers)."""
     vocab_multiple: int = Field(default=1, gt=0)
     """The token table is padded to a multiple of this; the padding is never an input nor a logit."""
     gelu: Literal["exact", "tanh"] = "exact"
@@ -108,7 +110,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "cpu-tiny": _shape(64, 2, 2),
         "cpu-small": _shape(128, 2, 4),
-        "cpu": _shape(256, 2, 4),
+        "cpu": {**_shape(256, 2, 4), "initial_deviation": 0.05},
         "proteinlm-200m": {**_PAPER, **_shape(1024, 16, 16)},
         **{
             f"hidden-{hidden}-layer-{layers}-head-{heads}": {**_PAPER, **_shape(hidden, layers, heads)}

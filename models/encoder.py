@@ -7,6 +7,7 @@ Shapes: N tokens of the micro batch, D hidden, V rows of the token table.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,6 @@ from proteinlm.models.attention import Rotation, rotation
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.layers import EncoderLayer
 from proteinlm.models.packed import Packed
-
-INITIAL_DEVIATION = 0.02
 
 
 class ProteinEncoder(nn.Module):
@@ -33,7 +32,7 @@ class ProteinEncoder(nn.Module):
         )
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.apply(initialise)
+        self.apply(partial(initialise, deviation=config.initial_deviation))
         self._shrink_output_projections()
 
     def forward(self, packed: Packed) -> Tensor:
@@ -67,18 +66,18 @@ class ProteinEncoder(nn.Module):
 
     def _shrink_output_projections(self) -> None:
         """Both projections into the residual stream start smaller, so that its variance does not grow with depth."""
-        deviation = INITIAL_DEVIATION / math.sqrt(2 * self.config.num_hidden_layers)
+        deviation = self.config.initial_deviation / math.sqrt(2 * self.config.num_hidden_layers)
         for layer in self.layers:
             assert isinstance(layer, EncoderLayer)
             nn.init.normal_(layer.attention.output.weight, std=deviation)
             nn.init.normal_(layer.feed_forward.output.weight, std=deviation)
 
 
-def initialise(module: nn.Module) -> None:
-    """The paper's start for a module's own weights: N(0, 0.02), biases zero, LayerNorm the identity."""
+def initialise(module: nn.Module, deviation: float) -> None:
+    """The paper's start for a module's own weights: N(0, deviation), biases zero, LayerNorm the identity."""
     if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
+        nn.init.normal_(module.weight, std=deviation)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
+        nn.init.normal_(module.weight, std=deviation)

@@ -28,7 +28,7 @@ class LanguageModelHead(nn.Module):
         self.num_tokens = get_alphabet(config.alphabet).size
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        initialise(self.dense)
+        initialise(self.dense, config.initial_deviation)
         # The same Parameter object, and this module's own: ZeRO-3 gathers a weight for the modules that register it.
         self.decoder_weight = token_embedding.weight
         self.decoder_bias = nn.Parameter(self.dense.weight.new_zeros(config.padded_vocab_size))

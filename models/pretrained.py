@@ -167,8 +167,9 @@ def _read_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
 
 
 def _content_hash(config: ModelConfig, weights_digest: str) -> str:
-    # the preset's name and the way of computing do not change what the model is
-    shape = config.model_dump(mode="json", exclude={"preset", "activation_checkpointing", "dropout"})
+    # the preset's name, the start and the way of computing do not change what the model is
+    unseen = {"preset", "activation_checkpointing", "dropout", "initial_deviation"}
+    shape = config.model_dump(mode="json", exclude=unseen)
     return hashlib.sha256(f"{json.dumps(shape, sort_keys=True)}\n{weights_digest}".encode()).hexdigest()
 
 

@@ -34,10 +34,17 @@ class ObjectiveSection(Section):
 
     mask_fraction: float = Field(0.15, gt=0, lt=1)
     """Share of residues that are scored."""
+    training_mask_fraction: float | None = Field(None, gt=0, lt=1)
+    """Another share in training; validation, whose figures are compared between runs, keeps `mask_fraction`."""
     keep_fraction: float = Field(0.1, ge=0, le=1)
     """Of those: left visible as they are."""
     random_fraction: float = Field(0.1, ge=0, le=1)
     """Of those: replaced by a random amino acid. The rest becomes <mask>."""
+
+    @property
+    def task_options(self) -> dict[str, float]:
+        """Options of the task as it is scored; in training `training_mask_fraction` takes its place, where given."""
+        return self.model_dump(exclude={"training_mask_fraction"})
 
     @model_validator(mode="after")
     def _some_are_masked(self) -> Self:
@@ -176,6 +183,11 @@ class RunConfig(Section):
             raise ValueError(
                 f"cluster.num_workers is {self.cluster.most_workers}; accepted: up to batches.lanes "
                 f"({self.batches.lanes}), for every worker takes at least one lane of a global batch"
+            )
+        if self.optimizer.name == "muon" and self.training.engine == "deepspeed" and self.training.zero_stage > 0:
+            raise ValueError(
+                f"optimizer.name: muon needs whole matrices, and training.zero_stage {self.training.zero_stage} cuts "
+                "them up; accepted: training.zero_stage=0 or training.engine=plain"
             )
         if self.training.engine == "plain" and self.cluster.most_workers > 1:
             raise ValueError("training.engine: plain trains on one worker; use deepspeed for more")

@@ -23,7 +23,8 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
         kind="pretrain",
         mode="pretrain",
         task=TASK,
-        task_options=config.objective.model_dump(),
+        task_options=config.objective.task_options,
+        training_mask_fraction=config.objective.training_mask_fraction,
         data=config.corpus.resolve(),
         model=config.model,
         pretrained=None,
@@ -115,7 +116,7 @@ def tell_plan(config: PretrainConfig, manifest: Manifest, total_steps: int, cons
                     f"{split} has proteins of up to {manifest.split(split).longest:,} residues: of each the first "
                     f"{longest_scored(config.model):,} are scored (model.max_positions)"
                 )
-            floors = language_model_floors(manifest, split, config.objective.model_dump())
+            floors = language_model_floors(manifest, split, config.objective.task_options)
             console.print(
                 f"context-free floor of {split}: {floors['loss']:.4f} nats under the training mix, "
                 f"{floors['masked_loss']:.4f} at <mask> alone"

@@ -66,7 +66,7 @@ class DeepSpeedEngine:
         self._own_clip = optimizer.gradient_clip if clips_itself(training) else None
         self._engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=make_optimizer(model, optimizer),
+            optimizer=lambda _: make_optimizer(model, optimizer),  # a callable: DeepSpeed takes Muon beside AdamW so
             config=deepspeed_settings(training, optimizer, micro_batches, device)
             | ({"checkpoint": {"load_universal": True}} if loads_universal else {}),
             dist_init_required=False,

@@ -18,12 +18,13 @@ from proteinlm.tasks.task import Batch, Columns, Task
 def make_reading(manifest: Manifest, task: Task, job: TrainingJob, split: str, seed: int) -> Reading:
     """How the rows of one split are read: cropped in training, in scoring whole as far as the model allows."""
     is_training = split == task.train_split
+    others = is_training and job.training_mask_fraction is not None
     return Reading(
         directory=str(job.data),
         split=manifest.split(split),
         alphabet=job.model.alphabet,
         task=job.task,
-        task_options=job.task_options,
+        task_options=job.task_options | ({"mask_fraction": job.training_mask_fraction} if others else {}),
         seed=seed,
         max_length=job.batches.max_length if is_training else longest_scored(job.model),
         crop=job.batches.crop,

@@ -58,7 +58,7 @@ def _adamw(rate: float, **others: Any) -> dict[str, Any]:
 
 
 FOUR_LAYERS = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
-TWO_LAYERS = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+TWO_LAYERS = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "initial_deviation": 0.05}
 LEARNED = {**FOUR_LAYERS, "position": "learned"}
 
 RECIPES: dict[str, Recipe] = {
@@ -83,7 +83,7 @@ class Trial:
         self.recipe = recipe
         self.optimizer = OptimizerSection(**recipe.optimizer)
         model = ModelConfig.model_validate(recipe.model)
-        objective = ObjectiveSection(mask_fraction=recipe.mask_fraction).model_dump()
+        objective = ObjectiveSection(mask_fraction=recipe.mask_fraction).task_options
         self.task = build_task(NAME, **objective)
         self.engine: Engine = make_engine(
             TaskModel(self.task, ProteinEncoder(model)),

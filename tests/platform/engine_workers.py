@@ -1,7 +1,7 @@
 """Run the DeepSpeed engine in several processes, without Ray: every ZeRO stage on the same global batches.
 
-One call goes through `CHAIN`: the workers of each link load what those of the link before saved, as a run does that goes
-on with another number of workers.
+One call goes through `CHAIN`: the workers of each link load what those of the link before saved, as a run does that
+goes on with another number of workers.
 
 python -m tests.platform.engine_workers RANK WORLD_SIZE PORT FOLDER     one worker of one link
 """

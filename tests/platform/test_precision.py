@@ -42,7 +42,5 @@ def test_a_section_is_settled_for_this_cpu() -> None:
 
 def test_workers_that_would_compute_differently_are_refused() -> None:
     check_agreement("bf16", ["bf16", "bf16"])
-    with pytest.raises(
-        ValueError, match=r"training\.precision: auto is bf16 and fp16 on this cluster"
-    ):
+    with pytest.raises(ValueError, match=r"training\.precision: auto is bf16 and fp16 on this cluster"):
         check_agreement("fp16", ["fp16", "bf16"])
