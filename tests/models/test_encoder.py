@@ -184,16 +184,19 @@ def test_half_precision_weights_run(dtype: torch.dtype) -> None:
     assert bool(encoder.token_embedding.weight.grad.isfinite().all())
 
 
-def test_fresh_weights_follow_the_paper() -> None:
+@pytest.mark.parametrize(("options", "deviation"), [({}, 0.02), ({"initial_deviation": 0.05}, 0.05)])
+def test_fresh_weights_follow_the_paper_or_the_deviation_asked_for(options: dict[str, float], deviation: float) -> None:
     torch.manual_seed(0)
-    encoder = ProteinEncoder(small_config(hidden_size=128, num_hidden_layers=8))
+    config = small_config(hidden_size=128, num_hidden_layers=8, **options)
+    encoder = ProteinEncoder(config)
     layer = encoder.layers[0]
-    for weight, deviation in (
-        (encoder.token_embedding.weight, 0.02),
-        (layer.attention.qkv.weight, 0.02),
-        (layer.feed_forward.expand.weight, 0.02),
-        (layer.attention.output.weight, 0.02 / 4),
-        (layer.feed_forward.output.weight, 0.02 / 4),
+    for weight, expected in (
+        (encoder.token_embedding.weight, deviation),
+        (layer.attention.qkv.weight, deviation),
+        (layer.feed_forward.expand.weight, deviation),
+        (LanguageModelHead(config, encoder.token_embedding).dense.weight, deviation),
+        (layer.attention.output.weight, deviation / 4),
+        (layer.feed_forward.output.weight, deviation / 4),
     ):
-        assert weight.std().item() == pytest.approx(deviation, rel=0.05)
+        assert weight.std().item() == pytest.approx(expected, rel=0.05)
     assert not layer.attention.qkv.bias.any()

@@ -1,10 +1,32 @@
-"""Scoring splits: every protein counts once, in the order of its rows, whatever the micro batches were."""
+"""Scoring splits: every protein counts once, in the order of its rows, and validation is masked alike in all runs."""
 
-from proteinlm.platform.training.scoring import score_split
+from pathlib import Path
+
+from proteinlm.platform.training.scoring import make_reading, score_split
+from proteinlm.tasks.catalog import build_task
 from tests.platform.scored import Scored, batch
+from tests.platform.small_corpus import write_small_corpus
+from tests.platform.test_worker import job
 
 
 def test_columns_come_in_the_order_of_rows_and_filling_does_not_count() -> None:
     columns, rows = score_split(Scored(), [batch(4, 1), batch(3), batch(7)], num_counted=2)
     assert rows == (1, 3, 4)
     assert columns["loss"].tolist() == [1.0, 3.0, 4.0]
+
+
+def test_another_mask_in_training_leaves_validation_as_it_is(tmp_path: Path) -> None:
+    manifest = write_small_corpus(tmp_path)
+    task = build_task("masked_language_modeling", mask_fraction=0.15)
+    run = job(task="masked_language_modeling", task_options={"mask_fraction": 0.15}, training_mask_fraction=0.3)
+    masked = {split: make_reading(manifest, task, run, split, seed=0).task_options for split in ("train", "valid")}
+    assert masked == {"train": {"mask_fraction": 0.3}, "valid": {"mask_fraction": 0.15}}
+
+
+def test_long_proteins_are_cropped_in_training_alone(tmp_path: Path) -> None:
+    manifest = write_small_corpus(tmp_path)
+    run = job(batches={"max_length": 50, "crop": "start"})
+    task = build_task("masked_language_modeling")
+    lengths = [make_reading(manifest, task, run, split, seed=0).max_length for split in ("train", "valid")]
+    assert lengths[0] == 50
+    assert lengths[1] > 100_000

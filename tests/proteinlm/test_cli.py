@@ -117,6 +117,15 @@ WRONG: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     ),
     "another alphabet": (nucleotides, ["corpus", "nucleotides"]),
     "workers and lanes": (changed("cluster.num_workers=4", "batches.lanes=3"), ["num_workers", "lanes", "3"]),
+    "fewest and most workers": (changed("cluster.num_workers=[3,2]"), ["num_workers", "[3, 2]", "fewest"]),
+    "Muon on parts of matrices": (
+        changed("optimizer.name=muon", "training.engine=deepspeed"),
+        ["optimizer.name", "zero_stage 1", "zero_stage=0"],
+    ),
+    "nothing may be cropped": (
+        changed("batches.crop=refuse", "batches.max_length=20"),
+        ["batches.max_length", "20", "refuse"],
+    ),
     "table of nothing": (lambda place: ["table", str(place / "nowhere")], ["nowhere"]),
     "unknown table format": (lambda place: ["table", str(place), "--format", "xls"], ["xls", "markdown"]),
     "sweep with faults": (
