@@ -1,15 +1,22 @@
 """An elastic run on a cluster that loses a node: a checkpoint within the notice, and on with the worker left."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from proteinlm.platform.training.tracking import read_metrics
 from tests.conftest import ROOT
 from tests.platform.elastic_cluster import CADENCE, STEPS, config
 
 
+@pytest.mark.skipif(
+    not os.environ.get("PROTEINLM_CLUSTER_TESTS"),
+    reason="takes two nodes' time: Ray waits a minute for the node that is gone; PROTEINLM_CLUSTER_TESTS=1 runs it",
+)
 def test_a_preempted_node_costs_a_worker_and_no_step_before_the_notice(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.platform.elastic_cluster", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
