@@ -1,9 +1,11 @@
-"""The same masked proteins as our packed micro batches and as the padded rectangles that transformers' models take.
+"""Micro batches for tests and benchmarks: what one worker reads, without Ray; the same masked proteins as our packed
+micro batches and as the padded rectangles that transformers' models take.
 
 Shapes: N tokens of a batch, B proteins, L tokens of its longest protein.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,10 @@ from torch import Tensor
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.objectives import NOT_SCORED, mask_tokens
 from proteinlm.models.packed import pack
-from proteinlm.platform.data.plan import BANDS, cut_evenly
-from proteinlm.tasks.task import Batch
+from proteinlm.platform.data.plan import BANDS, BatchPlan, Share, cut_evenly
+from proteinlm.platform.data.windows import Reading, WindowSlice, read_window, to_batch
+from proteinlm.tasks.catalog import build_task
+from proteinlm.tasks.task import Batch, known_labels
 
 SPECIALS = get_alphabet("esm").specials_per_protein
 """Special tokens of every protein."""
@@ -39,7 +43,8 @@ def packed_batches(sequences: Sequence[str], budget: int) -> list[Batch]:
     for rows in cut_evenly(lengths, max(1, round(lengths.sum() / budget)), BANDS):
         tokens, labels, sizes = masked(sequences, rows.tolist())
         residues = sum(len(sequences[row]) for row in rows)
-        made.append(Batch(pack(tokens.numpy(), sizes), labels, tuple(rows.tolist()), residues))
+        scored = known_labels(labels.numpy(), sizes)
+        made.append(Batch(pack(tokens.numpy(), sizes), labels, tuple(rows.tolist()), residues, scored))
     return [made[i] for i in np.random.default_rng(0).permutation(len(made))]
 
 
@@ -49,9 +54,27 @@ def padded_batches(sequences: Sequence[str], size: int) -> list[Padded]:
     made = []
     for start in range(0, len(order) - size + 1, size):
         tokens, labels, sizes = masked(sequences, order[start : start + size].tolist())
-        is_token = torch.arange(int(sizes.max())) < torch.from_numpy(sizes)[:, None]
-        batch = {"input_ids": torch.full(is_token.shape, get_alphabet("esm").pad_id), "attention_mask": is_token.long()}
-        batch["labels"] = torch.full(is_token.shape, NOT_SCORED)
-        batch["input_ids"][is_token], batch["labels"][is_token] = tokens, labels
+        batch = {"input_ids": padded(tokens, sizes, get_alphabet("esm").pad_id)}
+        batch["attention_mask"] = padded(torch.ones_like(tokens), sizes, 0)
+        batch["labels"] = padded(labels, sizes, NOT_SCORED)
         made.append(batch)
     return made
+
+
+def padded(values: Tensor, lengths: NDArray[np.integer[Any]], filler: int) -> Tensor:
+    """The tokens' `values` [N] of proteins of `lengths` [B] as a rectangle [B, L], `filler` where no token is."""
+    is_token = torch.arange(int(lengths.max())) < torch.from_numpy(lengths)[:, None]
+    rectangle = torch.full(is_token.shape, filler)
+    rectangle[is_token] = values
+    return rectangle
+
+
+def steps_of_one_worker(reading: Reading, plan: BatchPlan, num_steps: int = sys.maxsize) -> Iterator[list[Batch]]:
+    """The micro batches of every step as a run with one worker reads them; Ray Data is left out."""
+    task, share = build_task(reading.task, **reading.task_options), Share(plan, range(plan.lanes), 0, num_steps)
+    windows = (
+        read_window(reading, WindowSlice(share.window(number), plan.micro_batches, is_training=True))
+        for number in range(share.num_windows)
+    )
+    places = ((window, number) for window in windows for number in range(window.num_rows))
+    return ([to_batch(*place, task) for place in lanes] for lanes in share.steps(places))

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from proteinlm.platform.config import OptimizerSection, TrainingSection
+from proteinlm.platform.sections import OptimizerSection, TrainingSection
 from proteinlm.platform.training.deepspeed_engine import DeepSpeedEngine
 from proteinlm.platform.training.plain_engine import PlainEngine
 from proteinlm.platform.training.step import StepReport
@@ -28,16 +28,21 @@ from proteinlm.tasks.task import Batch, TaskModel
 class Engine(Protocol):
     """What the loop needs; see the module's docstring."""
 
-    def train_step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepReport: ...  # noqa: D102
+    def train_step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepReport:
+        """One optimizer step over this worker's micro batches; `seed` is that of dropout's draws."""
 
-    def eval_step(self, batch: Batch) -> dict[str, Tensor]: ...  # noqa: D102
+    def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Per-protein columns [B] of one micro batch, without gradient and without dropout."""
 
-    def save(self, directory: Path) -> None: ...  # noqa: D102
+    def save(self, directory: Path) -> None:
+        """Write everything that the next step depends on into `directory`; every worker calls it."""
 
-    def load(self, directory: Path) -> None: ...  # noqa: D102
+    def load(self, directory: Path) -> None:
+        """Go on from what `save` wrote into `directory`; every worker calls it."""
 
     @contextmanager
-    def module(self) -> Iterator[TaskModel]: ...  # noqa: D102
+    def module(self) -> Iterator[TaskModel]:
+        """The whole model, gathered on every worker while the context is open."""
 
 
 def make_engine(

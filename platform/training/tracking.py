@@ -17,10 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from proteinlm.platform.atomic import write_atomically
+
 if TYPE_CHECKING:
     from ray.util.metrics import Gauge
-
-from proteinlm.platform.atomic import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 

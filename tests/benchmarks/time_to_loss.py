@@ -25,16 +25,17 @@ import torch
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.objectives import context_free_floor
-from proteinlm.platform.config import BatchSection, ObjectiveSection, OptimizerSection, TrainingSection
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.data.plan import BatchPlan, WindowPlace
 from proteinlm.platform.data.windows import Reading, WindowSlice, is_empty, read_window, to_batch
+from proteinlm.platform.sections import BatchSection, ObjectiveSection, OptimizerSection, TrainingSection
 from proteinlm.platform.training.engine import Engine, make_engine
 from proteinlm.platform.training.optim import learning_rate
 from proteinlm.platform.training.scoring import score_split
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.masked_language_modeling import NAME
 from proteinlm.tasks.task import Batch, TaskModel
+from tests.batches import steps_of_one_worker
 from tests.measuring import in_turns, report
 
 TRAINING = TrainingSection(steps=1, engine="plain", precision="bf16")
@@ -84,9 +85,8 @@ class Trial:
         self.optimizer = OptimizerSection(**recipe.optimizer)
         model = ModelConfig.model_validate(recipe.model)
         objective = ObjectiveSection(mask_fraction=recipe.mask_fraction).task_options
-        self.task = build_task(NAME, **objective)
         self.engine: Engine = make_engine(
-            TaskModel(self.task, ProteinEncoder(model)),
+            TaskModel(build_task(NAME, **objective), ProteinEncoder(model)),
             TRAINING,
             self.optimizer,
             device=torch.device("cpu"),
@@ -99,16 +99,8 @@ class Trial:
         self.residues = 0
 
     def steps(self) -> Iterator[list[Batch]]:
-        """The micro batches of every step, as a run with one worker reads them; Ray Data is left out."""
-        round_ = 0
-        while True:
-            lanes = [read_window(self.reading, self._slice(lane, round_)) for lane in range(LANES)]
-            for number in range(self.plan.micro_batches):
-                yield [to_batch(window, number, self.task) for window in lanes]
-            round_ += 1
-
-    def _slice(self, lane: int, round_: int) -> WindowSlice:
-        return WindowSlice(self.plan.lane_window(lane, round_), self.plan.micro_batches, is_training=True)
+        """The micro batches of every step, without end."""
+        return steps_of_one_worker(self.reading, self.plan)
 
     def train(self, steps: int) -> None:
         """Train for `steps` optimizer steps, with the learning rate's schedule over them."""
@@ -118,7 +110,7 @@ class Trial:
 
     def valid_loss(self, batches: Sequence[Batch]) -> float:
         """Nats per scored residue, pooled."""
-        columns, _ = score_split(self.engine, batches, len(batches))
+        columns = score_split(self.engine, batches, len(batches)).columns
         return float(columns["loss"].sum() / columns["scored"].sum())
 
 

@@ -33,13 +33,14 @@ from proteinlm.models.config import num_parameters
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.platform.config import PretrainConfig
 from proteinlm.platform.data.manifest import read_manifest
-from proteinlm.platform.data.plan import BatchPlan, Share
-from proteinlm.platform.data.windows import Reading, WindowSlice, read_window, to_batch
+from proteinlm.platform.data.plan import BatchPlan
+from proteinlm.platform.data.windows import Reading
 from proteinlm.platform.pretrain import pretrain
 from proteinlm.platform.training.optim import make_optimizer
 from proteinlm.platform.training.tracking import MetricsTail, read_metrics
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Batch, TaskModel
+from tests.batches import steps_of_one_worker
 from tests.benchmarks.stream import built_corpus
 from tests.measuring import ROOT, median_ratio, report
 
@@ -253,16 +254,9 @@ def plain_loop(config: PretrainConfig) -> list[dict[str, float]]:
 def micro_batches(config: PretrainConfig) -> list[list[Batch]]:
     """The micro batches of every step, the same ones that one worker streams."""
     split, section = read_manifest(config.corpus).split("train"), config.batches
-    task = build_task(TASK)
     reading = Reading(str(config.corpus), split, config.model.alphabet, TASK, {}, config.seed, section.max_length)
     plan = BatchPlan(split, config.seed, section.lanes, section.micro_batch_residues)
-    share = Share(plan, range(section.lanes), 0, config.training.steps or 0)
-    windows = (
-        read_window(reading, WindowSlice(share.window(number), plan.micro_batches, is_training=True))
-        for number in range(share.num_windows)
-    )
-    places = ((window, number) for window in windows for number in range(window.num_rows))
-    return [[to_batch(*place, task) for place in lanes] for lanes in share.steps(places)]
+    return list(steps_of_one_worker(reading, plan, config.training.steps or 0))
 
 
 if __name__ == "__main__":

@@ -44,11 +44,9 @@ def _turned(rows: Tensor, turn: Tensor) -> Tensor:
     return torch.cat([product.real, product.imag], dim=-1)
 
 
-@pytest.mark.parametrize("is_rotary", [True, False])
-@pytest.mark.parametrize("name", LENGTHS)
-def test_attention_and_its_gradient_are_the_plain_formulas(name: str, is_rotary: bool) -> None:
+def assert_plain(packed: Packed, is_rotary: bool) -> None:
+    """`attend` and its gradient are those of `plain_attention`."""
     torch.manual_seed(0)
-    packed = packed_of(LENGTHS[name])
     qkv = torch.randn(packed.num_tokens, 3 * HEADS * HEAD_SIZE, requires_grad=True)
     angles = rotation(packed.longest, HEAD_SIZE, CPU) if is_rotary else None
     weight = torch.randn(packed.num_tokens, HEADS * HEAD_SIZE)
@@ -56,6 +54,12 @@ def test_attention_and_its_gradient_are_the_plain_formulas(name: str, is_rotary:
     torch.testing.assert_close(found, expected)
     gradients = [torch.autograd.grad((attended * weight).sum(), qkv)[0] for attended in (found, expected)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("is_rotary", [True, False])
+@pytest.mark.parametrize("name", LENGTHS)
+def test_attention_and_its_gradient_are_the_plain_formulas(name: str, is_rotary: bool) -> None:
+    assert_plain(packed_of(LENGTHS[name]), is_rotary)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -95,6 +99,7 @@ def test_rotated_products_depend_on_distance_alone() -> None:
 @pytest.mark.parametrize("is_rotary", [True, False])
 def test_the_road_to_flash_and_back_is_the_plain_formulas(is_rotary: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the flash path but its kernel, which only a GPU has."""
+    packed = packed_of(LENGTHS["regrouped"])
 
     def kernel(query: Tensor, key: Tensor, value: Tensor, borders: Tensor, same: Tensor, *longest: int) -> Tensor:
         assert borders is same
@@ -106,15 +111,7 @@ def test_the_road_to_flash_and_back_is_the_plain_formulas(is_rotary: bool, monke
 
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
     monkeypatch.setattr(attention, "has_flash", lambda *_: True)
-    torch.manual_seed(0)
-    packed = packed_of(LENGTHS["regrouped"])
-    qkv = torch.randn(packed.num_tokens, 3 * HEADS * HEAD_SIZE, requires_grad=True)
-    angles = rotation(packed.longest, HEAD_SIZE, CPU) if is_rotary else None
-    weight = torch.randn(packed.num_tokens, HEADS * HEAD_SIZE)
-    found, expected = attend(qkv, packed, angles, HEADS, 0.0), plain_attention(qkv, packed, is_rotary)
-    torch.testing.assert_close(found, expected)
-    gradients = [torch.autograd.grad((attended * weight).sum(), qkv)[0] for attended in (found, expected)]
-    torch.testing.assert_close(*gradients)
+    assert_plain(packed, is_rotary)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The encoder: proteins never see their neighbours, gradients flow, options change what they say and nothing else."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -14,15 +13,6 @@ from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.objectives import LanguageModelHead
 from proteinlm.models.packed import Packed, pack
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """These tensors are tiny: on a busy machine a second thread only waits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small_config(**changes: object) -> ModelConfig:

@@ -16,11 +16,12 @@ from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.huggingface import esm_config, to_esm_state
 from proteinlm.models.objectives import NOT_SCORED, mask_tokens
 from proteinlm.models.packed import pack
-from proteinlm.platform.config import OptimizerSection, TrainingSection
+from proteinlm.platform.sections import OptimizerSection, TrainingSection
 from proteinlm.platform.training.engine import make_engine
 from proteinlm.platform.training.optim import learning_rate
 from proteinlm.tasks.catalog import build_task
-from proteinlm.tasks.task import Batch, TaskModel
+from proteinlm.tasks.task import Batch, TaskModel, known_labels
+from tests.batches import padded
 from tests.platform.small_corpus import sequences
 
 STEPS, PROTEINS = 300, 12
@@ -34,14 +35,10 @@ def batch(step: int) -> tuple[Batch, Tensor, Tensor]:
     tokens, lengths = ALPHABET.encode(sequences(PROTEINS, seed=step))
     rows = np.arange(PROTEINS)
     masked, labels = mask_tokens(tokens, lengths, rows, alphabet=ALPHABET, seed=step, epoch=0)
-    shape = (PROTEINS, int(lengths.max()))
-    is_token = torch.arange(shape[1]) < torch.from_numpy(lengths)[:, None]
-    rectangle = torch.full(shape, ALPHABET.pad_id)
-    rectangle[is_token] = torch.from_numpy(masked.astype(np.int64))
-    targets = torch.full(shape, NOT_SCORED)
-    targets[is_token] = torch.from_numpy(labels.astype(np.int64))
-    packed = Batch(pack(masked, lengths), torch.from_numpy(labels.astype(np.int64)), tuple(rows.tolist()))
-    return packed, rectangle, targets
+    targets = torch.from_numpy(labels.astype(np.int64))
+    packed = Batch(pack(masked, lengths), targets, tuple(rows.tolist()), num_scored=known_labels(labels, lengths))
+    rectangle = padded(torch.from_numpy(masked.astype(np.int64)), lengths, ALPHABET.pad_id)
+    return packed, rectangle, padded(targets, lengths, NOT_SCORED)
 
 
 def our_curve(model: TaskModel) -> list[float]:

@@ -1,48 +1,15 @@
 """The loop alone, with an engine that computes nothing: cadences, counts, saving and stopping out of turn."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from torch import Tensor
 
-from proteinlm.platform.config import OptimizerSection, TrainingSection
+from proteinlm.platform.sections import OptimizerSection, TrainingSection
 from proteinlm.platform.training.interrupts import Decision
 from proteinlm.platform.training.loop import AS_ASKED, Outcome, Schedule, train
-from proteinlm.platform.training.step import StepReport
 from proteinlm.platform.training.telemetry import Meter
-from proteinlm.tasks.task import Batch, TaskModel
-from tests.platform.scored import batch
-
-
-class Recorded:
-    """An engine and a step log that remember what they were asked; steps in `not_finite` are skipped."""
-
-    def __init__(self, not_finite: Sequence[int] = ()) -> None:
-        self.rates: list[float] = []
-        self.logged: list[tuple[int, dict[str, float]]] = []
-        self._not_finite = not_finite
-
-    def train_step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepReport:
-        self.rates.append(learning_rate)
-        return StepReport(loss=1.0, scored=1, gradient_norm=1.0, is_skipped=len(self.rates) in self._not_finite)
-
-    def eval_step(self, batch: Batch) -> dict[str, Tensor]:
-        raise NotImplementedError
-
-    def save(self, directory: Path) -> None: ...
-
-    def load(self, directory: Path) -> None: ...
-
-    @contextmanager
-    def module(self) -> Iterator[TaskModel]:
-        raise NotImplementedError
-        yield
-
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        self.logged.append((step, dict(figures)))
+from tests.platform.scored import StubEngine, batch
 
 
 class Decided:
@@ -60,7 +27,7 @@ class Decided:
 
 
 def trained(
-    engine: Recorded, section: TrainingSection, decisions: Mapping[int, Decision] | None = None, first_step: int = 0
+    engine: StubEngine, section: TrainingSection, decisions: Mapping[int, Decision] | None = None, first_step: int = 0
 ) -> tuple[Outcome, list[dict[str, Any]]]:
     """Train to the section's last step on batches of four residues; what was saved, in order."""
     saved: list[dict[str, Any]] = []
@@ -79,7 +46,7 @@ def trained(
 
 
 def test_steps_are_counted_from_the_checkpoint_and_cadences_kept() -> None:
-    engine = Recorded()
+    engine = StubEngine()
     section = TrainingSection(steps=10, validate_every=4, checkpoint_every=3, log_every=5)
     outcome, saved = trained(engine, section, first_step=2)
     assert [step for step, figures in engine.logged if "loss" in figures] == [3, 5, 10]
@@ -95,18 +62,18 @@ def test_steps_are_counted_from_the_checkpoint_and_cadences_kept() -> None:
 
 def test_a_checkpoint_out_of_turn_and_an_end_as_asked() -> None:
     section = TrainingSection(steps=10, validate_every=10, checkpoint_every=10)
-    outcome, saved = trained(Recorded(), section, {2: Decision(save=True, stop=False), 5: Decision(True, True)})
+    outcome, saved = trained(StubEngine(), section, {2: Decision(save=True, stop=False), 5: Decision(True, True)})
     assert [(one["step"], one["wait"]) for one in saved] == [(2, True), (5, True)]
     assert outcome == Outcome(5, 120, AS_ASKED)
 
 
 def test_a_stop_at_the_last_step_is_an_end_like_any_other() -> None:
     section = TrainingSection(steps=3, validate_every=3, checkpoint_every=3)
-    assert trained(Recorded(), section, {3: Decision(True, True)})[0].stopped is None
+    assert trained(StubEngine(), section, {3: Decision(True, True)})[0].stopped is None
 
 
 def test_skipped_steps_are_counted_and_no_checkpoint_is_made_of_one() -> None:
-    engine = Recorded(not_finite=[3, 4])
+    engine = StubEngine(not_finite=[3, 4])
     section = TrainingSection(steps=6, validate_every=6, checkpoint_every=3, log_every=1)
     outcome, saved = trained(engine, section)
     assert [(one["step"], one["skipped_steps"]) for one in saved] == [(5, 2), (6, 2)]
@@ -123,7 +90,7 @@ def test_skipped_steps_are_counted_and_no_checkpoint_is_made_of_one() -> None:
 
 def test_a_run_that_diverges_is_stopped_with_what_it_had() -> None:
     section = TrainingSection(steps=50, checkpoint_every=4, max_skipped_steps=3)
-    outcome, saved = trained(Recorded(not_finite=range(7, 60)), section)
+    outcome, saved = trained(StubEngine(not_finite=range(7, 60)), section)
     assert (outcome.step, [one["step"] for one in saved]) == (9, [4])
     assert outcome.stopped is not None
     for words in ("training.max_skipped_steps", "3 optimizer steps after step 6", "checkpoint of step 4", "lear"):
