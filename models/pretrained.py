@@ -2,6 +2,8 @@
 
 config.json says what the model is, the format's version, a digest of the weights file and what the writer adds (corpus
 hash, run name). The directory is written beside its place and renamed, so it is there whole or not at all.
+
+A directory that transformers' EsmForMaskedLM or EsmModel saved is read as well (huggingface.py has the conversion).
 """
 
 import hashlib
@@ -14,19 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
+from proteinlm.models.huggingface import from_esm_state
 from proteinlm.models.objectives import LanguageModelHead
+from proteinlm.models.pretrained_config import (
+    CONFIG_FILE,
+    FORMAT,
+    FORMAT_VERSION,
+    WEIGHTS_FILE,
+    check_format,
+    is_esm,
+    read_description,
+    read_json,
+)
 
-FORMAT = "proteinlm-pretrained"
-FORMAT_VERSION = 1
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 TIED = "head.decoder_weight"
-"""The head's name for the encoder's token table: left out of the file, tied again when loading."""
+"""The head's name for the encoder's token table: left out of the file, tied again when loading. In the file only where
+it is another matrix, as in models read from an ESM with token dropout."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,8 @@ class Pretrained:
 
     config: ModelConfig
     encoder: ProteinEncoder
-    head: LanguageModelHead
+    head: LanguageModelHead | None
+    """None where the directory has none (an EsmModel's)."""
     extra: Mapping[str, object]
     """What the writer added."""
     content_hash: str
@@ -77,26 +87,25 @@ def save_pretrained(
 
 
 def load_pretrained(directory: str | Path) -> Pretrained:
-    """Read a pretrained directory.
+    """Read a pretrained directory, or one of transformers' EsmForMaskedLM or EsmModel.
 
-    Raises FileNotFoundError where there is none, ValueError that names the file and the fault where it is broken.
+    Raises FileNotFoundError where there is none, ValueError that names the file and the fault where it is broken or
+    holds a model that our encoder does not compute.
     """
     path = Path(directory)
-    config, description = _read_config(path)
+    config, description = read_description(path)
     digest = _digest(path / WEIGHTS_FILE)
     state = _read_weights(path / WEIGHTS_FILE)
-    if digest != description.get("weights_sha256"):
+    if is_esm(description):
+        state = _converted(path / WEIGHTS_FILE, config, state, description)
+        digest += f" token_dropout {bool(description.get('token_dropout'))}"
+    elif digest != description.get("weights_sha256"):
         raise ValueError(
             f"{path / WEIGHTS_FILE} is not the file that {CONFIG_FILE} was written with "
             f"(SHA-256 {digest[:12]}..., expected {str(description.get('weights_sha256'))[:12]}...)"
         )
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
-        encoder = ProteinEncoder(config)
-        head = LanguageModelHead(config, encoder.token_embedding)
-    _check_weights(path / WEIGHTS_FILE, state, _named(encoder, head))
-    encoder.load_state_dict(_below(state, "encoder."), assign=True)
-    tied = {"decoder_weight": encoder.token_embedding.weight}
-    head.load_state_dict({**_below(state, "head."), **tied}, assign=True)
+    has_head = not is_esm(description) or any(name.startswith("head.") for name in state)
+    encoder, head = _loaded(path / WEIGHTS_FILE, config, state, has_head)
     extra = description.get("extra")
     return Pretrained(
         config=config,
@@ -107,18 +116,40 @@ def load_pretrained(directory: str | Path) -> Pretrained:
     )
 
 
-def _named(encoder: ProteinEncoder, head: LanguageModelHead) -> dict[str, Tensor]:
+def read_config(directory: str | Path) -> ModelConfig:
+    """The architecture of a pretrained directory, without reading its weights; raises as `load_pretrained` does."""
+    return read_description(Path(directory))[0]
+
+
+def _loaded(
+    file: Path, config: ModelConfig, state: dict[str, Tensor], has_head: bool
+) -> tuple[ProteinEncoder, LanguageModelHead | None]:
+    """Modules that hold the tensors of `state`."""
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        encoder = ProteinEncoder(config)
+        head = LanguageModelHead(config, encoder.token_embedding) if has_head else None
+    _check_weights(file, state, _named(encoder, head, with_decoder=TIED in state))
+    encoder.load_state_dict(_below(state, "encoder."), assign=True)
+    if head is not None:
+        tied = {"decoder_weight": encoder.token_embedding.weight}
+        head.load_state_dict({**tied, **_below(state, "head.")}, assign=True)
+    return encoder, head
+
+
+def _named(encoder: ProteinEncoder, head: LanguageModelHead | None, *, with_decoder: bool) -> dict[str, Tensor]:
     """Tensors by their name in the file, the tied one once."""
-    parts: tuple[tuple[str, nn.Module], ...] = (("encoder", encoder), ("head", head))
-    named = {f"{part}.{name}": tensor for part, module in parts for name, tensor in module.state_dict().items()}
-    del named[TIED]
+    parts: tuple[tuple[str, nn.Module | None], ...] = (("encoder", encoder), ("head", head))
+    named = {
+        f"{part}.{name}": tensor for part, module in parts if module for name, tensor in module.state_dict().items()
+    }
+    if not with_decoder:
+        named.pop(TIED, None)
     return named
 
 
 def _state(encoder: ProteinEncoder, head: LanguageModelHead) -> dict[str, Tensor]:
-    return {
-        name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in _named(encoder, head).items()
-    }
+    named = _named(encoder, head, with_decoder=head.decoder_weight is not encoder.token_embedding.weight)
+    return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in named.items()}
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -132,7 +163,7 @@ def _is_replaceable(target: Path) -> bool:
     if not any(target.iterdir()):
         return True
     try:
-        _read_description(target / CONFIG_FILE)
+        check_format(target / CONFIG_FILE, read_json(target / CONFIG_FILE))
     except (OSError, ValueError):
         return False
     return True
@@ -153,17 +184,16 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_config(directory: str | Path) -> ModelConfig:
-    """The architecture of a pretrained directory, without reading its weights; raises as `load_pretrained` does."""
-    return _read_config(Path(directory))[0]
-
-
-def _read_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
-    for needed in (path, path / CONFIG_FILE, path / WEIGHTS_FILE):
-        if not needed.exists():
-            raise FileNotFoundError(f"no such checkpoint: {path} ({needed.name} not found)")
-    description = _read_description(path / CONFIG_FILE)
-    return _read_model_config(path / CONFIG_FILE, description.get("model")), description
+def _converted(
+    file: Path, config: ModelConfig, state: Mapping[str, Tensor], description: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """ESM's tensors under the names of our file."""
+    try:
+        encoder, head = from_esm_state(config, state, token_dropout=bool(description.get("token_dropout")))
+    except ValueError as error:
+        raise ValueError(f"{file} {error}") from None
+    named = {f"encoder.{name}": tensor for name, tensor in encoder.items()}
+    return {**named, **{f"head.{name}": tensor for name, tensor in (head or {}).items()}}
 
 
 def _content_hash(config: ModelConfig, weights_digest: str) -> str:
@@ -171,33 +201,6 @@ def _content_hash(config: ModelConfig, weights_digest: str) -> str:
     unseen = {"preset", "activation_checkpointing", "dropout", "initial_deviation"}
     shape = config.model_dump(mode="json", exclude=unseen)
     return hashlib.sha256(f"{json.dumps(shape, sort_keys=True)}\n{weights_digest}".encode()).hexdigest()
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise ValueError(f"{path} does not describe a model of this program ('format': '{FORMAT}' not found)")
-    if description.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {description.get('format_version')!r}; this program reads {FORMAT_VERSION}"
-        )
-    return description
-
-
-def _read_model_config(path: Path, values: object) -> ModelConfig:
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} lacks the section 'model'")
-    try:
-        return ModelConfig(**values)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'model'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
-        )
-        raise ValueError(f"{path}, section 'model': {faults}") from error
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

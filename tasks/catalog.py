@@ -5,15 +5,33 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from proteinlm.tasks.contacts import contact_prediction
+from proteinlm.tasks.fluorescence import fluorescence
 from proteinlm.tasks.masked_language_modeling import masked_language_modeling
+from proteinlm.tasks.remote_homology import remote_homology
 from proteinlm.tasks.secondary_structure import secondary_structure
+from proteinlm.tasks.stability import stability
 from proteinlm.tasks.task import Task
 
 TASKS: Mapping[str, Callable[..., Task]] = {
     "masked_language_modeling": masked_language_modeling,
     "secondary_structure_q3": partial(secondary_structure, num_labels=3),
     "secondary_structure_q8": partial(secondary_structure, num_labels=8),
+    "contact_prediction": contact_prediction,
+    "remote_homology": remote_homology,
+    "fluorescence": fluorescence,
+    "stability": stability,
 }
+
+TAPE_TASKS = (
+    "secondary_structure_q3",
+    "secondary_structure_q8",
+    "contact_prediction",
+    "remote_homology",
+    "fluorescence",
+    "stability",
+)
+"""The five tasks of TAPE (Rao et al. 2019), secondary structure with three and with eight classes."""
 
 
 def build_task(name: str, **options: object) -> Task:

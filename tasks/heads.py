@@ -1,7 +1,9 @@
-"""Heads that answer for every token, and the loss that all of them share.
+"""The names of heads, the paper's head for every token, and the loss that all heads on tokens share.
 
 Shapes: N tokens of the micro batch, M scored tokens among them, B proteins, D hidden, C classes.
 """
+
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,17 @@ from torch.nn import functional
 from proteinlm.models.objectives import NOT_SCORED
 from proteinlm.models.packed import Packed
 
+HeadName = Literal["paper", "tape"]
+"""paper: ProteinLM's Megatron path, behind its 3B column. tape: TAPE's PyTorch heads."""
 INITIAL_STANDARD_DEVIATION = 0.02
+WHOLE_WEIGHT = -1
+"""`dim` of weight_norm for one length of the whole weight, as in TAPE: PyTorch's None, which its types leave out."""
+
+
+def check_head(name: str) -> None:
+    """ValueError where there is no head `name`."""
+    if name not in get_args(HeadName):
+        raise ValueError(f"head is {name!r}; accepted: {', '.join(get_args(HeadName))}")
 
 
 class TokenHead(nn.Module):

@@ -1,12 +1,14 @@
 """One checked schema per task: what a record must hold, and a refusal that names file, record and key.
 
 A record is a mapping as TAPE writes it (JSON or LMDB): the sequence under `primary` (or `sequence`), an `id`, and
-labels that may be lists or numpy arrays. L is the number of residues of its protein.
+labels that may be lists or numpy arrays. Where a task has one label for the whole protein, it may stand under `target`.
+L is the number of residues of its protein.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,9 @@ from numpy.typing import NDArray
 RESIDUE_LETTERS = frozenset("ACDEFGHIKLMNPQRSTVWYXBUZO")
 """The 20 amino acids and X (any), B (D or N), U (selenocysteine), Z (E or Q), O (pyrrolysine)."""
 SEQUENCE_KEYS = ("primary", "sequence")
+_ACCEPTED_SEQUENCE = "accepted: a string of the letters " + "".join(sorted(RESIDUE_LETTERS))
+TARGET_KEY = "target"
+"""The name of the one label of a whole protein in tables of (sequence, target)."""
 SHOWN = 60
 """Characters of a found value that a message repeats."""
 
@@ -30,6 +35,8 @@ class LabelField:
     check: Callable[[object, int], object]
     """(value found, L) -> the value to store; ValueError saying what was found where it is wrong."""
     column_type: pa.DataType
+    is_required: bool = True
+    """Whether every record must have it; else a record without it is stored with a null."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,12 @@ class TaskSchema:
         columns = [pa.field("id", pa.string()), pa.field("sequence", pa.string()), pa.field("length", pa.int32())]
         return pa.schema(columns + [pa.field(field.key, field.column_type) for field in self.fields])
 
+    @cached_property
+    def target_field(self) -> LabelField | None:
+        """The one required label of the whole protein, which a record may have under `target`; None for other tasks."""
+        found = [field for field in self.fields if field.is_required and not pa.types.is_list(field.column_type)]
+        return found[0] if len(found) == 1 else None
+
 
 def residue_classes(key: str, num_classes: int) -> LabelField:
     """A class for each residue, -1 where it is not known: stored as list<int8>."""
@@ -58,6 +71,83 @@ def residue_classes(key: str, num_classes: int) -> LabelField:
 def residue_mask(key: str) -> LabelField:
     """1 for a residue that counts, 0 for one that does not: stored as list<bool>."""
     return LabelField(key, "one 0 or 1 for each residue", _checked_mask, pa.list_(pa.bool_()))
+
+
+def protein_class(key: str, num_classes: int, *, is_required: bool = True) -> LabelField:
+    """The class of the whole protein: stored as int32."""
+    accepted = f"one integer, 0 to {num_classes - 1}"
+    return LabelField(key, accepted, partial(_checked_class, num_classes=num_classes), pa.int32(), is_required)
+
+
+def protein_number(key: str, *, is_required: bool = True) -> LabelField:
+    """A finite number for the whole protein, alone or as TAPE's list of one: stored as float64."""
+    return LabelField(key, "one finite number, or a list of one", _checked_number, pa.float64(), is_required)
+
+
+def protein_count(key: str, *, is_required: bool = True) -> LabelField:
+    """How many of something the whole protein has: stored as int32."""
+    check = partial(_checked_class, num_classes=2**31)
+    return LabelField(key, "one integer, 0 or more", check, pa.int32(), is_required)
+
+
+def residue_coordinates(key: str) -> LabelField:
+    """x, y, z in Angstrom of each residue: stored as list<float32> [3L], three for each residue, one after the other.
+
+    Residues that are not resolved have finite numbers too (TAPE: zeros), and a mask that leaves them out.
+    """
+    accepted = "three finite numbers in Angstrom for each residue"
+    return LabelField(key, accepted, _checked_coordinates, pa.list_(pa.float32()))
+
+
+def _checked_class(value: object, length: int, *, num_classes: int) -> int:
+    found = int(_single(value, (int, np.integer)))
+    if not 0 <= found < num_classes:
+        raise ValueError(_shown(found))
+    return found
+
+
+def _checked_number(value: object, length: int) -> float:
+    try:
+        number = float(_single(value, (int, float, np.integer, np.floating)))
+    except OverflowError:
+        raise ValueError("an integer above 1.8e308") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{number}")
+    return number
+
+
+def _single(value: object, kinds: tuple[type, ...]) -> Any:
+    """A number of `kinds`, alone or as a list or array of one, which is TAPE's form."""
+    found = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+    found = found[0] if isinstance(found, (list, tuple)) and len(found) == 1 else found
+    if isinstance(found, (bool, np.bool_)) or not isinstance(found, kinds):
+        raise ValueError(f"{_shown(value)} ({type(value).__name__})")
+    return found
+
+
+def _checked_coordinates(value: object, length: int) -> NDArray[np.float32]:
+    found = _array(value)
+    if found.shape != (length, 3):
+        raise ValueError(f"an array of shape {list(found.shape)} for a sequence of {length} residues")
+    if found.dtype.kind not in "iuf":
+        raise ValueError(f"values of type {found.dtype}")
+    with np.errstate(over="ignore"):
+        stored = found.astype(np.float32)
+    wrong = np.argwhere(~np.isfinite(stored))  # of what is stored: 1e39 is finite, and infinite as float32
+    if wrong.size:
+        residue, axis = wrong[0]
+        raise ValueError(f"{found[residue, axis]} at residue {residue + 1}")
+    return stored.reshape(-1)
+
+
+def _array(value: object) -> NDArray[Any]:
+    """A found list or array as an array."""
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        raise ValueError(f"{_shown(value)} ({type(value).__name__})")
+    try:
+        return np.asarray(value)
+    except (ValueError, OverflowError):
+        raise ValueError("nested lists of unequal lengths") from None
 
 
 def _checked_classes(value: object, length: int, *, num_classes: int) -> NDArray[np.int8]:
@@ -86,27 +176,26 @@ def check_record(task_schema: TaskSchema, values: Mapping[str, object], where: s
     sequence = _checked_sequence(values, where)
     _check_protein_length(values, len(sequence), where)
     row: dict[str, object] = {"id": _checked_id(values, where), "sequence": sequence, "length": len(sequence)}
+    target = task_schema.target_field
     for field in task_schema.fields:
-        if field.key not in values:
-            raise ValueError(
-                f"{where}: key {field.key!r} is missing (found {_names(values)}); "
-                f"task {task_schema.task!r} needs {field.accepted}"
-            )
+        key = TARGET_KEY if field is target and field.key not in values and TARGET_KEY in values else field.key
+        if not field.is_required and values.get(key) is None:
+            row[field.key] = None
+            continue
+        if key not in values:
+            names = f"{key!r} (or {TARGET_KEY!r})" if field is target else repr(key)
+            needs = f"task {task_schema.task!r} needs {field.accepted}"
+            raise ValueError(f"{where}: key {names} is missing (found {_names(values)}); {needs}")
         try:
-            row[field.key] = field.check(values[field.key], len(sequence))
+            row[field.key] = field.check(values[key], len(sequence))
         except ValueError as error:
-            raise ValueError(f"{where}: key {field.key!r} has {error}; accepted: {field.accepted}") from None
+            raise ValueError(f"{where}: key {key!r} has {error}; accepted: {field.accepted}") from None
     return row
 
 
 def _residue_array(value: object, length: int, *, kinds: str) -> NDArray[Any]:
     """A found list or array as an array of one entry for each of `length` residues; `kinds` are numpy's dtype kinds."""
-    if not isinstance(value, (list, tuple, np.ndarray)):
-        raise ValueError(f"{_shown(value)} ({type(value).__name__})")
-    try:
-        found = np.asarray(value)
-    except (ValueError, OverflowError):
-        raise ValueError("nested lists of unequal lengths") from None
+    found = _array(value)
     if found.ndim != 1:
         raise ValueError(f"a {found.ndim}-dimensional array")
     if len(found) != length:
@@ -117,19 +206,18 @@ def _residue_array(value: object, length: int, *, kinds: str) -> NDArray[Any]:
 
 
 def _checked_sequence(values: Mapping[str, object], where: str) -> str:
-    accepted = "accepted: a string of the letters " + "".join(sorted(RESIDUE_LETTERS))
+    accepted = _ACCEPTED_SEQUENCE
     key = next((key for key in SEQUENCE_KEYS if key in values), None)
     if key is None:
         raise ValueError(f"{where}: key 'primary' (or 'sequence') is missing (found {_names(values)}); {accepted}")
-    sequence = values[key]
-    if isinstance(sequence, bytes):
-        sequence = sequence.decode("latin-1")
+    found = values[key]
+    sequence = found.decode("latin-1") if isinstance(found, bytes) else found
     if not isinstance(sequence, str):
         raise ValueError(f"{where}: key {key!r} has {_shown(sequence)} ({type(sequence).__name__}); {accepted}")
     if not sequence:
         raise ValueError(f"{where}: key {key!r} is an empty sequence; {accepted}")
-    wrong = next((place for place, letter in enumerate(sequence) if letter not in RESIDUE_LETTERS), None)
-    if wrong is not None:
+    if not RESIDUE_LETTERS.issuperset(sequence):
+        wrong = next(place for place, letter in enumerate(sequence) if letter not in RESIDUE_LETTERS)
         raise ValueError(f"{where}: key {key!r} has {sequence[wrong]!r} at residue {wrong + 1}; {accepted}")
     return sequence
 

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.objectives import NOT_SCORED
-from proteinlm.tasks.heads import TokenHead, classify_tokens
+from proteinlm.tasks.convolution_head import ConvolutionHead
+from proteinlm.tasks.heads import HeadName, TokenHead, check_head, classify_tokens
 from proteinlm.tasks.metrics import PooledRatio
 from proteinlm.tasks.records import TaskSchema, residue_classes, residue_mask
+from proteinlm.tasks.residue_labels import kept_residues
 from proteinlm.tasks.task import Batch, Metric, Task, Window
 
 LABEL_COLUMNS: Mapping[int, str] = {3: "ss3", 8: "ss8"}
@@ -31,8 +33,9 @@ SS3_OF_SS8 = (0, 0, 0, 1, 1, 2, 2, 2)
 """Class of three for each class of eight."""
 
 
-def secondary_structure(num_labels: int) -> Task:
+def secondary_structure(num_labels: int, head: HeadName = "paper") -> Task:
     """The task "secondary_structure_q3" or "secondary_structure_q8", for `num_labels` of 3 or 8."""
+    check_head(head)
     if num_labels not in LABEL_COLUMNS:
         raise ValueError(f"num_labels is {num_labels}; secondary structure has 3 or 8 classes")
     column = LABEL_COLUMNS[num_labels]
@@ -44,7 +47,7 @@ def secondary_structure(num_labels: int) -> Task:
         label_level="residue",
         label_dtype="int16",
         prepare=partial(_prepare, column=column),
-        make_head=partial(_make_head, num_labels=num_labels),
+        make_head=partial(_make_head, num_labels=num_labels, head=head),
         score=_score,
         metrics=_metrics(num_labels),
         test_splits=TEST_SPLITS,
@@ -63,23 +66,22 @@ def residue_labels(table: pa.Table, column: str) -> tuple[NDArray[np.int16], NDA
 def _prepare(window: Window, *, column: str) -> tuple[NDArray[np.uint8], NDArray[np.generic]]:
     """Labels [N] of the window's tokens: special tokens are not scored, and a crop takes its own residues' labels."""
     labels, residues = residue_labels(window.columns, column)
-    lengths = window.lengths.astype(np.int64)
-    num_trailing = 0 if window.alphabet.eos_id is None else 1
-    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # in the protein, <cls> at 0
-    is_residue = (place > 0) & (place < np.repeat(lengths - num_trailing, lengths))
-    first = np.cumsum(residues) - residues + window.starts  # of each protein's kept residues, in `labels`
-    source = np.repeat(first - 1, lengths) + place
-    tokens_labels = np.full(len(place), NOT_SCORED, np.int16)
-    tokens_labels[is_residue] = labels[source[is_residue]]
+    is_residue, source = kept_residues(window, residues)
+    tokens_labels = np.full(len(is_residue), NOT_SCORED, np.int16)
+    tokens_labels[is_residue] = labels[source]
     return window.tokens, tokens_labels
 
 
-def _make_head(encoder: ProteinEncoder, *, num_labels: int) -> nn.Module:
-    return TokenHead(encoder.config.hidden_size, num_labels)
+def _make_head(encoder: ProteinEncoder, *, num_labels: int, head: HeadName) -> nn.Module:
+    hidden_size = encoder.config.hidden_size
+    return TokenHead(hidden_size, num_labels) if head == "paper" else ConvolutionHead(hidden_size, num_labels)
 
 
 def _score(head: nn.Module, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
-    columns, _ = classify_tokens(head, hidden, batch.packed, batch.labels)
+    if isinstance(head, ConvolutionHead):  # it needs all tokens, where the paper's answers for the scored ones alone
+        columns, _ = classify_tokens(nn.Identity(), head(hidden, batch.packed), batch.packed, batch.labels)
+    else:
+        columns, _ = classify_tokens(head, hidden, batch.packed, batch.labels)
     return columns
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from proteinlm.models.alphabet import Alphabet
 from proteinlm.models.encoder import ProteinEncoder
+from proteinlm.models.objectives import NOT_SCORED
 from proteinlm.models.packed import Packed
 from proteinlm.tasks.records import TaskSchema
 
@@ -52,10 +53,16 @@ class Batch:
     """[B] row numbers in the split."""
     num_residues: int = 0
     """Real residues: neither special tokens nor padding."""
+    num_scored: int = 0
+    """Labels that the loss is over, as `Task.count` counts them: known before the forward pass."""
+    pooled: Tensor | None = None
+    """What `Task.pool` gave of these proteins under a frozen encoder, computed before; the encoder is then not run."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
-        return replace(self, packed=self.packed.to(device), labels=self.labels.to(device, non_blocking=True))
+        pooled = None if self.pooled is None else self.pooled.to(device, non_blocking=True)
+        labels = self.labels.to(device, non_blocking=True)
+        return replace(self, packed=self.packed.to(device), labels=labels, pooled=pooled)
 
 
 Columns = Mapping[str, NDArray[np.float64]]
@@ -80,6 +87,32 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Output:
+    """A prediction that is kept for each protein beside its columns; `Task.score` gives it, under this name, whenever
+    the head is not in training.
+    """
+
+    name: str
+    level: Literal["token", "pair"]
+    """token: [N], of which the residues' are kept. pair: the upper triangles i < j of all B proteins, each row by row
+    over its residues, protein after protein: [sum of L(L-1)/2]."""
+    dtype: str
+    """numpy dtype in which it is kept, such as "int8" or "float16"."""
+
+
+def every_token(hidden: Tensor, packed: Packed) -> Tensor:
+    """Hidden [N, D] as it is: what a head for labels on residues or pairs of them reads."""
+    return hidden
+
+
+def known_labels(labels: NDArray[np.generic], lengths: NDArray[np.int64]) -> int:
+    """How many of the labels [N] or [B] are scored: classes other than NOT_SCORED, numbers other than NaN."""
+    if np.issubdtype(labels.dtype, np.integer):
+        return int((labels != NOT_SCORED).sum())
+    return int((~np.isnan(labels.astype(np.float64))).sum())
+
+
+@dataclass(frozen=True)
 class Task:
     """What is asked of a model, as a value."""
 
@@ -88,14 +121,23 @@ class Task:
     """Label columns read from the shards."""
     label_level: Literal["residue", "protein"]
     label_dtype: str
-    """numpy dtype of the labels as they travel, such as "int16" or "float32"."""
+    """numpy dtype of the labels as they travel, such as "int16" or "float32". What is not scored is NOT_SCORED among
+    integers and NaN among floats."""
     prepare: Callable[[Window], tuple[NDArray[np.uint8], NDArray[np.generic]]]
     """Window -> (tokens [N], labels [N] or [B]): a pure function of the window."""
     make_head: Callable[[ProteinEncoder], nn.Module]
     score: Callable[[nn.Module, Tensor, Batch], dict[str, Tensor]]
-    """(head, hidden [N, D], batch) -> per-protein columns [B]; "loss" (summed, nats or squared error, carries the
-    gradient) and "scored" (how many labels that sum is over) are always among them, the rest is for the metrics."""
+    """(head, what `pool` gave, batch) -> per-protein columns [B]; "loss" (summed, nats or squared error, carries the
+    gradient) and "scored" (how many labels that sum is over) are always among them, the rest is for the metrics. Where
+    the head is not in training, the task's `outputs` are there too."""
     metrics: tuple[Metric, ...]
+    """The first one, on the first of `valid_splits`, is what an epoch is chosen by."""
+    pool: Callable[[Tensor, Packed], Tensor] = every_token
+    """Hidden [N, D] -> what the head reads, [N, D] or [B, D]. It has no weights: under a frozen encoder its value is
+    computed once and kept."""
+    count: Callable[[NDArray[np.generic], NDArray[np.int64]], int] = known_labels
+    """(labels, tokens of each protein [B]) -> how many labels the loss is over."""
+    outputs: tuple[Output, ...] = ()
     train_split: str = "train"
     valid_splits: tuple[str, ...] = ("valid",)
     """Splits watched during training; the first one is what choices are made on."""
@@ -135,10 +177,11 @@ class TaskModel(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Per-protein columns [B] of `Task.score`."""
+        if batch.pooled is not None:
+            return self.task.score(self.head, batch.pooled, batch)
         if self.frozen:
             self.encoder.eval()  # frozen means frozen: no dropout below the head either
-            with torch.no_grad():
-                hidden = self.encoder(batch.packed)
-        else:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             hidden = self.encoder(batch.packed)
-        return self.task.score(self.head, hidden, batch)
+            pooled = self.task.pool(hidden, batch.packed)
+        return self.task.score(self.head, pooled, batch)

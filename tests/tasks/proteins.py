@@ -35,4 +35,5 @@ def make_window(
 
 def make_batch(task: Task, window: Window) -> Batch:
     tokens, labels = task.prepare(window)
-    return Batch(pack(tokens, window.lengths), torch.from_numpy(labels), tuple(window.rows.tolist()))
+    scored = task.count(labels, window.lengths.astype(np.int64))
+    return Batch(pack(tokens, window.lengths), torch.from_numpy(labels), tuple(window.rows.tolist()), num_scored=scored)

@@ -30,7 +30,7 @@ def test_an_unknown_task_is_answered_with_the_near_one():
 def test_an_unknown_option_is_answered_with_the_near_one():
     with pytest.raises(ValueError, match=r"no option 'mask_fracton' \(did you mean 'mask_fraction'\?\)"):
         build_task("masked_language_modeling", mask_fracton=0.1)
-    with pytest.raises(ValueError, match="'secondary_structure_q3' has no option 'num_labels'; its options: none"):
+    with pytest.raises(ValueError, match="'secondary_structure_q3' has no option 'num_labels'; its options: head"):
         build_task("secondary_structure_q3", num_labels=8)
 
 

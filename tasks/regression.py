@@ -1,0 +1,156 @@
+"""What tasks of one number for each protein share: how it is prepared, predicted, scored and measured.
+
+The head answers in deviations from the task's usual value, so that it starts near the mean whatever the unit is.
+
+Shapes: B proteins, D hidden.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from proteinlm.models.encoder import ProteinEncoder
+from proteinlm.tasks.correlation import Spearman
+from proteinlm.tasks.heads import HeadName, check_head
+from proteinlm.tasks.metrics import PooledRatio
+from proteinlm.tasks.records import LabelField, TaskSchema, protein_number
+from proteinlm.tasks.sequence_heads import PoolName, get_pool, make_sequence_head
+from proteinlm.tasks.task import Batch, Metric, Task, Window
+
+UNIT = "proteins"
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Proteins whose target lies on one side of a limit, measured apart under the task's metrics' names and this."""
+
+    name: str
+    above: float
+    """Targets greater than this belong to it ..."""
+    up_to: float
+    """... unless they are greater than this."""
+    description: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """The number that is predicted."""
+
+    column: str
+    description: str
+    """What it is, with its unit: part of every definition."""
+    typical_mean: float
+    typical_deviation: float
+    """Mean and standard deviation of the published training set: constants, so that nothing is fitted twice."""
+    modes: tuple[Mode, ...] = ()
+
+
+def regression(
+    name: str, target: Target, *, head: HeadName, pool: PoolName, further_fields: tuple[LabelField, ...] = ()
+) -> Task:
+    """The task `name`: squared error of one number, in units of its typical deviation."""
+    check_head(head)
+    return Task(
+        name=name,
+        columns=(target.column,),
+        label_level="protein",
+        label_dtype="float32",
+        prepare=partial(_prepare, column=target.column),
+        make_head=partial(_make_head, head=head),
+        score=partial(_score, target=target),
+        metrics=_metrics(target),
+        pool=get_pool(pool),
+        test_splits=("test",),
+        records=TaskSchema(name, name, (protein_number(target.column), *further_fields), one_label),
+    )
+
+
+def one_label(row: Mapping[str, object]) -> int:
+    """A checked record of a task with one label for each protein has that label."""
+    return 1
+
+
+def regression_columns(
+    prediction: NDArray[np.float64], targets: NDArray[np.float64], target: Target
+) -> dict[str, NDArray[np.float64]]:
+    """Per-protein columns [B] of predictions [B] and targets [B], as the task's `score` gives them."""
+    columns = _columns(torch.from_numpy(prediction), torch.from_numpy(targets), target)
+    return {name: values.numpy().astype(np.float64) for name, values in columns.items()}
+
+
+def _prepare(window: Window, *, column: str) -> tuple[NDArray[np.uint8], NDArray[np.generic]]:
+    return window.tokens, window.columns.column(column).to_numpy().astype(np.float32)
+
+
+def _make_head(encoder: ProteinEncoder, *, head: HeadName) -> nn.Module:
+    return make_sequence_head(head, encoder.config.hidden_size, 1)
+
+
+def _score(head: nn.Module, pooled: Tensor, batch: Batch, *, target: Target) -> dict[str, Tensor]:
+    """Per-protein columns [B]; "prediction", "target" and "squared_error" are in the records' unit."""
+    prediction = target.typical_mean + target.typical_deviation * head(pooled).float().squeeze(1)
+    return _columns(prediction, batch.labels.float(), target)
+
+
+def _columns(prediction: Tensor, targets: Tensor, target: Target) -> dict[str, Tensor]:
+    is_scored = ~torch.isnan(targets)
+    known = torch.where(is_scored, targets, prediction.detach())  # what is not scored has no error and no gradient
+    squared_error = (prediction - known) ** 2
+    columns = {
+        "loss": squared_error / target.typical_deviation**2,
+        "scored": is_scored.float(),
+        "prediction": prediction.detach(),
+        "target": known,
+        "squared_error": squared_error.detach(),
+    }
+    for mode in target.modes:
+        inside = is_scored & (known > mode.above) & (known <= mode.up_to)
+        columns[mode.name] = inside.float()
+        columns[f"squared_error_{mode.name}"] = squared_error.detach() * inside
+    return columns
+
+
+def _metrics(target: Target) -> tuple[Metric, ...]:
+    over = "over the proteins of all workers"
+    metrics = [*_pair(target, over, "", "scored")]
+    for mode in target.modes:
+        metrics += _pair(target, f"{over} {mode.description}", f"_{mode.name}", mode.name)
+    loss = Metric(
+        "loss",
+        f"squared error of {target.description} divided by {target.typical_deviation:g} squared; mean {over}",
+        PooledRatio("loss", "scored"),
+        "scored",
+        UNIT,
+        larger_is_better=False,
+        is_main=False,
+    )
+    return (*metrics, loss)
+
+
+def _pair(target: Target, over: str, ending: str, among: str) -> tuple[Metric, Metric]:
+    """Rank correlation and mean squared error of the proteins that count in the column `among`."""
+    what = f"predicted and measured {target.description}"
+    return (
+        Metric(
+            f"spearman{ending}",
+            f"Spearman's rank correlation of {what}, equal values sharing their mean rank; gathered {over}",
+            Spearman("prediction", "target", among),
+            among,
+            UNIT,
+            is_main=not ending,
+        ),
+        Metric(
+            f"mse{ending}",
+            f"mean squared difference of {what}; gathered {over}",
+            PooledRatio(f"squared_error{ending}", among),
+            among,
+            UNIT,
+            larger_is_better=False,
+            is_main=not ending,
+        ),
+    )
