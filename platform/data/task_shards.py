@@ -1,6 +1,6 @@
 """A task's labelled records as Parquet shards and a manifest: the form in which the stream reads them.
 
-    SOURCE/secondary_structure_{train,valid,cb513,...}.jsonl.gz | .json | .lmdb
+    SOURCE/secondary_structure_{train,valid,cb513,...}.jsonl.gz | .json | .lmdb | .csv | .txt
       -> check each record -> OUT/<split>/shard-00000.parquet ... OUT/manifest.json
 
 Only the train split is shuffled. A build is made aside and renamed, so that several processes may ask for the same one.
@@ -10,25 +10,22 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from proteinlm.platform.data.checked_records import Row, checked_rows, faults_message
+from proteinlm.platform.data.labelled_records import ENDINGS
 from proteinlm.platform.data.manifest import MANIFEST_FILE, Manifest, Shard, Split, read_manifest, write_manifest
 from proteinlm.platform.data.simulate import TEST_SPLIT, is_simulated
-from proteinlm.platform.data.sources import read_records
 from proteinlm.tasks.catalog import build_task
-from proteinlm.tasks.records import TaskSchema, check_record
+from proteinlm.tasks.records import TaskSchema
 from proteinlm.tasks.task import Task
 
-ENDINGS = (".jsonl.gz", ".jsonl", ".json", ".json.gz", ".lmdb")
 SHARD_ROWS = 512
-
-Row = dict[str, object]
 
 
 def build_task_shards(
@@ -48,8 +45,8 @@ def build_task_shards(
     Splits are the files `<file stem>_<split>` that are there, of those the task names. `files` names others: split ->
     file or file stem in `source`. With `valid_fraction` above 0 no valid file is read: that share of the train file's
     sequences is cut off. `max_train_examples`: the first ones of the shuffled train split. `simulated`: None looks for
-    the marker of `simulate`.
-    Raises ValueError for a wrong record, a split without a single label, and an `out` that holds another build;
+    the marker of `simulate`. Of a file whose records have a `set`, each split takes its own.
+    Raises ValueError for wrong records, a split without a single label, and an `out` that holds another build;
     FileNotFoundError where a split that is needed has no file.
     """
     task, schema = _task_of(task_name)
@@ -142,7 +139,10 @@ def _read_splits(
     schema: TaskSchema, paths: Mapping[str, Path], seed: int, max_train_examples: int | None, valid_fraction: float
 ) -> tuple[dict[str, list[Row]], dict[str, int]]:
     """Checked rows of every split, train shuffled, and the counts for the manifest."""
-    splits = {split: list(_checked_rows(schema, path)) for split, path in paths.items()}
+    faults: list[str] = []
+    splits = {split: list(checked_rows(schema, path, split, faults)) for split, path in paths.items()}
+    if faults:
+        raise ValueError(faults_message(faults, len(faults) + sum(map(len, splits.values()))))
     counts = {f"{split}_read": len(rows) for split, rows in splits.items()}
     generator = np.random.default_rng([seed, 0x7A5C])
     train = [splits["train"][i] for i in generator.permutation(len(splits["train"]))]
@@ -163,13 +163,6 @@ def _read_splits(
     return splits, counts
 
 
-def _checked_rows(schema: TaskSchema, path: Path) -> Iterator[Row]:
-    for number, record in enumerate(read_records(path)):
-        row = check_record(schema, record.values, record.where)
-        row["id"] = row["id"] or str(number)  # as TAPE's own reader names a record without id
-        yield row
-
-
 def _cut_valid(train: list[Row], fraction: float) -> tuple[list[Row], list[Row]]:
     """The first share of the shuffled train rows and the rest; copies of one sequence stay on one side."""
     in_valid = {row["sequence"] for row in train[: max(1, round(fraction * len(train)))]}
@@ -179,18 +172,19 @@ def _cut_valid(train: list[Row], fraction: float) -> tuple[list[Row], list[Row]]
 
 def _write_split(directory: Path, split: str, rows: list[Row], schema: TaskSchema, shard_rows: int) -> Split:
     (directory / split).mkdir()
-    shards, counts = [], Counter[str]()
+    shards, counts = [], np.zeros(256, np.int64)
     for start in range(0, len(rows), shard_rows):
         part = rows[start : start + shard_rows]
         file = f"{split}/shard-{start // shard_rows:05d}.parquet"
         columns = {name: [row[name] for row in part] for name in schema.arrow_schema().names}
         pa.parquet.write_table(pa.table(columns, schema=schema.arrow_schema()), directory / file, compression="zstd")
         digest = hashlib.sha256("".join(f"{row['id']}\t{row['sequence']}\n" for row in part).encode()).hexdigest()
-        sequences = [str(row["sequence"]) for row in part]
-        shards.append(Shard(file=file, rows=len(part), residues=sum(map(len, sequences)), digest=digest))
-        counts.update("".join(sequences))
+        letters = "".join(str(row["sequence"]) for row in part).encode("ascii")
+        shards.append(Shard(file=file, rows=len(part), residues=len(letters), digest=digest))
+        counts += np.bincount(np.frombuffer(letters, np.uint8), minlength=256)
     longest = max(len(str(row["sequence"])) for row in rows)
-    return Split(shards=tuple(shards), residue_counts=dict(sorted(counts.items())), longest=longest)
+    residue_counts = {chr(letter): int(counts[letter]) for letter in np.flatnonzero(counts)}
+    return Split(shards=tuple(shards), residue_counts=residue_counts, longest=longest)
 
 
 def _finished(directory: Path, settings: Mapping[str, object], is_made_up: bool) -> Manifest | None:

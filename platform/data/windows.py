@@ -227,12 +227,13 @@ def to_batch(table: pa.Table, number: int, task: Task) -> Batch:
     def values(name: str, dtype: str) -> NDArray[Any]:
         return np.frombuffer(table.column(name)[number].as_buffer(), dtype)
 
-    labels = values("labels", task.label_dtype).reshape(-1, *task.label_shape)
+    labels, lengths = values("labels", task.label_dtype).reshape(-1, *task.label_shape), values("lengths", "int32")
     return Batch(
-        pack(values("tokens", "uint8"), values("lengths", "int32")),
+        pack(values("tokens", "uint8"), lengths),
         torch.from_numpy(labels.astype(_label_type(task))),
         tuple(values("rows", "int64").tolist()),
         num_residues=table.column("num_residues")[number].as_py(),
+        num_scored=task.count(labels, lengths.astype(np.int64)),
     )
 
 
@@ -240,7 +241,9 @@ def blank_batch(alphabet: Alphabet, task: Task) -> Batch:
     """A micro batch of one protein without residues and without a label to score: its loss and gradient are zero."""
     tokens, lengths = alphabet.encode([""])
     shape = (len(tokens) if task.label_level == "residue" else 1, *task.label_shape)
-    return Batch(pack(tokens, lengths), torch.from_numpy(np.full(shape, NOT_SCORED, _label_type(task))), rows=())
+    dtype = _label_type(task)
+    unscored = NOT_SCORED if np.issubdtype(dtype, np.integer) else np.nan
+    return Batch(pack(tokens, lengths), torch.from_numpy(np.full(shape, unscored, dtype)), rows=())
 
 
 def _label_type(task: Task) -> type[np.int64] | type[np.float32]:

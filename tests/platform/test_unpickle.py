@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proteinlm.platform.data.sources import read_records
+from proteinlm.platform.data.labelled_records import read_records
 from proteinlm.platform.data.unpickle import load_plain
 from tests.platform.protein_files import write_lmdb
 
