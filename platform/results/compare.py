@@ -2,6 +2,9 @@
 
 The *measure* of a row is its definition with the data set, the split's rule and the masks. Rows of different measures
 may share a column, never a ranking: the best is marked among at least two of equal measure.
+
+A published row has no data hash. It stands below ours where its definition is that of a row of ours, and is ranked with
+ours where it also has the same split and as many proteins. All other published rows are a table of their own.
 """
 
 import math
@@ -12,7 +15,8 @@ from statistics import mean, stdev
 
 from proteinlm.platform.results.store import ResultRow
 
-_KINDS = ("published", "baseline", "pretrain", "finetune")  # order of the lines: what there was first, ours below it
+PUBLISHED = "published"
+_KINDS = ("baseline", "pretrain", "finetune", PUBLISHED)  # order of the lines
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,15 @@ class Cell:
     value: float
     """Mean over seeds."""
     spread: float | None
-    """Standard deviation over seeds; None of one seed."""
+    """Standard deviation over seeds; None of one seed, or where it was not published."""
     num_seeds: int
     interval: tuple[float, float] | None
     """95 % bootstrap interval over proteins; None where not given, or of several seeds."""
     floor: float | None
-    num_scored: int
+    num_scored: int | None
+    """None of a published figure: the note of its data says what is known."""
     is_best: bool
-    """Best of at least two of equal measure."""
+    """Best of at least two that may be compared."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,11 @@ class Line:
 
 @dataclass(frozen=True)
 class TaskTable:
-    """The table of one task."""
+    """The table of one task, or of the published figures on it that stand apart."""
 
     task: str
+    group: str
+    """What stands apart in it, in words; "" for the task's table itself."""
     columns: tuple[tuple[str, str], ...]
     """(split, metric)"""
     lines: tuple[Line, ...]
@@ -81,33 +88,78 @@ class TaskTable:
 def make_tables(rows: Sequence[ResultRow]) -> tuple[TaskTable, ...]:
     """One table a task of the main metrics, in the order in which tasks, splits and metrics first occur in `rows`.
 
-    Runs that differ in nothing but their seed are one line.
+    Runs that differ in nothing but their seed are one line. A metric that is not a main one is shown where published
+    rows have its definition. Published rows of other definitions are a second table of their task.
     """
-    rows = [row for row in rows if row.is_main]
-    tasks = dict.fromkeys(row.task for row in rows)
-    return tuple(_make_table(task, [row for row in rows if row.task == task]) for task in tasks)
+    published = {_known_by(row) for row in rows if row.kind == PUBLISHED}
+    rows = [row for row in rows if row.is_main or _known_by(row) in published]
+    tables = []
+    for task in dict.fromkeys(row.task for row in rows):
+        of_task = [row for row in rows if row.task == task]
+        ours = {_known_by(row) for row in of_task if row.kind != PUBLISHED}
+        beside = [row for row in of_task if _known_by(row) in ours]
+        apart = [row for row in of_task if _known_by(row) not in ours]
+        group = f"{PUBLISHED}, other definitions" if beside else PUBLISHED
+        tables += [_make_table(task, "", beside)] if beside else []
+        tables += [_make_table(task, group, apart)] if apart else []
+    return tuple(tables)
 
 
-def _make_table(task: str, rows: Sequence[ResultRow]) -> TaskTable:
-    groups: dict[tuple[str, str, str, str], list[ResultRow]] = {}
-    for row in sorted(rows, key=lambda row: _KINDS.index(row.kind)):
-        groups.setdefault((row.kind, row.model, row.mode, _without_seed(row.run)), []).append(row)
-    means: dict[Measure, list[float]] = {}
-    for group in groups.values():
-        for measure in dict.fromkeys(map(_measure, group)):
-            means.setdefault(measure, []).append(_mean(group, measure))
-    better = {_measure(row): max if row.larger_is_better else min for row in rows}
-    best = {}
-    for measure, values in means.items():
-        comparable = [value for value in values if not math.isnan(value)]
-        best[measure] = better[measure](comparable) if len(comparable) > 1 else None
+def _known_by(row: ResultRow) -> tuple[str, str, str]:
+    """What is asked and how it is counted, on whatever data."""
+    return row.task, row.metric, row.definition
+
+
+def _make_table(task: str, group: str, rows: Sequence[ResultRow]) -> TaskTable:
     columns = tuple(dict.fromkeys((row.split, row.metric) for row in rows))
-    lines = tuple(_make_line(group, columns, best) for group in groups.values())
+    runs: dict[tuple[str, str, str, str], list[ResultRow]] = {}
+    for row in sorted(rows, key=lambda row: _KINDS.index(row.kind)):
+        runs.setdefault((row.kind, row.model, row.mode, _without_seed(row.run)), []).append(row)
+    best = _best_figures(list(runs.values()))
+    lines = tuple(_make_line(run, columns, best) for run in runs.values())
+    definitions: dict[tuple[str, str], str] = {}
     ordered = sorted(rows, key=lambda row: columns.index((row.split, row.metric)))
-    definitions = {
-        (row.metric, row.definition): f"{row.metric}: {row.definition}; n counts {row.unit}" for row in ordered
+    for row in ordered:
+        if row.kind != PUBLISHED or (row.metric, row.definition) not in definitions:
+            definitions[row.metric, row.definition] = _definition_note(row)
+    return TaskTable(task, group, columns, lines, definitions, {_measure(row).data: _data_note(row) for row in ordered})
+
+
+def _best_figures(runs: Sequence[Sequence[ResultRow]]) -> dict[Measure, float | None]:
+    """The best figure of every measure, seeds' means compared; None where fewer than two may be compared.
+
+    A published figure competes under every measure of ours that it may be compared with, and is best where it is so
+    under all of them.
+    """
+    means: dict[Measure, list[float]] = {}
+    for run in runs:
+        for measure in dict.fromkeys(map(_measure, run)):
+            means.setdefault(measure, []).append(_mean(run, measure))
+    of_measure: dict[Measure, list[ResultRow]] = {}
+    for row in (row for run in runs for row in run):
+        of_measure.setdefault(_measure(row), []).append(row)
+    ours = [measure for measure, rows in of_measure.items() if rows[0].kind != PUBLISHED]
+    rivals = {
+        measure: [other for other in ours if _may_be_ranked(rows, of_measure[other])]
+        for measure, rows in of_measure.items()
+        if rows[0].kind == PUBLISHED
     }
-    return TaskTable(task, columns, lines, definitions, {_measure(row).data: _data_note(row) for row in ordered})
+    best: dict[Measure, float | None] = {}
+    for measure in ours:
+        theirs = [value for other, under in rivals.items() if measure in under for value in means[other]]
+        figures = [value for value in means[measure] + theirs if not math.isnan(value)]
+        better = max if of_measure[measure][0].larger_is_better else min
+        best[measure] = better(figures) if len(figures) > 1 else None
+    for measure, under in rivals.items():
+        figures_to_be = {best[other] for other in under}
+        best[measure] = figures_to_be.pop() if len(figures_to_be) == 1 else None
+    return best
+
+
+def _may_be_ranked(published: Sequence[ResultRow], ours: Sequence[ResultRow]) -> bool:
+    """Whether all of these rows ask the same of as many proteins of the same split, none of them made up."""
+    asked = {(row.split, row.metric, row.definition, row.num_proteins) for row in (*published, *ours)}
+    return len(asked) == 1 and published[0].num_proteins > 0 and not any(row.is_simulated for row in ours)
 
 
 def _make_line(
@@ -126,11 +178,19 @@ def _make_line(
 def _make_cell(rows: Sequence[ResultRow], measure: Measure, best: float | None) -> Cell:
     of_seeds = [row for row in rows if _measure(row) == measure]
     row, value = of_seeds[0], _mean(rows, measure)
-    spread = stdev(row.value for row in of_seeds) if len(of_seeds) > 1 else None
     interval = None
     if len(of_seeds) == 1 and row.low is not None and row.high is not None:
         interval = (row.low, row.high)
-    return Cell(measure, value, spread, len(of_seeds), interval, row.floor, row.num_scored, value == best)
+    return Cell(
+        measure=measure,
+        value=value,
+        spread=stdev(row.value for row in of_seeds) if len(of_seeds) > 1 else row.deviation,
+        num_seeds=len(of_seeds) if len(of_seeds) > 1 else row.num_seeds,
+        interval=interval,
+        floor=row.floor,
+        num_scored=None if row.kind == PUBLISHED else row.num_scored,
+        is_best=value == best,
+    )
 
 
 def _without_seed(run: str) -> str:
@@ -146,7 +206,15 @@ def _mean(rows: Sequence[ResultRow], measure: Measure) -> float:
     return mean(row.value for row in rows if _measure(row) == measure)
 
 
+def _definition_note(row: ResultRow) -> str:
+    return f"{row.metric}: {row.definition}" + (f"; n counts {row.unit}" if row.kind != PUBLISHED else "")
+
+
 def _data_note(row: ResultRow) -> str:
+    if row.kind == PUBLISHED:
+        proteins = f"{row.num_proteins:,} proteins" if row.num_proteins else "it is not known how many proteins"
+        seeds = f"; means over {row.num_seeds} seeds" if row.num_seeds > 1 else ""
+        return f"{row.split}: {proteins}; {row.split_rule}{seeds}"
     masks = "" if row.mask_seed is None else f", mask seed {row.mask_seed}"
     proteins = "simulated proteins" if row.is_simulated else "proteins"
     return f"{row.split}: {row.num_proteins:,} {proteins}, data {row.data_hash}, split rule: {row.split_rule}{masks}"

@@ -30,7 +30,7 @@ class ResultRow(BaseModel):
     model: str
     """Short name, such as "hidden-256-layer-4-head-4" or "one-hot window"."""
     mode: str
-    """"scratch", "full", "frozen", or "-" where that says nothing."""
+    """"scratch", "full", "frozen" ..., or "-" where that says nothing."""
     task: str
     split: str
     metric: str
@@ -40,12 +40,16 @@ class ResultRow(BaseModel):
     low: float | None = None
     high: float | None = None
     """95 % bootstrap interval over proteins."""
+    deviation: float | None = None
+    """Standard deviation over `num_seeds` seeds, of a row that is their mean: a published one."""
+    num_seeds: int = 1
     larger_is_better: bool
     is_main: bool = True
     """Whether tables show it unasked."""
     floor: float | None = None
     """The same figure of a model that ignores all context."""
     num_proteins: int
+    """0 of a published row whose source does not say."""
     num_scored: int
     unit: str
     """What `num_scored` counts, in words: "masked residues", "proteins" ..."""
@@ -56,9 +60,9 @@ class ResultRow(BaseModel):
     residues: int | None = None
     """Residues seen in that training."""
     data_hash: str
-    """Content hash of the split's data set."""
+    """Content hash of the split's data set; "-" of a published row."""
     split_rule: str
-    """How the split was made, such as "whole clans and families held out"."""
+    """How the split was made, such as "whole clans and families held out"; of a published row, its source."""
     mask_seed: int | None = None
     is_simulated: bool = False
     """True where the proteins are made up."""

@@ -2,8 +2,9 @@
 
     rows -> compare.make_tables -> to_markdown, render (terminal)      rows -> to_csv, to_json (long form, every field)
 
-A line for each model, a column for each split and metric. A column says once, in its head, what its cells share: the
-context-free floor, how much was scored (n), the notes. `[2a]` refers to the notes below: definition 2 on data a.
+A line for each model, a column for each split and metric. A column says once, in its head, what its measured cells
+share: the context-free floor, how much was scored (n), the notes; a cell says what is otherwise. `[2a]` refers to the
+notes below: definition 2 on data a. Published rows of definitions that ours do not have are a table of their own.
 """
 
 import csv
@@ -13,7 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from proteinlm.platform.results.compare import Cell, Line, TaskTable, make_tables
+from proteinlm.platform.results.compare import PUBLISHED, Cell, Line, TaskTable, make_tables
 from proteinlm.platform.results.store import ResultRow
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def to_markdown(rows: Sequence[ResultRow]) -> str:
         lines.append(["---", "---:", "---", "---", *["---:"] * len(table.columns)])
         for line in table.lines:
             figures = [" ".join(_figure(table, line, column, bold="**")) or "-" for column in table.columns]
-            lines.append([_model(line), _parameters(line), line.mode, line.run, *figures])
+            lines.append([_model(table, line), _parameters(line), line.mode, line.run, *figures])
         parts.append(f"## {_title(table)}\n")
         parts.append("\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines) + "\n")
         parts.append("\n".join(f"- {note}" for note in _notes(table)) + "\n")
@@ -59,27 +60,43 @@ def render(rows: Sequence[ResultRow], console: "Console | None" = None) -> None:
     from rich.text import Text
 
     console = console or Console()
-    fitting = max(1, (console.width - 30) // 15)
     for table in make_tables(rows):
         console.print(Text(_title(table), "bold"))
-        size = math.ceil(len(table.columns) / math.ceil(len(table.columns) / fitting))  # parts of near-equal width
-        for start in range(0, len(table.columns), size):
-            columns = table.columns[start : start + size]
+        for columns in _side_by_side(table, console.width):
             shown = Table(box=box.SIMPLE_HEAD)
             shown.add_column("model", overflow="fold")
             for column in columns:
                 shown.add_column(Text("\n".join(_head(table, column))), justify="right", overflow="fold")
             for line in table.lines:
-                about = [_model(line), ", ".join(filter("-".__ne__, (line.mode, _parameters(line)))), line.run]
-                texts = [Text("\n".join(filter(None, about)))]
+                if not any(line.cells[column] for column in columns):
+                    continue
+                texts = [Text("\n".join(filter(None, _about(table, line))))]
                 for column in columns:
                     is_best = any(cell.is_best for cell in line.cells[column])
                     texts.append(Text("\n".join(_figure(table, line, column)) or "-", "bold" if is_best else ""))
-                shown.add_row(*texts, end_section=True)
+                shown.add_row(*texts, end_section=line.kind != PUBLISHED)  # these are many: no space between them
             console.print(shown)
         for note in _notes(table):
             console.print(Text(note, "dim"), soft_wrap=True)
         console.print()
+
+
+def _side_by_side(table: TaskTable, width: int) -> list[list[tuple[str, str]]]:
+    """The columns in parts that fit into a terminal of `width` characters beside the models' names."""
+    beside = 2  # spaces around a column
+    names = max(len(text) for line in table.lines for text in _about(table, line))
+    room = width - min(names, width // 3) - 2 * beside
+    parts: list[list[tuple[str, str]]] = []
+    left = 0
+    for column in table.columns:
+        texts = _head(table, column) + [text for line in table.lines for text in _figure(table, line, column)]
+        needed = max(map(len, texts)) + beside
+        if not parts or needed > left:
+            parts.append([])
+            left = room
+        parts[-1].append(column)
+        left -= needed
+    return parts
 
 
 def _head(table: TaskTable, column: tuple[str, str]) -> list[str]:
@@ -88,8 +105,10 @@ def _head(table: TaskTable, column: tuple[str, str]) -> list[str]:
 
 
 def _shared(table: TaskTable, column: tuple[str, str]) -> dict[str, str]:
-    """Those of `_parts` that are the same for all cells of `column`."""
-    all_parts = [_parts(table, cell) for line in table.lines for cell in line.cells[column]]
+    """Those of `_parts` that are the same for all cells of `column` that were measured, or where none was, for all."""
+    cells = [cell for line in table.lines for cell in line.cells[column]]
+    measured = [cell for cell in cells if cell.num_scored is not None]
+    all_parts = [_parts(table, cell) for cell in measured or cells]
     return {name: text for name, text in all_parts[0].items() if all(parts.get(name) == text for parts in all_parts)}
 
 
@@ -98,7 +117,8 @@ def _parts(table: TaskTable, cell: Cell) -> dict[str, str]:
     floor = {} if cell.floor is None else {"floor": f"floor {_number(cell.floor)}"}
     number = list(table.definitions).index((cell.measure.metric, cell.measure.definition))
     letter = list(table.data).index(cell.measure.data)
-    return {**floor, "scored": f"n {cell.num_scored:,}", "note": f"[{number + 1}{_letters(letter)}]"}
+    scored = {} if cell.num_scored is None else {"scored": f"n {cell.num_scored:,}"}
+    return {**floor, **scored, "note": f"[{number + 1}{_letters(letter)}]"}
 
 
 def _letters(number: int) -> str:
@@ -115,9 +135,11 @@ def _figure(table: TaskTable, line: Line, column: tuple[str, str], bold: str = "
         pieces.append(f"{mark}{_number(cell.value)}{mark}")
         if cell.interval is not None:
             pieces.append(f"[{_number(cell.interval[0])}, {_number(cell.interval[1])}]")
-        if cell.spread is not None:
+        if cell.spread is not None and line.kind == PUBLISHED:
+            pieces[-1] += f" ± {_number(cell.spread)}"
+        elif cell.spread is not None:
             pieces += [f"± {_number(cell.spread)}", f"({cell.num_seeds} seeds)"]
-        pieces += [text for name, text in _parts(table, cell).items() if name not in shared]
+        pieces += [text for name, text in _parts(table, cell).items() if shared.get(name) != text]
     return pieces
 
 
@@ -127,18 +149,26 @@ def _notes(table: TaskTable) -> list[str]:
 
 
 def _title(table: TaskTable) -> str:
-    simulated = sum(line.is_simulated for line in table.lines)
+    name = f"{table.task}: {table.group}" if table.group else table.task
+    measured = [line for line in table.lines if line.kind != PUBLISHED]
+    simulated = sum(line.is_simulated for line in measured)
     if not simulated:
-        return table.task
-    return f"{table.task} ({'simulated proteins' if simulated == len(table.lines) else 'some on simulated proteins'})"
+        return name
+    return f"{name} ({'simulated proteins' if simulated == len(measured) else 'some on simulated proteins'})"
 
 
-def _model(line: Line) -> str:
-    return f"{line.model} ({', '.join(said)})" if (said := _said_of(line)) else line.model
+def _model(table: TaskTable, line: Line) -> str:
+    """Its name, and what is not said by the table's title."""
+    said = [line.kind] * (line.kind in {"baseline", PUBLISHED} and not table.group) + ["simulated"] * line.is_simulated
+    return f"{line.model} ({', '.join(said)})" if said else line.model
 
 
-def _said_of(line: Line) -> list[str]:
-    return [line.kind] * (line.kind in {"baseline", "published"}) + ["simulated"] * line.is_simulated
+def _about(table: TaskTable, line: Line) -> list[str]:
+    """What the terminal says of a model, line by line; "" where there is nothing to say."""
+    said = ", ".join(filter("-".__ne__, (line.mode, _parameters(line))))
+    if line.kind == PUBLISHED:
+        return [_model(table, line), ", ".join(filter(None, (said, line.run)))]
+    return [_model(table, line), said, line.run]
 
 
 def _parameters(line: Line) -> str:
