@@ -1,164 +1,22 @@
-"""The settings of a pretraining and of a finetuning run: every section, its units, its bounds and its defaults.
-
-A run is `<storage>/<name>`. Sections are frozen; a component is handed its own section and nothing else.
-"""
+"""The settings of a pretraining and of a finetuning run, made of sections (sections.py). A run is <storage>/<name>."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from proteinlm.models.config import ModelConfig, expand_preset
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-def _model_section(value: object) -> object:
-    return expand_preset(value) if isinstance(value, dict) else value
-
-
-ModelSection = Annotated[ModelConfig, BeforeValidator(_model_section)]
-"""A `ModelConfig`; the key `preset` names a shipped one, further keys change it."""
-
-WorkerCount = Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-
-RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-
-
-class ObjectiveSection(Section):
-    """Masked language modelling (Devlin et al. 2018, section 3.1)."""
-
-    mask_fraction: float = Field(0.15, gt=0, lt=1)
-    """Share of residues that are scored."""
-    training_mask_fraction: float | None = Field(None, gt=0, lt=1)
-    """Another share in training; validation, whose figures are compared between runs, keeps `mask_fraction`."""
-    keep_fraction: float = Field(0.1, ge=0, le=1)
-    """Of those: left visible as they are."""
-    random_fraction: float = Field(0.1, ge=0, le=1)
-    """Of those: replaced by a random amino acid. The rest becomes <mask>."""
-
-    @property
-    def task_options(self) -> dict[str, float]:
-        """Options of the task as it is scored; in training `training_mask_fraction` takes its place, where given."""
-        return self.model_dump(exclude={"training_mask_fraction"})
-
-    @model_validator(mode="after")
-    def _some_are_masked(self) -> Self:
-        if self.keep_fraction + self.random_fraction >= 1:
-            raise ValueError(
-                f"keep_fraction + random_fraction is {self.keep_fraction + self.random_fraction:g}; accepted: below 1"
-            )
-        return self
-
-
-class BatchSection(Section):
-    """How rows become global batches: the order depends on this, the corpus and the seed, never on the cluster."""
-
-    micro_batch_residues: int = Field(4096, ge=1)
-    """Residues of one micro batch (near: a window of the corpus is cut into equal parts)."""
-    lanes: int = Field(2, ge=1)
-    """Micro batches of one optimizer step, over all workers: a global batch is about lanes x micro_batch_residues."""
-    max_length: int = Field(1024, ge=1)
-    """Residues; `crop` says what training does to longer proteins. Scoring takes them whole (rotary positions)."""
-    crop: Literal["random", "start", "refuse"] = "random"
-    """Proteins longer than max_length: another random stretch in each epoch; their start; or refuse such a corpus."""
-
-    @model_validator(mode="after")
-    def _longest_fits(self) -> Self:
-        if self.max_length > self.micro_batch_residues:
-            raise ValueError(
-                f"max_length is {self.max_length}; accepted: up to micro_batch_residues ({self.micro_batch_residues})"
-            )
-        return self
-
-
-class OptimizerSection(Section):
-    """AdamW (no decay on biases and LayerNorm), linear warm-up, then linear or cosine decay."""
-
-    name: Literal["adamw", "muon"] = "adamw"
-    """muon: torch.optim.Muon on the matrices of the encoder's layers, AdamW on all else (ZeRO stage 0 or plain)."""
-    learning_rate: float = Field(2e-3, gt=0, le=1)
-    warmup_steps: int = Field(100, ge=0)
-    decay: Literal["linear", "cosine", "none"] = "linear"
-    final_fraction: float = Field(0.0, ge=0, le=1)
-    """Learning rate of the last step, as a share of the peak."""
-    weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    epsilon: float = Field(1e-8, gt=0)
-    gradient_clip: float = Field(1.0, gt=0)
-    """Largest norm of the whole gradient."""
-
-
-class TrainingSection(Section):
-    """Length, engine and cadences, in optimizer steps."""
-
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps (or say `epochs`)."""
-    epochs: float | None = Field(None, gt=0)
-    """Passes over the training split, where `steps` is not given."""
-    engine: Literal["deepspeed", "plain"] = "deepspeed"
-    """plain: PyTorch alone, for one worker."""
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """bf16: autocast, fp32 weights (CPU, sm_80 and newer). fp16: dynamic loss scaling, fp32 master weights (V100).
-    auto: bf16 where the hardware computes in it, else fp16."""
-    validate_every: int = Field(200, ge=1)
-    checkpoint_every: int = Field(200, ge=1)
-    checkpoint_minutes: float | None = Field(None, gt=0)
-    """A checkpoint also after so many minutes without one."""
-    keep_checkpoints: int = Field(2, ge=1)
-    max_skipped_steps: int = Field(20, ge=1)
-    """Steps in a row whose loss or gradient is not finite before the run is stopped; each of them is skipped."""
-    log_every: int = Field(10, ge=1)
-    validation_residues: int = Field(1_000_000, ge=1)
-    """Residues of each watched split that are scored during training: a fixed prefix of its shuffled rows."""
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Self:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs")
-        return self
-
-
-class ClusterSection(Section):
-    """Where and on how much the workers run. Changing it changes no result."""
-
-    address: str | None = None
-    """Ray address; empty: RAY_ADDRESS, else an embedded Ray on this machine."""
-    num_workers: WorkerCount = 1
-    """Workers; or [fewest, most]: an elastic group that starts with what there is, and goes on with what is left."""
-    resize_minutes: float = Field(10.0, gt=0)
-    """How often an elastic group looks for more workers. To grow is to go back to the newest checkpoint."""
-    cpus_per_worker: float | None = Field(None, gt=0)
-    """Empty: at most 1, such that Ray Data keeps one CPU."""
-    threads_per_worker: int | None = Field(None, ge=1)
-    """PyTorch threads on CPU; empty: the node's cores shared by its workers."""
-    use_gpu: bool | None = None
-    """Empty: where the cluster has GPUs."""
-    max_failures: int = Field(3, ge=0)
-    """Restarts after a worker's death before the run is given up; a preempted node does not count."""
-    autoscaling: bool = False
-    """True: nodes may be added, so do not refuse a group that is larger than the cluster now is."""
-
-    @property
-    def fewest_workers(self) -> int:
-        """The group never runs with fewer."""
-        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
-
-    @property
-    def most_workers(self) -> int:
-        """The group never runs with more."""
-        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
-
-    @model_validator(mode="after")
-    def _fewest_first(self) -> Self:
-        if self.fewest_workers > self.most_workers:
-            raise ValueError(f"num_workers is {list(self.num_workers)}; accepted: [fewest, most] in this order")  # type: ignore[arg-type]
-        return self
+from proteinlm.platform.sections import (
+    BatchSection,
+    ClusterSection,
+    LoraSection,
+    ModelSection,
+    ObjectiveSection,
+    OptimizerSection,
+    ProbeSection,
+    RunName,
+    Section,
+    TrainingSection,
+)
 
 
 class RunConfig(Section):
@@ -177,6 +35,11 @@ class RunConfig(Section):
         """The run directory `<storage>/<name>`."""
         return self.storage / self.name
 
+    @property
+    def runs_in_process(self) -> bool:
+        """Whether training goes on in the process that asks for it."""
+        return bool(self.cluster.in_process)
+
     @model_validator(mode="after")
     def _engine_fits(self) -> Self:
         if self.cluster.most_workers > self.batches.lanes:
@@ -191,6 +54,8 @@ class RunConfig(Section):
             )
         if self.training.engine == "plain" and self.cluster.most_workers > 1:
             raise ValueError("training.engine: plain trains on one worker; use deepspeed for more")
+        if self.training.engine == "deepspeed" and self.cluster.in_process:
+            raise ValueError("cluster.in_process: DeepSpeed needs a worker group; accepted: training.engine=plain")
         return self
 
 
@@ -201,32 +66,70 @@ class PretrainConfig(RunConfig):
     """Directory that `proteinlm corpus build` made."""
     model: ModelSection
     objective: ObjectiveSection = ObjectiveSection()
+    probe: ProbeSection | None = None
+
+
+Mode = Literal["full", "frozen", "lora", "scratch", "cnn", "probe", "baseline"]
+TRAINED_MODES = ("full", "frozen", "lora", "scratch", "cnn")
+PRETRAINED_MODES = ("full", "frozen", "lora", "probe")
+ALL_TASKS = "all"
 
 
 class FinetuneConfig(RunConfig):
-    """`proteinlm finetune`: a task on a pretrained encoder, or on the same encoder from scratch, or its baseline."""
+    """`proteinlm finetune`: a task on a pretrained encoder, or on the same encoder from scratch, or its baselines.
+
+    With `task: all`, several `seeds` or several `modes` it is many runs, which go in parallel into one table.
+    """
 
     task: str
+    """A task's name, or all: the five of TAPE (secondary structure with 3 and with 8 classes)."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the task, such as head: tape."""
     data: Path
-    """Folder of TAPE-style records (`<file stem>_<split>.jsonl.gz`, .json, .lmdb)."""
+    """Folder of TAPE-style records (`<file stem>_<split>.jsonl.gz`, .json, .lmdb), or of one such folder for each task,
+    named by the file stem."""
     files: dict[str, str] = Field(default_factory=dict)
     """Split -> file or file stem in `data`, where the names differ from `<file stem>_<split>`."""
     valid_fraction: float = Field(0.0, ge=0, lt=1)
     """Above 0: no valid file is read, this share of the training records is cut off instead."""
-    mode: Literal["full", "frozen", "scratch", "baseline"] = "full"
-    """full: encoder and head are trained; frozen: the head; scratch: no pretrained weights; baseline: no encoder."""
+    mode: Mode = "full"
+    """full: encoder and head are trained; frozen: the head, on embeddings computed once; lora: the head and low-rank
+    adapters; scratch: no pretrained weights; cnn: a small convolutional encoder, from scratch; probe: logistic
+    regression on attention maps (contact prediction); baseline: no encoder."""
+    lora: LoraSection = LoraSection()
     pretrained: Path | None = None
-    """Directory of config.json and model.safetensors, such as `<run>/model`; for scratch its architecture alone."""
+    """Directory of config.json and model.safetensors, such as `<run>/model`, or one of transformers' EsmForMaskedLM;
+    for scratch its architecture alone."""
     model: ModelSection | None = None
-    """Architecture, where `pretrained` does not give it (mode scratch)."""
+    """Architecture, where `pretrained` does not give it (modes scratch and cnn)."""
     max_train_examples: int | None = Field(None, ge=1)
+    with_baselines: bool = True
+    """Also fit the task's baselines, once for these records, so that no figure stands alone."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """A run for each; empty: `seed` alone, and for all tasks three."""
+    modes: tuple[Mode, ...] = ()
+    """A run in each; empty: `mode` alone, and for all tasks also scratch and the baselines."""
+    per_task: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Task -> dotted settings that are laid over these where that task is run, such as training.epochs: 3."""
+
+    @property
+    def is_many(self) -> bool:
+        """Whether this is several runs."""
+        return self.task == ALL_TASKS or bool(self.seeds) or bool(self.modes)
+
+    @property
+    def runs_in_process(self) -> bool:
+        """Whether training goes on in the process that asks for it: with the plain engine, unless told otherwise."""
+        chosen = self.cluster.in_process
+        return self.training.engine == "plain" if chosen is None else chosen
 
     @model_validator(mode="after")
     def _has_an_encoder(self) -> Self:
-        if self.mode in ("full", "frozen") and self.pretrained is None:
-            raise ValueError(f"pretrained: missing; mode {self.mode} needs a pretrained directory, such as RUN/model")
-        if self.mode == "scratch" and self.pretrained is None and self.model is None:
-            raise ValueError(
-                "model: missing; mode scratch needs a model section, or a pretrained directory to take its shape from"
-            )
+        for mode in self.modes or (self.mode,):
+            if mode in PRETRAINED_MODES and self.pretrained is None:
+                raise ValueError(f"pretrained: missing; mode {mode} needs a pretrained directory, such as RUN/model")
+            if mode in ("scratch", "cnn") and self.pretrained is None and self.model is None:
+                raise ValueError(
+                    f"model: missing; mode {mode} needs a model section, or a pretrained directory for its shape"
+                )
         return self

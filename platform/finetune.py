@@ -1,33 +1,41 @@
-"""`proteinlm finetune`: a task on a pretrained encoder (full, frozen), on one from scratch, or its baseline."""
+"""`proteinlm finetune`: a task on a pretrained encoder, on one from scratch, or its baselines."""
 
-import hashlib
-import json
 from pathlib import Path
 
 from rich.console import Console
 
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.pretrained import read_config
-from proteinlm.platform.config import FinetuneConfig
+from proteinlm.platform.baseline import run_baseline, run_probe
+from proteinlm.platform.config import PRETRAINED_MODES, FinetuneConfig
 from proteinlm.platform.data.manifest import read_manifest
-from proteinlm.platform.data.task_shards import build_task_shards
+from proteinlm.platform.data.shared_shards import shared_task_shards
 from proteinlm.platform.pretrain import check_crop, check_length, crop_notice
 from proteinlm.platform.training.driver import as_job, code_version, is_to_run, run_training
+from proteinlm.platform.training.finish import is_finished
 from proteinlm.tasks.catalog import build_task
+from proteinlm.tasks.contacts import NAME as CONTACTS
 
 
-def finetune(config: FinetuneConfig, console: Console | None = None) -> None:
-    """Finetune as `config` says, or go on where the run stopped; ValueError or OSError before any worker starts."""
+def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Path]:
+    """Finetune as `config` says, or go on where the run stopped; ValueError or OSError before any worker starts.
+
+    Returns the run directories whose rows belong into one table: this run's, and that of the task's baselines.
+    """
     model = check_finetune(config)
+    runs = [config.directory]
+    if config.with_baselines and config.mode != "baseline":
+        runs.append(_run_baselines(config, console))
     if not is_to_run(config, console):
-        return
+        return runs
     data = task_data(config)
     manifest = read_manifest(data)
     if model is None:
-        from proteinlm.platform.baseline import run_baseline
-
         run_baseline(config, data, manifest, code_version())
-        return
+        return runs
+    if config.mode == "probe":
+        run_probe(config, data, manifest, code_version())
+        return runs
     check_crop(config.batches, manifest.split("train"))
     job = as_job(
         config,
@@ -35,10 +43,11 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> None:
         kind="finetune",
         mode=config.mode,
         task=config.task,
-        task_options={},
+        task_options=config.options,
         data=data.resolve(),
         model=model,
-        pretrained=config.pretrained.resolve() if config.pretrained and config.mode != "scratch" else None,
+        pretrained=config.pretrained.resolve() if config.pretrained and config.mode in PRETRAINED_MODES else None,
+        lora=config.lora if config.mode == "lora" else None,
     )
     if console:
         console.print(
@@ -48,6 +57,18 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> None:
         if notice := crop_notice(config.batches, manifest.split("train")):
             console.print(notice)
     run_training(config, job, manifest, console)
+    return runs
+
+
+def _run_baselines(config: FinetuneConfig, console: Console | None) -> Path:
+    """Fit the baselines of the run's task on its records, once for a storage; gives their run directory."""
+    name = f"baseline-{task_data(config).name}"
+    alone = config.model_copy(update={"name": name, "mode": "baseline", "pretrained": None, "with_baselines": False})
+    if not is_finished(alone.directory):
+        if console:
+            console.print(f"fitting the baselines of {config.task}")
+        finetune(alone)
+    return alone.directory
 
 
 def check_finetune(config: FinetuneConfig, is_planned: bool = False) -> ModelConfig | None:
@@ -55,10 +76,12 @@ def check_finetune(config: FinetuneConfig, is_planned: bool = False) -> ModelCon
 
     `is_planned`: the pretrained directory will only be there when the trial starts.
     """
-    if not build_task(config.task).records:
+    if not build_task(config.task, **config.options).records:
         raise ValueError(f"task: {config.task} needs no labels; pretrain with `proteinlm pretrain`")
     if not config.data.is_dir():
         raise FileNotFoundError(f"data: no directory {config.data}; it must hold the task's records")
+    if config.mode == "probe" and config.task != CONTACTS:
+        raise ValueError(f"mode: probe reads contacts off attention maps; accepted: task={CONTACTS}")
     if config.mode == "baseline":
         return None
     if config.pretrained is None or (is_planned and not config.pretrained.exists()):
@@ -73,17 +96,13 @@ def check_finetune(config: FinetuneConfig, is_planned: bool = False) -> ModelCon
 
 
 def task_data(config: FinetuneConfig) -> Path:
-    """The task's records as shards, built on first use and shared by all runs of a storage that read the same ones."""
-    chosen = (config.task, str(config.data.resolve()), config.seed, config.max_train_examples, config.files)
-    known_by = json.dumps([*chosen, config.valid_fraction], sort_keys=True)
-    out = config.storage / "task-data" / f"{config.task}-{hashlib.sha256(known_by.encode()).hexdigest()[:12]}"
-    build_task_shards(
+    """The task's records as shards, shared by all runs of a storage that read the same ones."""
+    return shared_task_shards(
         config.task,
         config.data,
-        out,
+        config.storage,
         seed=config.seed,
         max_train_examples=config.max_train_examples,
         files=config.files,
         valid_fraction=config.valid_fraction,
     )
-    return out

@@ -4,9 +4,12 @@ from rich.console import Console
 
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
-from proteinlm.platform.config import BatchSection, PretrainConfig
+from proteinlm.platform.config import PretrainConfig
 from proteinlm.platform.data.manifest import Manifest, Split, read_manifest
+from proteinlm.platform.data.shared_shards import shared_task_shards
+from proteinlm.platform.sections import BatchSection, ProbeSection
 from proteinlm.platform.training.driver import as_job, is_to_run, run_training
+from proteinlm.tasks.contacts import NAME as CONTACTS
 
 NUCLEOTIDES = frozenset("ACGTUN")
 TASK = "masked_language_modeling"
@@ -28,10 +31,18 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
         data=config.corpus.resolve(),
         model=config.model,
         pretrained=None,
+        probe=_probe_on_shards(config),
     )
     if console:
         tell_plan(config, manifest, job.total_steps, console)
     run_training(config, job, manifest, console)
+
+
+def _probe_on_shards(config: PretrainConfig) -> ProbeSection | None:
+    if config.probe is None:
+        return None
+    shards = shared_task_shards(CONTACTS, config.probe.data, config.storage, seed=config.seed)
+    return config.probe.model_copy(update={"data": shards.resolve()})
 
 
 def check_pretrain(config: PretrainConfig) -> Manifest:

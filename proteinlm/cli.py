@@ -27,6 +27,10 @@ app = typer.Typer(
 )
 corpus_app = typer.Typer(help="Make and examine a corpus of protein sequences.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
+tasks_app = typer.Typer(help="Fetch and check the records of the TAPE tasks.", no_args_is_help=True)
+app.add_typer(tasks_app, name="tasks")
+plot_app = typer.Typer(help="Draw what runs found.", no_args_is_help=True)
+app.add_typer(plot_app, name="plot")
 
 Settings = Annotated[
     list[str] | None, typer.Argument(help="Settings that change the file's, such as optimizer.learning_rate=1e-3.")
@@ -86,6 +90,56 @@ def corpus_stats(directory: Annotated[Path, typer.Argument(help="A corpus direct
         console.print(render(examine(directory)))
 
 
+@tasks_app.command("fetch", epilog="Example: proteinlm tasks fetch stability contact_prediction --out data/tape")
+def tasks_fetch(
+    out: Annotated[Path, typer.Option(help="Folder for the tasks' folders.")],
+    tasks: Annotated[
+        list[str] | None, typer.Argument(help="Tasks or archives; none: all five, without pfam.", metavar="TASK")
+    ] = None,
+    flavour: Annotated[str, typer.Option(help="lmdb or json.")] = "lmdb",
+    mirror: Annotated[
+        list[str] | None,
+        typer.Option(help="Address that holds data_pytorch/NAME.tar.gz, tried first; may be repeated."),
+    ] = None,
+) -> None:
+    """Download TAPE's records; what broke off goes on where it stopped, what is there already is left."""
+    with plain_errors() as console:
+        from proteinlm.platform.data.tape_download import fetch_tape
+
+        for folder in fetch_tape(tasks or [], out, flavour=flavour, mirrors=mirror or [], console=console):
+            console.print(str(folder), soft_wrap=True)
+
+
+@tasks_app.command("check", epilog="Example: proteinlm tasks check data/tape")
+def tasks_check(
+    directory: Annotated[Path, typer.Argument(help="TAPE's tree of tasks, or the folder of one task.")],
+) -> None:
+    """Check every record, and compare the counts with TAPE's; exit code 2 where a record is wrong."""
+    with plain_errors() as console:
+        from proteinlm.platform.data.task_check import show_check
+
+        num_wrong = show_check(directory, console)
+    if num_wrong:
+        raise typer.Exit(WRONG_INPUT)
+
+
+@plot_app.command("contacts", epilog="Example: proteinlm plot contacts runs/first-contacts --split test")
+def plot_contacts(
+    run: Annotated[Path, typer.Argument(help="A finetuning run of contact_prediction.")],
+    split: Annotated[str, typer.Option(help="Split whose predictions are drawn.")] = "test",
+    protein: Annotated[
+        list[str] | None, typer.Option(help="Id of a protein, several times for more; none: best, median and worst.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the pictures; none: RUN/contact_maps.")] = None,
+) -> None:
+    """Contact maps as PNG and SVG: truth above the diagonal, prediction below, P@L/5 in the title."""
+    with plain_errors() as console:
+        from proteinlm.platform.results.contact_map import plot_contacts as draw
+
+        for path in draw(run, split, protein or (), out):
+            console.print(str(path), soft_wrap=True)
+
+
 @app.command(epilog="Example: proteinlm pretrain platform/configs/pretrain-cpu.yaml corpus=data/pfam name=first")
 def pretrain(config: ConfigFile, settings: Settings = None) -> None:
     """Pretrain a model on a corpus; the same command again goes on where the run stopped."""
@@ -101,18 +155,22 @@ def pretrain(config: ConfigFile, settings: Settings = None) -> None:
 
 @app.command(
     epilog="Example: proteinlm finetune platform/configs/finetune-cpu.yaml pretrained=runs/first/model "
-    "data=data/secondary_structure name=first-q3"
+    "data=data task=all name=first-tasks"
 )
 def finetune(config: ConfigFile, settings: Settings = None) -> None:
-    """Finetune a pretrained model on a task (modes full, frozen, scratch), or fit the task's baseline."""
+    """Finetune a model on a task or on all, in one mode or several, with the task's baselines beside it."""
     with plain_errors() as console:
         from proteinlm.platform.config import FinetuneConfig
         from proteinlm.platform.finetune import finetune as run
         from proteinlm.platform.settings import load_settings
 
         chosen = load_settings(FinetuneConfig, config, settings or [])
-        run(chosen, console)
-        show_table([chosen.directory], console)
+        if chosen.is_many:
+            from proteinlm.sweeps.sweep import finetune_many
+
+            end_trials(finetune_many(chosen, console), chosen.directory, console)
+        else:
+            show_table(run(chosen, console), console)
 
 
 @app.command(
@@ -126,30 +184,32 @@ def sweep(config: ConfigFile, settings: Settings = None) -> None:
         from proteinlm.sweeps.sweep import sweep as run
 
         chosen = load_settings(SweepConfig, config, settings or [])
-        failed = run(chosen, console)
-        show_table([chosen.directory], console)
-        if failed:
-            console.print(f"{len(failed)} trials did not finish: {', '.join(failed)}")
-            raise typer.Exit(FAILED)
+        end_trials(run(chosen, console), chosen.directory, console)
 
 
 @app.command(epilog="Example: proteinlm table runs --format markdown > results.md")
 def table(
     runs: Annotated[list[Path], typer.Argument(help="Run directories, or folders of them.")],
     format: Annotated[str, typer.Option(help="terminal, markdown, csv or json.")] = "terminal",
+    published: Annotated[bool, typer.Option("--published", help="Add published figures of the same tasks.")] = False,
 ) -> None:
     """The results of runs as one table."""
     with plain_errors() as console:
         from proteinlm.platform.results.store import gather_rows
-        from proteinlm.platform.results.table import to_csv, to_json, to_markdown
+        from proteinlm.platform.results.table import render, to_csv, to_json, to_markdown
 
         writers = {"markdown": to_markdown, "csv": to_csv, "json": to_json}
-        if format == "terminal":
-            show_table(runs, console)
-        elif format in writers:
-            sys.stdout.write(writers[format](gather_rows(runs)))
-        else:
+        if format != "terminal" and format not in writers:
             raise ValueError(f"--format: found {format!r}; accepted: terminal, {', '.join(writers)}")
+        rows = gather_rows(runs)
+        if published:
+            from proteinlm.platform.results.published import published_rows
+
+            rows += published_rows(row.task for row in rows)
+        if format == "terminal":
+            render(rows, console)
+        else:
+            sys.stdout.write(writers[format](rows))
 
 
 @app.command(epilog="Example: proteinlm demo --out runs/demo")
@@ -161,6 +221,14 @@ def demo(
         from proteinlm.demo import run_demo
 
         run_demo(out, console)
+
+
+def end_trials(failed: list[str], directory: Path, console: "Console") -> None:
+    """Print the table of all trials in `directory`; exit code 1 where some failed."""
+    show_table([directory], console)
+    if failed:
+        console.print(f"{len(failed)} trials did not finish: {', '.join(failed)}")
+        raise typer.Exit(FAILED)
 
 
 def show_table(runs: list[Path], console: "Console") -> None:
@@ -178,6 +246,8 @@ def plain_errors() -> Iterator["Console"]:
 
     try:
         yield Console()
+    except typer.Exit:  # a RuntimeError too, and already said
+        raise
     except (ValueError, OSError) as error:
         _fail(error, WRONG_INPUT)
     except RuntimeError as error:

@@ -17,7 +17,8 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from proteinlm.platform.config import FinetuneConfig, PretrainConfig, RunName, Section
+from proteinlm.platform.config import FinetuneConfig, PretrainConfig
+from proteinlm.platform.sections import RunName, Section
 from proteinlm.platform.settings import as_assignments, merge, override, validate
 from proteinlm.platform.training.finish import MODEL_DIRECTORY, shape_name
 
@@ -105,11 +106,17 @@ def _shared(sweep: SweepConfig, name: str) -> dict[str, Any]:
     return {"name": name, "storage": str(sweep.directory.resolve()), "cluster": cluster}
 
 
-def _named(config: Config, name: str) -> Config:
-    """`config` under the trial's name, its paths absolute: Tune runs every trial in a working directory of its own."""
+def with_absolute_paths(config: Config) -> Config:
+    """`config` for Tune, which runs every trial in a working directory of its own."""
     paths = {key: getattr(config, key, None) for key in ("corpus", "data", "pretrained")}
-    absolute = {key: path.resolve() for key, path in paths.items() if path is not None}
-    return config.model_copy(update=absolute | {"name": name})
+    return config.model_copy(update={key: path.resolve() for key, path in paths.items() if path is not None})
+
+
+def _named(config: Config, name: str) -> Config:
+    """`config` under the trial's name, in the trial's own process where nothing needs a worker group."""
+    if config.training.engine == "plain" and config.cluster.in_process is None:
+        config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"in_process": True})})
+    return with_absolute_paths(config).model_copy(update={"name": name})
 
 
 def _pretraining(sweep: SweepConfig, changes: Mapping[str, Any], source: str) -> Trial:
@@ -124,7 +131,8 @@ def _pretraining(sweep: SweepConfig, changes: Mapping[str, Any], source: str) ->
 
 def _finetuning(sweep: SweepConfig, changes: Mapping[str, Any], model: Trial | None, source: str) -> Trial:
     values = override(merge({"seed": sweep.seed}, sweep.finetune), as_assignments(changes))
-    where = {"pretrained": str(sweep.directory / model.name / MODEL_DIRECTORY)} if model else {}
+    where: dict[str, Any] = {"with_baselines": False}
+    where |= {"pretrained": str(sweep.directory / model.name / MODEL_DIRECTORY)} if model else {}
     config = validate(FinetuneConfig, merge(values, _shared(sweep, "unnamed") | where), source)
     parts = [model.name] if model else []
     name = "-".join([*parts, config.task, config.mode] + ([f"seed-{config.seed}"] if config.seed != sweep.seed else []))

@@ -1,11 +1,13 @@
-"""`proteinlm sweep`: run the trials of a sweep in parallel under Ray Tune, each one a verb's own run, into one table.
+"""Run trials in parallel under Ray Tune, each one a verb's own run, into one table: `proteinlm sweep`, and `finetune`
+of several tasks, seeds or modes.
 
 Run again, the same command goes on: finished trials are left alone, interrupted ones resume from their checkpoints. So
 nothing is restored from Tune's own (pickled) state.
 """
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -18,10 +20,23 @@ from proteinlm.platform.pretrain import check_pretrain, pretrain
 from proteinlm.platform.training.driver import check_writable
 from proteinlm.platform.training.finish import is_finished
 from proteinlm.sweeps.plan import SweepConfig, Trial, plan_trials
+from proteinlm.sweeps.plan_finetuning import plan_finetuning
 
 HEAD = {"node:__internal_head__": 0.001}
-"""What a trial's own process reserves: nothing that its workers need. With Tune's default of one CPU for each trial,
-trials can take all CPUs and then wait for their workers for ever."""
+"""What a trial's own process reserves where its workers are a group of their own: nothing that they need. With Tune's
+default of one CPU for each trial, trials can take all CPUs and then wait for their workers for ever."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each trial gets of the cluster, and how many run at once."""
+
+    workers: int = 1
+    cpus_per_worker: float = 0.5
+    threads_per_worker: int | None = None
+    """PyTorch threads; None: the machine's cores shared by the trials that run at once."""
+    max_concurrent: int | None = None
+    """None: as many trials as fit the cluster beside one CPU for reading data."""
 
 
 def sweep(config: SweepConfig, console: Console | None = None) -> list[str]:
@@ -29,28 +44,43 @@ def sweep(config: SweepConfig, console: Console | None = None) -> list[str]:
 
     ValueError, before Ray starts, for anything that is wrong with any trial.
     """
-    trials = plan_trials(config)
+    share = Share(config.workers_per_trial, config.cpus_per_worker, config.threads_per_worker, config.max_concurrent)
+    return run_trials(plan_trials(config), config.directory, share, config.address, console)
+
+
+def finetune_many(config: FinetuneConfig, console: Console | None = None) -> list[str]:
+    """Run `config` for each of its tasks, seeds and modes; returns the names of the trials that failed."""
+    cluster = config.cluster
+    workers = cluster.most_workers
+    share = Share(workers, cluster.cpus_per_worker or 0.5, cluster.threads_per_worker)
+    return run_trials(plan_finetuning(config), config.directory, share, cluster.address, console)
+
+
+def run_trials(
+    trials: list[Trial], directory: Path, share: Share, address: str | None, console: Console | None
+) -> list[str]:
+    """Run the `trials` not finished in `directory`, each in its run directory; returns the names of the failed."""
     check_trials(trials)
-    check_writable(config.directory)
-    finished = {trial.name for trial in trials if is_finished(config.directory / trial.name)}
+    check_writable(directory)
+    finished = {trial.name for trial in trials if is_finished(directory / trial.name)}
     _tell(console, f"{len(trials)} trials, {len(finished)} of them finished")
     if len(finished) == len(trials):
         return []
-    with connected(config.address) as size:
-        workers = config.workers_per_trial
-        group = worker_group(size, workers, workers, config.cpus_per_worker, use_gpu=None)
+    with connected(address) as size:
+        group = worker_group(size, share.workers, share.workers, share.cpus_per_worker, use_gpu=None)
         check_fits(group, size)
-        at_once = config.max_concurrent or num_concurrent(config, size)
-        threads = config.threads_per_worker or max(1, (os.cpu_count() or 1) // (at_once * workers))
-        _tell(console, f"{at_once} at once, {workers} workers each, {threads} threads a worker")
-        return _run([_on_threads(trial, threads) for trial in trials], finished, at_once, config, console)
+        at_once = share.max_concurrent or num_concurrent(share, size)
+        threads = share.threads_per_worker or max(1, (os.cpu_count() or 1) // (at_once * share.workers))
+        _tell(console, f"{at_once} at once, {share.workers} workers each, {threads} threads a worker")
+        resources = {"CPU": share.cpus_per_worker} | ({"GPU": 1} if group.use_gpu else {})
+        return _run([_on_threads(trial, threads) for trial in trials], finished, at_once, resources, directory, console)
 
 
-def num_concurrent(config: SweepConfig, size: ClusterSize) -> int:
+def num_concurrent(share: Share, size: ClusterSize) -> int:
     """Trials that fit at once beside the CPUs left for reading data."""
-    fitting = (size.cpus - DATA_CPUS) / (config.workers_per_trial * config.cpus_per_worker)
+    fitting = (size.cpus - DATA_CPUS) / (share.workers * share.cpus_per_worker)
     if size.gpus:
-        fitting = min(fitting, size.gpus / config.workers_per_trial)
+        fitting = min(fitting, size.gpus / share.workers)
     return max(1, int(fitting + 1e-9))
 
 
@@ -84,23 +114,34 @@ def _on_threads(trial: Trial, threads: int) -> Trial:
 
 
 def _run(
-    trials: list[Trial], finished: set[str], at_once: int, config: SweepConfig, console: Console | None
+    trials: list[Trial],
+    finished: set[str],
+    at_once: int,
+    resources: dict[str, float],
+    directory: Path,
+    console: Console | None,
 ) -> list[str]:
     from ray import tune
 
     from proteinlm.sweeps.search import RoadSearcher
     from proteinlm.sweeps.watch import TrialLines
 
+    in_process = {trial.name for trial in trials if trial.config.runs_in_process}
+
+    def reserved(suggested: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([resources if suggested["trial"] in in_process else HEAD])
+
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, HEAD),
+        tune.with_resources(run_trial, reserved),
         tune_config=tune.TuneConfig(
             search_alg=RoadSearcher(trials, finished),
             num_samples=len(trials) - len(finished),
             max_concurrent_trials=at_once,
+            reuse_actors=True,  # the next trial finds a process that has torch and Ray loaded
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(config.directory.resolve()),
+            storage_path=str(directory.resolve()),
             callbacks=[TrialLines(console)],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
@@ -109,7 +150,7 @@ def _run(
     results = tuner.fit()
     for error in results.errors:
         _tell(console, str(error).strip().splitlines()[-1])
-    done = {trial.name for trial in trials if is_finished(config.directory / trial.name)}
+    done = {trial.name for trial in trials if is_finished(directory / trial.name)}
     return [trial.name for trial in trials if trial.name not in done]
 
 

@@ -7,13 +7,14 @@ state/...     what the engine saved, one part per worker
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from torch import distributed as dist
 
-from proteinlm.platform.config import TrainingSection
+from proteinlm.platform.sections import TrainingSection
 from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.universal import convert_to_universal
@@ -40,8 +41,24 @@ class Cursor:
         return f"step_{self.step:08d}_by_{self.world_size}"
 
 
+class Checkpoints(Protocol):
+    """Where the checkpoints of a run are kept."""
+
+    def aside(self) -> Path:
+        """A new, empty directory for this worker to write its part into."""
+
+    def newest(self) -> AbstractContextManager[Path | None]:
+        """The newest checkpoint as a directory for the body's time, None where there is none yet."""
+
+    def take(self, folder: Path, name: str, figures: Mapping[str, float], *, wait: bool) -> None:
+        """Take over `folder`, which was `aside`, as part of checkpoint `name`; with `wait` it is in place on return."""
+
+    def notice(self) -> str | None:
+        """The name of a notice that a node will be taken away, the same on all workers, which call it together."""
+
+
 def save_checkpoint(directory: Path, engine: Engine, cursor: Cursor, is_first_worker: bool) -> None:
-    """Write this worker's part into `directory` (its own, which exists); Ray Train merges the workers' directories."""
+    """Write this worker's part into `directory` (its own, which exists)."""
     engine.save(directory)
     if is_first_worker:
         (directory / CURSOR_FILE).write_text(json.dumps(asdict(cursor)))

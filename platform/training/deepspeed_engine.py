@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from proteinlm.platform.config import OptimizerSection, TrainingSection
+from proteinlm.platform.sections import OptimizerSection, TrainingSection
 from proteinlm.platform.training.optim import make_optimizer, set_learning_rate
 from proteinlm.platform.training.step import StepReport, count_scored, seed_dropout, sum_over_workers, world_size
 from proteinlm.tasks.task import Batch, TaskModel

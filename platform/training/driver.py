@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
-from proteinlm.cluster.connect import connected
+from proteinlm.cluster.connect import ClusterSize, connected
 from proteinlm.cluster.launch import check_fits, launch, worker_group
 from proteinlm.platform.atomic import write_atomically
 from proteinlm.platform.config import RunConfig
@@ -61,37 +61,48 @@ def is_to_run(config: RunConfig, console: Console | None) -> bool:
 
 def run_training(config: RunConfig, job: TrainingJob, manifest: Manifest, console: Console | None) -> None:
     """Run `job` to its end on Ray: from scratch, or on from its newest checkpoint; StoppedError where it ends early."""
-    cluster = config.cluster
-    with connected(cluster.address) as size:
-        group = worker_group(
-            size, cluster.fewest_workers, cluster.most_workers, cluster.cpus_per_worker, cluster.use_gpu
-        )
-        if not group.use_gpu:
-            settle(config.training.precision, None, has_cpu_bf16=True)
-        if not cluster.autoscaling:
-            check_fits(group, size)
+    with connected(config.cluster.address) as size:
         write_run_file(config, job, manifest)
         take_stopped(job.directory)
         withdraw_stop(job.directory)
-        from proteinlm.platform.training.worker import train_worker
-
         with progress_bar(job.directory, job.total_steps, console), stopping_on_sigterm(job.directory):
-            launch(
-                train_worker,
-                job.model_dump(mode="json"),
-                group,
-                name=config.name,
-                storage=config.storage,
-                keep_checkpoints=config.training.keep_checkpoints,
-                max_failures=cluster.max_failures,
-                resize_seconds=60 * cluster.resize_minutes,
-            )
+            (_train_here if config.runs_in_process else _train_on_workers)(config, job, size)
     stopped = take_stopped(job.directory)
     if stopped:
         step, why = stopped
         if why == AS_ASKED:
             why = f"stopped after step {step}, as asked; the same command goes on from there"
         raise StoppedError(why)
+
+
+def _train_here(config: RunConfig, job: TrainingJob, size: ClusterSize) -> None:
+    import torch
+
+    from proteinlm.platform.training.in_process import run_in_process
+
+    use_gpu = torch.cuda.is_available() if config.cluster.use_gpu is None else config.cluster.use_gpu
+    run_in_process(job, use_gpu)
+
+
+def _train_on_workers(config: RunConfig, job: TrainingJob, size: ClusterSize) -> None:
+    cluster = config.cluster
+    group = worker_group(size, cluster.fewest_workers, cluster.most_workers, cluster.cpus_per_worker, cluster.use_gpu)
+    if not group.use_gpu:
+        settle(config.training.precision, None, has_cpu_bf16=True)
+    if not cluster.autoscaling:
+        check_fits(group, size)
+    from proteinlm.platform.training.worker import train_worker
+
+    launch(
+        train_worker,
+        job.model_dump(mode="json"),
+        group,
+        name=config.name,
+        storage=config.storage,
+        keep_checkpoints=config.training.keep_checkpoints,
+        max_failures=cluster.max_failures,
+        resize_seconds=60 * cluster.resize_minutes,
+    )
 
 
 class StoppedError(RuntimeError):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from proteinlm.models.config import ModelConfig
@@ -11,12 +12,18 @@ from proteinlm.platform.atomic import write_atomically
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.results.measure import Measured, language_model_floors, measure
 from proteinlm.platform.results.store import append_rows
-from proteinlm.platform.training.job import TrainingJob
-from proteinlm.tasks.task import Columns, Task, TaskModel
+from proteinlm.platform.training.job import CNN, TrainingJob
+from proteinlm.platform.training.loop import Outcome
+from proteinlm.platform.training.predictions import write_predictions
+from proteinlm.platform.training.scoring import Scores
+from proteinlm.platform.training.selection import Chosen
+from proteinlm.tasks.task import Task, TaskModel
 
 FINISHED_FILE = "finished.json"
 STOPPED_FILE = "stopped.json"
 MODEL_DIRECTORY = "model"
+CNN_NAME = "convolution"
+"""What tables call the model of mode cnn."""
 
 
 def is_finished(run_directory: Path) -> bool:
@@ -50,25 +57,41 @@ def shape_name(config: ModelConfig) -> str:
 
 
 def finish(
-    job: TrainingJob, task: Task, manifest: Manifest, model: TaskModel, scores: Mapping[str, Columns], *, residues: int
+    job: TrainingJob,
+    task: Task,
+    manifest: Manifest,
+    model: TaskModel,
+    scores: Mapping[str, Scores],
+    *,
+    outcome: Outcome,
+    chosen: Chosen | None,
 ) -> None:
-    """Write rows for `scores`, the pretrained directory (pretraining only) and the mark, in this order."""
+    """Write rows for `scores`, predictions (finetuning), the pretrained directory (pretraining) and the mark, in order.
+
+    `chosen` is the step whose weights were scored, where that is a choice; None: the last one's.
+    """
     who = Measured(
         run=job.name,
         kind=job.kind,
-        model=shape_name(job.model),
+        model=CNN_NAME if job.mode == CNN else shape_name(job.model),
         mode=job.mode,
         seed=job.seed,
         code_version=job.code_version,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        steps=job.total_steps,
-        residues=residues,
+        steps=chosen.step if chosen else outcome.step,
+        residues=outcome.residues,
+        settings={"chosen": asdict(chosen)} if chosen else None,
     )
     is_pretraining = job.kind == "pretrain"
+    columns = {split: found.columns for split, found in scores.items()}
     floors = {split: language_model_floors(manifest, split, job.task_options) for split in scores if is_pretraining}
-    append_rows(job.directory, measure(who, task, manifest, scores, floors))
+    if not is_pretraining:
+        for split, found in scores.items():
+            write_predictions(job.directory, job.data, manifest, task, split, found)
+    append_rows(job.directory, measure(who, task, manifest, columns, floors))
     if is_pretraining:
-        extra = {"run": job.name, "data_hash": manifest.content_hash, "steps": job.total_steps, "residues": residues}
+        about = {"steps": outcome.step, "residues": outcome.residues}
+        extra = {"run": job.name, "data_hash": manifest.content_hash, **about}
         assert isinstance(model.head, LanguageModelHead)
         save_pretrained(job.directory / MODEL_DIRECTORY, model.encoder, model.head, extra)
-    mark_finished(job.directory, job.total_steps)
+    mark_finished(job.directory, outcome.step)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from proteinlm.platform.config import BatchSection, TrainingSection
+from proteinlm.platform.sections import BatchSection, TrainingSection
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 

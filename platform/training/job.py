@@ -7,7 +7,17 @@ from typing import Any, Literal
 import torch
 
 from proteinlm.models.config import ModelConfig
-from proteinlm.platform.config import BatchSection, OptimizerSection, Section, TrainingSection
+from proteinlm.platform.sections import (
+    BatchSection,
+    LoraSection,
+    OptimizerSection,
+    ProbeSection,
+    Section,
+    TrainingSection,
+)
+
+CNN = "cnn"
+"""The mode in which a small convolutional encoder takes the place of the transformer, from scratch."""
 
 
 class TrainingJob(Section):
@@ -27,7 +37,11 @@ class TrainingJob(Section):
     pretrained: Path | None
     """Where the encoder's weights come from; None: random ones."""
     mode: str
-    """pretrain, full, frozen or scratch."""
+    """pretrain, or FinetuneConfig.mode."""
+    lora: LoraSection | None = None
+    """Adapters that are trained in place of the encoder's own weights."""
+    probe: ProbeSection | None = None
+    """What is probed at each validation of a pretraining; its `data` are shards."""
     seed: int
     batches: BatchSection
     optimizer: OptimizerSection

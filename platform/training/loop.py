@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from proteinlm.platform.config import OptimizerSection, TrainingSection
+from proteinlm.platform.sections import OptimizerSection, TrainingSection
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.guards import SkippedSteps
 from proteinlm.platform.training.interrupts import Decision
@@ -17,23 +17,40 @@ from proteinlm.tasks.task import Batch
 class StepLog(Protocol):
     """Where figures of a step go."""
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None: ...  # noqa: D102
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Keep `figures` of `step` (optimizer steps done)."""
 
 
 class OutOfTurn(Protocol):
     """Whether to save or stop after a step; see interrupts.py."""
 
-    def decide(self) -> Decision: ...  # noqa: D102
+    def decide(self) -> Decision:
+        """What to do after this step: the same on every worker, so each calls it once a step."""
 
-    def saved(self) -> None: ...  # noqa: D102
+    def saved(self) -> None:
+        """Note that a checkpoint was made."""
 
 
 class Save(Protocol):
     """Makes a checkpoint after `step`; with `wait` it is in its place on return."""
 
-    def __call__(  # noqa: D102
+    def __call__(
         self, step: int, *, residues: int, skipped_steps: int, figures: Mapping[str, float], wait: bool
-    ) -> None: ...
+    ) -> None:
+        """`residues` and `skipped_steps` since the run began, `figures` of the last validation."""
+
+
+class Choice(Protocol):
+    """Which validated step's weights are kept, and whether that has come to an end; see selection.py."""
+
+    def note(self, step: int, figures: Mapping[str, float]) -> None:
+        """Take a validation's figures into account."""
+
+    def checkpointed(self) -> None:
+        """Note that a checkpoint was made."""
+
+    def is_exhausted(self) -> bool:
+        """Whether to stop training for want of anything better."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,7 @@ def train(
     tracker: StepLog,
     meter: Meter,
     interrupts: OutOfTurn,
+    selection: Choice | None = None,
 ) -> Outcome:
     """Train from `first_step` to `total_steps`; validate and save at their cadences, and both at the end.
 
@@ -84,6 +102,8 @@ def train(
     figures: dict[str, float] = {}
     section, last_saved, due = schedule.training, schedule.first_step, False
     skipped = SkippedSteps(section, schedule.skipped_steps)
+    if selection and selection.is_exhausted():  # resumed from the checkpoint that was the last one
+        return Outcome(schedule.first_step, meter.total(), None)
     for step, batches in enumerate(meter.awaited(steps), start=schedule.first_step + 1):
         rate = learning_rate(schedule.optimizer, step - 1, schedule.total_steps)
         report = engine.train_step(batches, rate, seed=schedule.seed * 1_000_000_007 + step)
@@ -99,6 +119,9 @@ def train(
             with meter.paused():
                 figures = dict(validate())
             tracker.log(step, figures)
+            if selection:
+                selection.note(step, figures)
+                is_last = is_last or selection.is_exhausted()
         decision = interrupts.decide()
         due = due or decision.save or step % section.checkpoint_every == 0 or is_last
         if due and not report.is_skipped:
@@ -107,8 +130,12 @@ def train(
                 wait = decision.save or is_last
                 save(step, residues=residues, skipped_steps=skipped.total, figures=figures, wait=wait)
             interrupts.saved()
+            if selection:
+                selection.checkpointed()
             last_saved, due = step, False
-        if decision.stop and not is_last:
+        if is_last:
+            return Outcome(step, meter.total(), None)
+        if decision.stop:
             return Outcome(step, meter.total(), AS_ASKED)
     return Outcome(schedule.total_steps, meter.total(), None)
 

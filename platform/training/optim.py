@@ -9,15 +9,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from proteinlm.platform.config import OptimizerSection
+from proteinlm.platform.sections import OptimizerSection
 
 LAYERS = "encoder.layers."
 """Where the names of the parameters begin whose matrices Muon trains: neither embeddings nor the head are below it."""
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: weight decay on matrices, none on biases and LayerNorm."""
-    return _decayed_or_not([p for p in model.parameters() if p.requires_grad], weight_decay)
+HEAD = "head."
+"""Where the names of a task head's parameters begin, which may have a learning rate of their own."""
+RATE_FACTOR = "rate_factor"
+"""A parameter group's learning rate over that of the step."""
+
+
+def parameter_groups(model: nn.Module, section: OptimizerSection) -> list[dict[str, Any]]:
+    """Trainable parameters by weight decay (on matrices, none on biases and LayerNorm) and by learning rate."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if section.head_learning_rate is None:
+        return _decayed_or_not([p for _, p in named], section.weight_decay)
+    heads = _decayed_or_not([p for name, p in named if name.startswith(HEAD)], section.weight_decay)
+    others = _decayed_or_not([p for name, p in named if not name.startswith(HEAD)], section.weight_decay)
+    factor = section.head_learning_rate / section.learning_rate
+    return [*others, *(group | {RATE_FACTOR: factor} for group in heads)]
 
 
 def _decayed_or_not(trainable: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
@@ -32,7 +44,7 @@ def make_optimizer(model: nn.Module, section: OptimizerSection) -> "torch.optim.
     """The optimizer that `section.name` says, over the trainable parameters of `model`."""
     if section.name == "muon":
         return MuonWithAdamW(model, section)
-    return _adamw(parameter_groups(model, section.weight_decay), section)
+    return _adamw(parameter_groups(model, section), section)
 
 
 def _adamw(groups: list[dict[str, Any]], section: OptimizerSection) -> torch.optim.AdamW:
@@ -94,6 +106,6 @@ def learning_rate(section: OptimizerSection, step: int, total_steps: int) -> flo
 
 
 def set_learning_rate(groups: Iterable[dict[str, Any]], value: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group: `value`, times the group's factor where it has one."""
     for group in groups:
-        group["lr"] = value
+        group["lr"] = value * group.get(RATE_FACTOR, 1.0)

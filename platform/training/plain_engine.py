@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from proteinlm.platform.config import OptimizerSection, TrainingSection
+from proteinlm.platform.sections import OptimizerSection, TrainingSection
 from proteinlm.platform.training.optim import make_optimizer, set_learning_rate
 from proteinlm.platform.training.step import StepReport, count_scored, seed_dropout
 from proteinlm.tasks.task import Batch, TaskModel

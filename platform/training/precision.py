@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import distributed as dist
 
-from proteinlm.platform.config import TrainingSection
+from proteinlm.platform.sections import TrainingSection
 
 Precision = Literal["fp32", "bf16", "fp16"]
 FIRST_WITH_BF16 = (8, 0)

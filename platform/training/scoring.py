@@ -1,18 +1,33 @@
 """Scoring whole splits with an engine, during training and at its end: every protein counts once over all workers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 from torch import distributed as dist
 
-from proteinlm.models.alphabet import get_alphabet
+from proteinlm.models.alphabet import Alphabet, get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.data.stream import validation_batches
 from proteinlm.platform.data.windows import Reading
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.job import Place, TrainingJob
-from proteinlm.tasks.task import Batch, Columns, Task
+from proteinlm.tasks.task import Batch, Columns, Output, Task
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a split was scored with; proteins in the order of their rows."""
+
+    columns: Columns
+    """Per-protein columns [B] of the task."""
+    rows: tuple[int, ...]
+    """[B] row numbers in the split, ascending."""
+    outputs: dict[str, list[NDArray[np.generic]]] = field(default_factory=dict)
+    """The task's outputs by name: for each protein an array over its residues or pairs of residues."""
 
 
 def make_reading(manifest: Manifest, task: Task, job: TrainingJob, split: str, seed: int) -> Reading:
@@ -27,7 +42,8 @@ def make_reading(manifest: Manifest, task: Task, job: TrainingJob, split: str, s
         task_options=job.task_options | ({"mask_fraction": job.training_mask_fraction} if others else {}),
         seed=seed,
         max_length=job.batches.max_length if is_training else longest_scored(job.model),
-        crop=job.batches.crop,
+        # A frozen encoder's embeddings are computed once: a random crop would be another embedding in every epoch.
+        crop="start" if job.mode == "frozen" and job.batches.crop == "random" else job.batches.crop,
     )
 
 
@@ -38,29 +54,44 @@ def longest_scored(model: ModelConfig) -> int:
     return model.max_positions - get_alphabet(model.alphabet).specials_per_protein
 
 
+def _as_it_is(batch: Batch, split: str) -> Batch:
+    return batch
+
+
 class Watched:
     """The splits that are scored during training and at its end, and what the last scoring gave."""
 
-    def __init__(self, engine: Engine, task: Task, manifest: Manifest, job: TrainingJob, place: Place) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        task: Task,
+        manifest: Manifest,
+        job: TrainingJob,
+        place: Place,
+        completed: Callable[[Batch, str], Batch] = _as_it_is,
+    ) -> None:
+        """`completed` adds to a micro batch of a split what was computed for its proteins before (embeddings.py)."""
         self._engine, self._task, self._manifest, self._job, self._place = engine, task, manifest, job, place
+        self._completed = completed
         self._batches: dict[str, tuple[list[Batch], int]] = {}
-        self._columns: dict[str, Columns] = {}
+        self._scores: dict[str, Scores] = {}
 
     def validate(self) -> dict[str, float]:
         """Score the watched splits; `<split>/<metric>` for every metric of the task."""
         figures: dict[str, float] = {}
         for split in self._task.valid_splits:
-            self._columns[split] = self._score(split, self._job.training.validation_residues)
-            figures |= {f"{split}/{m.name}": m.compute(self._columns[split]) for m in self._task.metrics}
+            scores = self._score(split, self._job.training.validation_residues)
+            self._scores[split] = scores
+            figures |= {f"{split}/{m.name}": m.compute(scores.columns) for m in self._task.metrics}
         return figures
 
-    def final_scores(self) -> dict[str, Columns]:
-        """Columns of the watched splits as last scored, and of the whole test splits."""
-        if not self._columns:  # resumed after the last step: nothing was scored in this process
+    def final_scores(self) -> dict[str, Scores]:
+        """The watched splits as last scored, and the whole test splits."""
+        if not self._scores:  # resumed after the last step: nothing was scored in this process
             self.validate()
-        return self._columns | {split: self._score(split, None) for split in self._task.test_splits}
+        return self._scores | {split: self._score(split, None) for split in self._task.test_splits}
 
-    def _score(self, split: str, max_residues: int | None) -> Columns:
+    def _score(self, split: str, max_residues: int | None) -> Scores:
         if split not in self._batches:
             reading = make_reading(self._manifest, self._task, self._job, split, self._manifest.split(split).mask_seed)
             self._batches[split] = validation_batches(
@@ -71,34 +102,69 @@ class Watched:
                 world_size=self._place.world_size,
             )
         batches, counted = self._batches[split]
-        return score_split(self._engine, batches, counted)[0]
+        completed = (self._completed(batch, split) for batch in batches)
+        return score_split(self._engine, completed, counted, self._task.outputs, get_alphabet(self._job.model.alphabet))
 
 
-def score_split(engine: Engine, batches: Sequence[Batch], num_counted: int) -> tuple[Columns, tuple[int, ...]]:
-    """Per-protein columns of a whole split, gathered from all workers, and the row number of each protein, ascending.
+def score_split(
+    engine: Engine,
+    batches: Iterable[Batch],
+    num_counted: int,
+    outputs: Sequence[Output] = (),
+    alphabet: Alphabet | None = None,
+) -> Scores:
+    """The scores of a whole split, gathered from all workers.
 
-    `batches` are this worker's, of which the first `num_counted` count; every worker has equally many.
+    `batches` are this worker's, of which the first `num_counted` count; every worker has equally many. `alphabet` is
+    needed where there are `outputs`.
     """
     parts: list[_Part] = []
     for number, batch in enumerate(batches):
-        columns = engine.eval_step(batch)
-        if number < num_counted:
-            parts.append((batch.rows, {name: column.double().cpu().tolist() for name, column in columns.items()}))
-    return _gather(parts)
+        found = engine.eval_step(batch)
+        if number >= num_counted:
+            continue
+        kept = {output.name: _of_each_protein(output, found.pop(output.name), batch, alphabet) for output in outputs}
+        columns = {name: column.double().cpu().numpy() for name, column in found.items()}
+        parts.append(_Part(batch.rows, columns, kept))
+    return _gathered(parts)
 
 
-_Part = tuple[tuple[int, ...], dict[str, list[float]]]
-"""Row numbers and columns of one micro batch."""
+@dataclass(frozen=True)
+class _Part:
+    """Row numbers, columns and outputs of one micro batch."""
+
+    rows: tuple[int, ...]
+    columns: dict[str, NDArray[np.float64]]
+    outputs: dict[str, list[NDArray[np.generic]]]
 
 
-def _gather(parts: list[_Part]) -> tuple[Columns, tuple[int, ...]]:
+def _of_each_protein(
+    output: Output, values: Tensor, batch: Batch, alphabet: Alphabet | None
+) -> list[NDArray[np.generic]]:
+    """An output of a micro batch cut into one array for each protein, special tokens left out."""
+    assert alphabet is not None
+    lengths = np.array(batch.packed.lengths)
+    residues = lengths - alphabet.specials_per_protein
+    whole = values.float().cpu().numpy().astype(output.dtype)
+    if output.level == "pair":
+        return np.split(whole, np.cumsum(residues * (residues - 1) // 2)[:-1])
+    trailing = alphabet.specials_per_protein - 1  # <cls> stands first, <eos> last where there is one
+    return [tokens[1 : len(tokens) - trailing] for tokens in np.split(whole, np.cumsum(lengths)[:-1])]
+
+
+def _gathered(parts: list[_Part]) -> Scores:
     everyone: list[list[_Part]] = [parts]
     if dist.is_initialized() and dist.get_world_size() > 1:
         everyone = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(everyone, parts)
     flat = [part for worker in everyone for part in worker]
-    rows = np.array([row for part_rows, _ in flat for row in part_rows], dtype=np.int64)
+    if not flat:
+        return Scores({}, ())
+    rows = np.array([row for part in flat for row in part.rows], dtype=np.int64)
     order = np.argsort(rows, kind="stable")
-    names = list(flat[0][1]) if flat else []
-    columns = {name: np.array([v for _, part in flat for v in part[name]], dtype=np.float64)[order] for name in names}
-    return columns, tuple(rows[order].tolist())
+    columns = {name: np.concatenate([part.columns[name] for part in flat])[order] for name in flat[0].columns}
+    outputs = {}
+    for name in flat[0].outputs:
+        arrays = [array for part in flat for array in part.outputs[name]]
+        outputs[name] = [arrays[place] for place in order]
+    return Scores(columns, tuple(rows[order].tolist()), outputs)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from proteinlm.models.objectives import NOT_SCORED
 from proteinlm.tasks.task import Batch
 
 
@@ -40,7 +39,7 @@ def sum_over_workers(value: Tensor) -> Tensor:
 
 def count_scored(batches: Sequence[Batch], device: torch.device) -> Tensor:
     """Scored labels of the global batch, as a tensor on `device`: known before the first forward pass."""
-    local = sum(int((batch.labels != NOT_SCORED).sum()) for batch in batches)
+    local = sum(batch.num_scored for batch in batches)
     return sum_over_workers(torch.tensor(float(local), dtype=torch.float64)).to(device)
 
 

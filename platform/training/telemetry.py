@@ -18,7 +18,6 @@ from torch import distributed as dist
 
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.flops import forward_flops, training_flops
-from proteinlm.models.objectives import NOT_SCORED
 from proteinlm.models.packed import Packed
 from proteinlm.tasks.task import Batch
 
@@ -65,7 +64,7 @@ def batch_flops(config: ModelConfig, batch: Batch, *, is_language_model: bool, i
     `is_language_model`: the head is the language model's, on scored tokens; another task's head is not counted.
     `is_frozen`: the encoder runs forward alone.
     """
-    num_scored = int((batch.labels != NOT_SCORED).sum()) if is_language_model else 0
+    num_scored = batch.num_scored if is_language_model else 0
     count = forward_flops if is_frozen else training_flops
     return count(config, batch.packed.lengths, num_scored)
 

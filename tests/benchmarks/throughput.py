@@ -29,7 +29,7 @@ from transformers import EsmForMaskedLM
 from proteinlm.models.config import ModelConfig, num_parameters
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.huggingface import esm_config
-from proteinlm.platform.config import OptimizerSection
+from proteinlm.platform.sections import OptimizerSection
 from proteinlm.platform.training.optim import make_optimizer
 from proteinlm.platform.training.telemetry import attention_slots, batch_flops
 from proteinlm.tasks.catalog import build_task

@@ -26,9 +26,9 @@ from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.objectives import mask_tokens
 from proteinlm.models.packed import pack
-from proteinlm.platform.config import OptimizerSection, TrainingSection
 from proteinlm.platform.data.plan import lanes_of, micro_batches_per_step
 from proteinlm.platform.data.windows import blank_batch
+from proteinlm.platform.sections import OptimizerSection, TrainingSection
 from proteinlm.platform.training.checkpoint import (
     Cursor,
     loadable,
@@ -38,7 +38,7 @@ from proteinlm.platform.training.checkpoint import (
 )
 from proteinlm.platform.training.engine import Engine, make_engine
 from proteinlm.tasks.catalog import build_task
-from proteinlm.tasks.task import Batch, TaskModel
+from proteinlm.tasks.task import Batch, TaskModel, known_labels
 from tests.conftest import ROOT
 from tests.platform.small_corpus import sequences
 
@@ -76,7 +76,9 @@ def _batches(count: int, cuts: int, seed: int) -> list[Batch]:
     for rows in np.array_split(np.arange(count), cuts):
         part = slice(int(ends[rows[0]] - lengths[rows[0]]), int(ends[rows[-1]]))
         packed = pack(masked[part], lengths[rows])
-        made.append(Batch(packed, torch.from_numpy(labels[part].astype(np.int64)), tuple(rows.tolist())))
+        scored = known_labels(labels[part], lengths[rows])
+        batch = Batch(packed, torch.from_numpy(labels[part].astype(np.int64)), tuple(rows.tolist()), num_scored=scored)
+        made.append(batch)
     return made
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from proteinlm.platform.config import BatchSection, TrainingSection
+from proteinlm.platform.sections import BatchSection, TrainingSection
 from proteinlm.platform.training.guards import SkippedSteps, explained_out_of_memory
 
 BATCHES = BatchSection(micro_batch_residues=8192, lanes=4, max_length=1024)

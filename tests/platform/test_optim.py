@@ -7,7 +7,7 @@ import torch
 
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.platform.config import OptimizerSection
+from proteinlm.platform.sections import OptimizerSection
 from proteinlm.platform.training.optim import learning_rate, make_optimizer, parameter_groups, set_learning_rate
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import TaskModel
@@ -31,7 +31,7 @@ def test_other_decays(decay: str, middle: float, end: float) -> None:
 
 def test_biases_and_layer_norms_are_not_decayed() -> None:
     model = ProteinEncoder(ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
-    groups = parameter_groups(model, 0.1)
+    groups = parameter_groups(model, OptimizerSection(weight_decay=0.1))
     by_name = dict(model.named_parameters())
     kept = {id(parameter) for group in groups if group["weight_decay"] == 0 for parameter in group["params"]}
     for name, parameter in by_name.items():
@@ -44,6 +44,19 @@ def test_frozen_parameters_are_left_out() -> None:
     model[0].requires_grad_(False)
     optimizer = make_optimizer(model, OptimizerSection())
     assert sum(p.numel() for group in optimizer.param_groups for p in group["params"]) == 3
+
+
+def test_the_head_may_learn_at_a_rate_of_its_own() -> None:
+    model = small_model()
+    section = OptimizerSection(learning_rate=1e-4, head_learning_rate=1e-3, weight_decay=0.1)
+    groups = make_optimizer(model, section).param_groups
+    set_learning_rate(groups, 0.5e-4)  # the step's rate: half of the peak
+    rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    decay_of = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert rate_of[id(parameter)] == pytest.approx(0.5e-3 if name.startswith("head.") else 0.5e-4), name
+        assert (decay_of[id(parameter)] > 0) == (parameter.ndim > 1), name
+    assert len(rate_of) == len(list(model.parameters()))
 
 
 def small_model() -> TaskModel:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from proteinlm.platform.config import TrainingSection
+from proteinlm.platform.sections import TrainingSection
 from proteinlm.platform.training.precision import check_agreement, settle, with_precision
 
 V100, A100 = (7, 0), (8, 0)

@@ -9,10 +9,10 @@ from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.objectives import LanguageModelHead
 from proteinlm.models.pretrained import save_pretrained
-from proteinlm.platform.config import BatchSection, OptimizerSection, TrainingSection
+from proteinlm.platform.sections import BatchSection, OptimizerSection, TrainingSection
 from proteinlm.platform.training.job import TrainingJob
+from proteinlm.platform.training.run_job import make_model
 from proteinlm.platform.training.scoring import longest_scored
-from proteinlm.platform.training.worker import make_model
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import TaskModel
 

@@ -4,15 +4,15 @@ from pathlib import Path
 
 from proteinlm.platform.training.scoring import make_reading, score_split
 from proteinlm.tasks.catalog import build_task
-from tests.platform.scored import Scored, batch
+from tests.platform.scored import StubEngine, batch
 from tests.platform.small_corpus import write_small_corpus
-from tests.platform.test_worker import job
+from tests.platform.test_run_job import job
 
 
 def test_columns_come_in_the_order_of_rows_and_filling_does_not_count() -> None:
-    columns, rows = score_split(Scored(), [batch(4, 1), batch(3), batch(7)], num_counted=2)
-    assert rows == (1, 3, 4)
-    assert columns["loss"].tolist() == [1.0, 3.0, 4.0]
+    scores = score_split(StubEngine(), [batch(4, 1), batch(3), batch(7)], num_counted=2)
+    assert scores.rows == (1, 3, 4)
+    assert scores.columns["loss"].tolist() == [1.0, 3.0, 4.0]
 
 
 def test_another_mask_in_training_leaves_validation_as_it_is(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ def batch(*lengths: int, num_scored: int = 1) -> Batch:
     packed = pack(np.full(sum(lengths), 5, np.uint8), np.array(lengths))
     labels = torch.full((sum(lengths),), NOT_SCORED)
     labels[:num_scored] = 5
-    return Batch(packed, labels, tuple(range(len(lengths))), num_residues=sum(lengths) - 2 * len(lengths))
+    rows, num_residues = tuple(range(len(lengths))), sum(lengths) - 2 * len(lengths)
+    return Batch(packed, labels, rows, num_residues=num_residues, num_scored=num_scored)
 
 
 class Clock:

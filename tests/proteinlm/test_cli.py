@@ -14,9 +14,21 @@ from typer.testing import CliRunner
 
 from proteinlm.cli import app
 from tests.conftest import ROOT
+from tests.platform.archive_server import packed, serve
 from tests.platform.small_corpus import write_small_corpus
 
-VERBS = (["corpus", "build"], ["corpus", "stats"], ["pretrain"], ["finetune"], ["sweep"], ["table"], ["demo"])
+VERBS = (
+    ["tasks", "fetch"],
+    ["tasks", "check"],
+    ["plot", "contacts"],
+    ["corpus", "build"],
+    ["corpus", "stats"],
+    ["pretrain"],
+    ["finetune"],
+    ["sweep"],
+    ["table"],
+    ["demo"],
+)
 
 PRETRAIN = """
 name: run
@@ -78,6 +90,12 @@ def nucleotides(place: Path) -> list[str]:
     return ["pretrain", str(place / "pretrain.yaml")]
 
 
+def broken_records(place: Path) -> list[str]:
+    lines = ['{"primary": "MKT", "stability_score": 1}', '{"primary": "MKJ", "stability_score": 1}']
+    (place / "stability_train.jsonl").write_text("\n".join(lines))
+    return ["tasks", "check", str(place)]
+
+
 def changed(*settings: str) -> Callable[[Path], list[str]]:
     return lambda place: ["pretrain", str(place / "pretrain.yaml"), *settings]
 
@@ -126,6 +144,13 @@ WRONG: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         changed("batches.crop=refuse", "batches.max_length=20"),
         ["batches.max_length", "20", "refuse"],
     ),
+    "broken records": (broken_records, ["stability_train.jsonl line 2", "primary", "'J' at residue 3"]),
+    "a folder without tasks": (lambda place: ["tasks", "check", str(place)], ["no file of a task", "fluorescence"]),
+    "unknown archive": (lambda place: ["tasks", "fetch", "protein", "--out", str(place / "out")], ["protein", "pfam"]),
+    "unknown flavour": (
+        lambda place: ["tasks", "fetch", "--flavour", "hdf5", "--out", str(place / "out")],
+        ["hdf5", "lmdb", "json"],
+    ),
     "table of nothing": (lambda place: ["table", str(place / "nowhere")], ["nowhere"]),
     "unknown table format": (lambda place: ["table", str(place), "--format", "xls"], ["xls", "markdown"]),
     "sweep with faults": (
@@ -152,6 +177,22 @@ def test_a_wrong_input_is_one_message_and_exit_code_2(name: str, place: Path, mo
     assert "Traceback" not in result.output
     assert not (place / "executed").exists()
     assert not (place / "out").exists()
+
+
+def test_records_that_are_right_are_a_table_and_exit_code_0(place: Path) -> None:
+    (place / "stability_mine.csv").write_text("sequence,target\nMKT,1\nMKV,2\n")
+    result = CliRunner().invoke(app, ["tasks", "check", str(place)])
+    assert result.exit_code == 0, result.output
+    assert "mine" in result.output
+
+
+def test_an_archive_is_fetched_from_the_mirror_that_is_named(place: Path) -> None:
+    content = packed({"proteinnet/proteinnet_train.json": b"[]"})
+    with serve({"/data_raw_pytorch/proteinnet.tar.gz": content}) as mirror:
+        words = ["tasks", "fetch", "contact_prediction", "--flavour", "json", "--mirror", mirror.address]
+        result = CliRunner().invoke(app, [*words, "--out", str(place / "tape")])
+    assert result.exit_code == 0, result.output
+    assert (place / "tape" / "proteinnet" / "proteinnet_train.json").read_text() == "[]"
 
 
 @pytest.mark.parametrize("verb", VERBS)

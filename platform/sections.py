@@ -1,0 +1,191 @@
+"""The sections of a run's settings: each component's own, with units, bounds and defaults.
+
+Sections are frozen; a component is handed its own section and nothing else.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from proteinlm.models.config import ModelConfig, expand_preset
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _model_section(value: object) -> object:
+    return expand_preset(value) if isinstance(value, dict) else value
+
+
+ModelSection = Annotated[ModelConfig, BeforeValidator(_model_section)]
+"""A `ModelConfig`; the key `preset` names a shipped one, further keys change it."""
+
+WorkerCount = Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+
+class ObjectiveSection(Section):
+    """Masked language modelling (Devlin et al. 2018, section 3.1)."""
+
+    mask_fraction: float = Field(0.15, gt=0, lt=1)
+    """Share of residues that are scored."""
+    training_mask_fraction: float | None = Field(None, gt=0, lt=1)
+    """Another share in training; validation, whose figures are compared between runs, keeps `mask_fraction`."""
+    keep_fraction: float = Field(0.1, ge=0, le=1)
+    """Of those: left visible as they are."""
+    random_fraction: float = Field(0.1, ge=0, le=1)
+    """Of those: replaced by a random amino acid. The rest becomes <mask>."""
+
+    @property
+    def task_options(self) -> dict[str, float]:
+        """Options of the task as it is scored; in training `training_mask_fraction` takes its place, where given."""
+        return self.model_dump(exclude={"training_mask_fraction"})
+
+    @model_validator(mode="after")
+    def _some_are_masked(self) -> Self:
+        if self.keep_fraction + self.random_fraction >= 1:
+            raise ValueError(
+                f"keep_fraction + random_fraction is {self.keep_fraction + self.random_fraction:g}; accepted: below 1"
+            )
+        return self
+
+
+class BatchSection(Section):
+    """How rows become global batches: the order depends on this, the corpus and the seed, never on the cluster."""
+
+    micro_batch_residues: int = Field(4096, ge=1)
+    """Residues of one micro batch (near: a window of the corpus is cut into equal parts)."""
+    lanes: int = Field(2, ge=1)
+    """Micro batches of one optimizer step, over all workers: a global batch is about lanes x micro_batch_residues."""
+    max_length: int = Field(1024, ge=1)
+    """Residues; `crop` says what training does to longer proteins. Scoring takes them whole (rotary positions)."""
+    crop: Literal["random", "start", "refuse"] = "random"
+    """Proteins longer than max_length: another random stretch in each epoch; their start; or refuse such a corpus."""
+
+    @model_validator(mode="after")
+    def _longest_fits(self) -> Self:
+        if self.max_length > self.micro_batch_residues:
+            raise ValueError(
+                f"max_length is {self.max_length}; accepted: up to micro_batch_residues ({self.micro_batch_residues})"
+            )
+        return self
+
+
+class OptimizerSection(Section):
+    """AdamW (no decay on biases and LayerNorm), linear warm-up, then linear or cosine decay."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    """muon: torch.optim.Muon on the matrices of the encoder's layers, AdamW on all else (ZeRO stage 0 or plain)."""
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+    head_learning_rate: float | None = Field(None, gt=0, le=1)
+    """Of the task's head in finetuning, on the same schedule; empty: as the encoder's."""
+    warmup_steps: int = Field(100, ge=0)
+    decay: Literal["linear", "cosine", "none"] = "linear"
+    final_fraction: float = Field(0.0, ge=0, le=1)
+    """Learning rate of the last step, as a share of the peak."""
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: float = Field(1e-8, gt=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    """Largest norm of the whole gradient."""
+
+
+class TrainingSection(Section):
+    """Length, engine and cadences, in optimizer steps."""
+
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps (or say `epochs`)."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the training split, where `steps` is not given."""
+    engine: Literal["deepspeed", "plain"] = "deepspeed"
+    """plain: PyTorch alone, for one worker."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """bf16: autocast, fp32 weights (CPU, sm_80 and newer). fp16: dynamic loss scaling, fp32 master weights (V100).
+    auto: bf16 where the hardware computes in it, else fp16."""
+    validate_every: int = Field(200, ge=1)
+    checkpoint_every: int = Field(200, ge=1)
+    checkpoint_minutes: float | None = Field(None, gt=0)
+    """A checkpoint also after so many minutes without one."""
+    keep_checkpoints: int = Field(2, ge=1)
+    max_skipped_steps: int = Field(20, ge=1)
+    """Steps in a row whose loss or gradient is not finite before the run is stopped; each of them is skipped."""
+    log_every: int = Field(10, ge=1)
+    patience: int | None = Field(None, ge=1)
+    """Finetuning ends after so many validations in a row that brought no better figure on valid."""
+    validation_residues: int = Field(1_000_000, ge=1)
+    """Residues of each watched split that are scored during training: a fixed prefix of its shuffled rows."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
+
+
+class LoraSection(Section):
+    """Low-rank adapters (Hu et al. 2021, by peft): W + (alpha / rank) B A, where A and B alone are trained."""
+
+    rank: int = Field(8, ge=1)
+    alpha: int = Field(16, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    layers: tuple[Literal["qkv", "output", "expand"], ...] = Field(("qkv", "output", "expand"), min_length=1)
+    """Linear layers that get one: queries, keys and values; attention's and the MLP's outputs; the MLP's first."""
+
+
+class ClusterSection(Section):
+    """Where and on how much the workers run. Changing it changes no result."""
+
+    address: str | None = None
+    """Ray address; empty: RAY_ADDRESS, else an embedded Ray on this machine."""
+    num_workers: WorkerCount = 1
+    """Workers; or [fewest, most]: an elastic group that starts with what there is, and goes on with what is left."""
+    resize_minutes: float = Field(10.0, gt=0)
+    """How often an elastic group looks for more workers. To grow is to go back to the newest checkpoint."""
+    cpus_per_worker: float | None = Field(None, gt=0)
+    """Empty: at most 1, such that Ray Data keeps one CPU."""
+    threads_per_worker: int | None = Field(None, ge=1)
+    """PyTorch threads on CPU; empty: the node's cores shared by its workers."""
+    use_gpu: bool | None = None
+    """Empty: where the cluster has GPUs."""
+    in_process: bool | None = None
+    """Train in the process that runs the verb (or the trial) and not in a Ray Train worker: nothing to start, nobody to
+    restart it. Empty: for finetuning with the plain engine."""
+    max_failures: int = Field(3, ge=0)
+    """Restarts after a worker's death before the run is given up; a preempted node does not count."""
+    autoscaling: bool = False
+    """True: nodes may be added, so do not refuse a group that is larger than the cluster now is."""
+
+    @property
+    def fewest_workers(self) -> int:
+        """The group never runs with fewer."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """The group never runs with more."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    @model_validator(mode="after")
+    def _fewest_first(self) -> Self:
+        if self.fewest_workers > self.most_workers:
+            raise ValueError(
+                f"num_workers is [{self.fewest_workers}, {self.most_workers}]; accepted: [fewest, most] in this order"
+            )
+        return self
+
+
+class ProbeSection(Section):
+    """The unsupervised contact probe (Rao et al. 2021) at every validation: what attention maps know of contacts."""
+
+    data: Path
+    """Folder of the records of contact prediction, or of one such folder for each task."""
+    num_proteins: int = Field(20, ge=1, le=20)
+    """Training proteins that it is fitted on."""
+    max_scored: int = Field(100, ge=1)
+    """Proteins of valid that it is scored on, the first ones."""

@@ -1,0 +1,137 @@
+"""Which step's weights a finetuned model ends with: the best one by the task's first metric on its first valid split.
+
+The test splits have no say in it. Beside the choice it tells when to stop: after `patience` validations in a row that
+brought no better figure. Its memory lies in the run directory, so that a resumed run chooses as one that never stopped:
+
+    best/selection.json          every validation so far: [step, figure]
+    best/step_00000120/...       what the engine saved at the best step, and at the one that was best at the checkpoint
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import distributed as dist
+
+from proteinlm.platform.atomic import write_atomically
+from proteinlm.platform.training.engine import Engine
+from proteinlm.platform.training.job import Place, TrainingJob
+from proteinlm.tasks.task import Task
+
+FOLDER = "best"
+MEMORY_FILE = "selection.json"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The choice, as result rows tell it."""
+
+    step: int
+    of_steps: int
+    """Optimizer steps that were done when training ended."""
+    figure: str
+    value: float
+
+
+class Selection:
+    """Keeps the best weights of a run while it trains."""
+
+    def __init__(
+        self,
+        folder: Path,
+        figure: str,
+        *,
+        larger_is_better: bool,
+        patience: int | None,
+        first_step: int,
+        engine: Engine,
+        is_first_worker: bool,
+    ) -> None:
+        """`figure` is a name in what validation gives, such as "valid/spearman"; `first_step` the checkpoint's."""
+        self._folder, self._figure, self._patience = folder, figure, patience
+        self._sign = 1.0 if larger_is_better else -1.0
+        self._engine, self._is_first = engine, is_first_worker
+        # What was seen after the checkpoint will be seen again.
+        self._seen = [(step, value) for step, value in _remembered(folder) if step <= first_step]
+        self._at_checkpoint = self.best_step()
+
+    @classmethod
+    def of(cls, job: TrainingJob, task: Task, engine: Engine, place: Place, first_step: int) -> "Selection | None":
+        """The selection of a finetuning job; None where the task has no valid split."""
+        if not task.valid_splits:
+            return None
+        metric = task.metrics[0]
+        return cls(
+            job.directory / FOLDER,
+            f"{task.valid_splits[0]}/{metric.name}",
+            larger_is_better=metric.larger_is_better,
+            patience=job.training.patience,
+            first_step=first_step,
+            engine=engine,
+            is_first_worker=place.is_first,
+        )
+
+    def best_step(self) -> int | None:
+        """The step whose figure is best so far, the first one of equals; NaN is never best."""
+        known = [(self._sign * value, -step) for step, value in self._seen if value == value]
+        return -max(known)[1] if known else None
+
+    def note(self, step: int, figures: Mapping[str, float]) -> None:
+        """Keep the weights of this validated step if it is the best so far; all workers call it with equal figures."""
+        self._seen.append((step, figures[self._figure]))
+        if self.best_step() == step:
+            weights = _weights(self._folder, step)
+            weights.mkdir(parents=True, exist_ok=True)
+            self._engine.save(weights)
+        _barrier()
+        if self._is_first:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._folder / MEMORY_FILE, json.dumps(self._seen) + "\n")
+            self._forget_all_but({self.best_step(), self._at_checkpoint})
+
+    def checkpointed(self) -> None:
+        """A checkpoint was made: what is best now must outlive what may be lost after it."""
+        self._at_checkpoint = self.best_step()
+
+    def is_exhausted(self) -> bool:
+        """Whether the last `patience` validations were all without a new best."""
+        best = self.best_step()
+        if self._patience is None or best is None:
+            return False
+        return sum(step > best for step, _ in self._seen) >= self._patience
+
+    def load_best(self) -> bool:
+        """Put the best step's weights back into the engine; False where they are those of the last validated step."""
+        best = self.best_step()
+        if best is None or best == self._seen[-1][0]:
+            return False
+        _barrier()
+        self._engine.load(_weights(self._folder, best))
+        return True
+
+    def chosen(self, of_steps: int) -> Chosen | None:
+        """What was chosen; None where no figure was a number."""
+        best = self.best_step()
+        return None if best is None else Chosen(best, of_steps, self._figure, dict(self._seen)[best])
+
+    def _forget_all_but(self, steps: set[int | None]) -> None:
+        kept = {_weights(self._folder, step) for step in steps if step is not None}
+        for path in self._folder.glob("step_*"):
+            if path not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _weights(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:08d}"
+
+
+def _remembered(folder: Path) -> list[tuple[int, float]]:
+    memory = folder / MEMORY_FILE
+    return [(step, value) for step, value in json.loads(memory.read_text())] if memory.is_file() else []
+
+
+def _barrier() -> None:
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,78 @@
+"""A Ray Train worker: the one door to `ray.train`'s worker side. What it does is run_job.py.
+
+A report is a barrier that waits for the controller, so it is made at checkpoint cadence only; step figures go to files.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from proteinlm.platform.training.job import Place, TrainingJob
+from proteinlm.platform.training.run_job import run_job
+
+
+def train_worker(settings: dict[Any, Any]) -> None:
+    """Run one training job on this worker of a Ray Train group, from its newest checkpoint where there is one."""
+    import ray.train
+    import ray.train.torch
+
+    job = TrainingJob.model_validate(settings)
+    context = ray.train.get_context()
+    place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    checkpoints = RayCheckpoints(job.directory)
+    if context.get_local_rank() == 0:
+        checkpoints.forget_unsent()
+    run_job(job, place, checkpoints, context.get_local_world_size())
+
+
+class RayCheckpoints:
+    """Checkpoints that Ray Train keeps in the run directory: it merges what the workers wrote, and deletes old ones."""
+
+    def __init__(self, run_directory: Path) -> None:
+        digest = blake2b(str(run_directory).encode(), digest_size=8).hexdigest()
+        self._prefix = f"proteinlm-checkpoint-{digest}-"
+
+    def aside(self) -> Path:
+        """A directory on this node; Ray Train merges those of all workers."""
+        return Path(tempfile.mkdtemp(prefix=self._prefix))
+
+    @contextmanager
+    def newest(self) -> Iterator[Path | None]:
+        """The newest checkpoint of this run as a directory, None where there is none yet."""
+        import ray.train
+
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder:
+            yield Path(folder)
+
+    def take(self, folder: Path, name: str, figures: Mapping[str, float], *, wait: bool) -> None:
+        """Report this worker's part, which Ray Train uploads and deletes; all workers call it."""
+        import ray.train
+
+        mode = ray.train.CheckpointUploadMode
+        ray.train.report(
+            dict(figures),
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=mode.SYNC if wait else mode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    def notice(self) -> str | None:
+        """Which nodes are about to be taken away, as one name; Ray gives all workers the same answer."""
+        import ray.train
+
+        notice = ray.train.get_preemption_info()
+        return f"{notice.deadline_ms} {notice.preempted_node_ids}" if notice else None
+
+    def forget_unsent(self) -> None:
+        """Delete what an earlier, killed worker of this run had written on this node and not yet sent to storage."""
+        for folder in Path(tempfile.gettempdir()).glob(self._prefix + "*"):
+            shutil.rmtree(folder, ignore_errors=True)
