@@ -110,7 +110,7 @@ class FinetuneConfig(RunConfig):
     modes: tuple[Mode, ...] = ()
     """A run in each; empty: `mode` alone, and for all tasks also scratch and the baselines."""
     per_task: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Task -> dotted settings that are laid over these where that task is run, such as training.epochs: 3."""
+    """Task -> settings that are laid over all others wherever that task is run, such as training.epochs: 3."""
 
     @property
     def is_many(self) -> bool:

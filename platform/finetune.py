@@ -11,6 +11,7 @@ from proteinlm.platform.config import PRETRAINED_MODES, FinetuneConfig
 from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.data.shared_shards import shared_task_shards
 from proteinlm.platform.pretrain import check_crop, check_length, crop_notice
+from proteinlm.platform.settings import as_assignments, flat, override, validate
 from proteinlm.platform.training.driver import as_job, code_version, is_to_run, run_training
 from proteinlm.platform.training.finish import is_finished
 from proteinlm.tasks.catalog import build_task
@@ -22,6 +23,7 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Pat
 
     Returns the run directories whose rows belong into one table: this run's, and that of the task's baselines.
     """
+    config = for_task(config, config.task)
     model = check_finetune(config)
     runs = [config.directory]
     if config.with_baselines and config.mode != "baseline":
@@ -58,6 +60,13 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Pat
             console.print(notice)
     run_training(config, job, manifest, console)
     return runs
+
+
+def for_task(config: FinetuneConfig, task: str, **changes: object) -> FinetuneConfig:
+    """`config` for the one `task`: with `changes`, and what `per_task` says for it laid over that."""
+    values = config.model_dump(mode="json", exclude_unset=True) | {"task": task, "per_task": {}} | changes
+    values = override(values, as_assignments(flat(config.per_task.get(task, {}))))
+    return validate(FinetuneConfig, values, f"task {task}")
 
 
 def _run_baselines(config: FinetuneConfig, console: Console | None) -> Path:

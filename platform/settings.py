@@ -58,6 +58,14 @@ def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str,
     return changed
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one level of dotted names."""
+    dotted: dict[str, Any] = {}
+    for key, value in values.items():
+        dotted |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return dotted
+
+
 def as_assignments(sample: Mapping[str, object]) -> list[str]:
     """Dotted names and plain values (a Tune sample) as the `key=value` that `override` reads back to equal values."""
     flow = {name: to_yaml({"_": value}, flow=True) for name, value in sample.items()}  # {_: value}

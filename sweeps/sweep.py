@@ -28,7 +28,7 @@ default of one CPU for each trial, trials can take all CPUs and then wait for th
 
 
 @dataclass(frozen=True)
-class Share:
+class TrialResources:
     """What each trial gets of the cluster, and how many run at once."""
 
     workers: int = 1
@@ -44,20 +44,22 @@ def sweep(config: SweepConfig, console: Console | None = None) -> list[str]:
 
     ValueError, before Ray starts, for anything that is wrong with any trial.
     """
-    share = Share(config.workers_per_trial, config.cpus_per_worker, config.threads_per_worker, config.max_concurrent)
-    return run_trials(plan_trials(config), config.directory, share, config.address, console)
+    each = TrialResources(
+        config.workers_per_trial, config.cpus_per_worker, config.threads_per_worker, config.max_concurrent
+    )
+    return run_trials(plan_trials(config), config.directory, each, config.address, console)
 
 
 def finetune_many(config: FinetuneConfig, console: Console | None = None) -> list[str]:
     """Run `config` for each of its tasks, seeds and modes; returns the names of the trials that failed."""
     cluster = config.cluster
     workers = cluster.most_workers
-    share = Share(workers, cluster.cpus_per_worker or 0.5, cluster.threads_per_worker)
-    return run_trials(plan_finetuning(config), config.directory, share, cluster.address, console)
+    each = TrialResources(workers, cluster.cpus_per_worker or 0.5, cluster.threads_per_worker)
+    return run_trials(plan_finetuning(config), config.directory, each, cluster.address, console)
 
 
 def run_trials(
-    trials: list[Trial], directory: Path, share: Share, address: str | None, console: Console | None
+    trials: list[Trial], directory: Path, each: TrialResources, address: str | None, console: Console | None
 ) -> list[str]:
     """Run the `trials` not finished in `directory`, each in its run directory; returns the names of the failed."""
     check_trials(trials)
@@ -67,20 +69,20 @@ def run_trials(
     if len(finished) == len(trials):
         return []
     with connected(address) as size:
-        group = worker_group(size, share.workers, share.workers, share.cpus_per_worker, use_gpu=None)
+        group = worker_group(size, each.workers, each.workers, each.cpus_per_worker, use_gpu=None)
         check_fits(group, size)
-        at_once = share.max_concurrent or num_concurrent(share, size)
-        threads = share.threads_per_worker or max(1, (os.cpu_count() or 1) // (at_once * share.workers))
-        _tell(console, f"{at_once} at once, {share.workers} workers each, {threads} threads a worker")
-        resources = {"CPU": share.cpus_per_worker} | ({"GPU": 1} if group.use_gpu else {})
+        at_once = each.max_concurrent or num_concurrent(each, size)
+        threads = each.threads_per_worker or max(1, (os.cpu_count() or 1) // (at_once * each.workers))
+        _tell(console, f"{at_once} at once, {each.workers} workers each, {threads} threads a worker")
+        resources = {"CPU": each.cpus_per_worker} | ({"GPU": 1} if group.use_gpu else {})
         return _run([_on_threads(trial, threads) for trial in trials], finished, at_once, resources, directory, console)
 
 
-def num_concurrent(share: Share, size: ClusterSize) -> int:
+def num_concurrent(each: TrialResources, size: ClusterSize) -> int:
     """Trials that fit at once beside the CPUs left for reading data."""
-    fitting = (size.cpus - DATA_CPUS) / (share.workers * share.cpus_per_worker)
+    fitting = (size.cpus - DATA_CPUS) / (each.workers * each.cpus_per_worker)
     if size.gpus:
-        fitting = min(fitting, size.gpus / share.workers)
+        fitting = min(fitting, size.gpus / each.workers)
     return max(1, int(fitting + 1e-9))
 
 

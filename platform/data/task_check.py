@@ -31,7 +31,7 @@ PUBLISHED_SIZES: Mapping[str, Mapping[str, int]] = {
     "pfam": {"train": 32_593_668, "valid": 1_715_454, "holdout": 44_311},
 }
 """File stem -> split -> records of TAPE's archives: counted in them by TAPE's converters, torchdrug and ProteinLM. The
-paper (Rao et al. 2019, table S1) has other sizes for stability: 53,679, 2,447 and 12,839."""
+paper has other sizes for stability: 53,679, 2,447 and 12,839."""
 COUNTED_ONLY = ("pfam",)
 """Read by `proteinlm corpus build`, which checks its records itself."""
 

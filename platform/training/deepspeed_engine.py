@@ -132,13 +132,13 @@ class DeepSpeedEngine:
                 state["step"] = state["step"].clone()
 
     @contextmanager
-    def module(self) -> Iterator[TaskModel]:
-        """The whole model on every worker."""
+    def module(self, writes: bool = False) -> Iterator[TaskModel]:
+        """The whole model on every worker; with `writes`, what the first one changes in it is taken back in pieces."""
         model = cast(TaskModel, self._engine.module)
         if self._zero_stage < 3:
             yield model
             return
-        with self._deepspeed.zero.GatheredParameters(list(model.parameters())):
+        with self._deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0 if writes else None):
             yield model
 
 

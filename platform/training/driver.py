@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +25,7 @@ from proteinlm.cluster.launch import check_fits, launch, worker_group
 from proteinlm.platform.atomic import write_atomically
 from proteinlm.platform.config import RunConfig
 from proteinlm.platform.data.manifest import Manifest
+from proteinlm.platform.settings import flat
 from proteinlm.platform.training.finish import is_finished, take_stopped
 from proteinlm.platform.training.interrupts import request_stop, withdraw_stop
 from proteinlm.platform.training.job import TrainingJob
@@ -147,8 +148,8 @@ def check_same_run(config: RunConfig) -> None:
     path = config.directory / RUN_FILE
     if not path.is_file():
         return
-    before = _flat(json.loads(path.read_text())["settings"])
-    now = _flat(config.model_dump(mode="json"))
+    before = flat(json.loads(path.read_text())["settings"])
+    now = flat(config.model_dump(mode="json"))
     changed = [
         f"{name}: was {before.get(name)!r}, is {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -164,13 +165,6 @@ def check_same_run(config: RunConfig) -> None:
 
 def _may_change(name: str) -> bool:
     return name in CHANGES_NO_RESULT or name.split(".")[0] in CHANGES_NO_RESULT
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def write_run_file(config: RunConfig, job: TrainingJob, manifest: Manifest) -> None:

@@ -41,8 +41,8 @@ class Engine(Protocol):
         """Go on from what `save` wrote into `directory`; every worker calls it."""
 
     @contextmanager
-    def module(self) -> Iterator[TaskModel]:
-        """The whole model, gathered on every worker while the context is open."""
+    def module(self, writes: bool = False) -> Iterator[TaskModel]:
+        """The whole model on every worker while the context is open; with `writes`, the first one's changes stay."""
 
 
 def make_engine(

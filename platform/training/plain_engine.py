@@ -79,6 +79,6 @@ class PlainEngine:
         self._scaler.load_state_dict(state["scaler"])
 
     @contextmanager
-    def module(self) -> Iterator[TaskModel]:
+    def module(self, writes: bool = False) -> Iterator[TaskModel]:
         """The model itself."""
         yield self._model

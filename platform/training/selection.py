@@ -4,15 +4,18 @@ The test splits have no say in it. Beside the choice it tells when to stop: afte
 brought no better figure. Its memory lies in the run directory, so that a resumed run chooses as one that never stopped:
 
     best/selection.json          every validation so far: [step, figure]
-    best/step_00000120/...       what the engine saved at the best step, and at the one that was best at the checkpoint
+    best/step_00000120.pt        what is trained, as of the best step, and of the one that was best at the checkpoint
+
+Weights are kept whole, for any number of workers, and without the optimizer's state: they are scored, never trained on.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from proteinlm.platform.atomic import write_atomically
@@ -82,10 +85,10 @@ class Selection:
         """Keep the weights of this validated step if it is the best so far; all workers call it with equal figures."""
         self._seen.append((step, figures[self._figure]))
         if self.best_step() == step:
-            weights = _weights(self._folder, step)
-            weights.mkdir(parents=True, exist_ok=True)
-            self._engine.save(weights)
-        _barrier()
+            with self._engine.module() as model:
+                if self._is_first:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    torch.save(_trained(model), _weights(self._folder, step))
         if self._is_first:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self._folder / MEMORY_FILE, json.dumps(self._seen) + "\n")
@@ -107,8 +110,11 @@ class Selection:
         best = self.best_step()
         if best is None or best == self._seen[-1][0]:
             return False
-        _barrier()
-        self._engine.load(_weights(self._folder, best))
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.barrier()  # the first worker may still be writing
+        with self._engine.module(writes=True) as model:
+            state = torch.load(_weights(self._folder, best), map_location="cpu", weights_only=True)
+            model.load_state_dict(state, strict=False)
         return True
 
     def chosen(self, of_steps: int) -> Chosen | None:
@@ -120,18 +126,19 @@ class Selection:
         kept = {_weights(self._folder, step) for step in steps if step is not None}
         for path in self._folder.glob("step_*"):
             if path not in kept:
-                shutil.rmtree(path, ignore_errors=True)
+                path.unlink(missing_ok=True)
 
 
 def _weights(folder: Path, step: int) -> Path:
-    return folder / f"step_{step:08d}"
+    return folder / f"step_{step:08d}.pt"
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters that are trained, and buffers such as BatchNorm's: a frozen encoder lies elsewhere."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name not in frozen}
 
 
 def _remembered(folder: Path) -> list[tuple[int, float]]:
     memory = folder / MEMORY_FILE
     return [(step, value) for step, value in json.loads(memory.read_text())] if memory.is_file() else []
-
-
-def _barrier() -> None:
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.barrier()

@@ -42,7 +42,7 @@ class StubEngine:
     def load(self, directory: Path) -> None: ...
 
     @contextmanager
-    def module(self) -> Iterator[TaskModel]:
+    def module(self, writes: bool = False) -> Iterator[TaskModel]:
         raise NotImplementedError
         yield
 

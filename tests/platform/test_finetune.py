@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from proteinlm.platform.finetune import finetune, task_data
 from proteinlm.platform.results.measure import Measured, measure
 from proteinlm.platform.results.store import ResultRow, gather_rows
 from proteinlm.platform.settings import validate
+from proteinlm.platform.training.tracking import read_metrics
 from proteinlm.tasks.catalog import build_task
 
 
@@ -69,6 +71,26 @@ def test_modes_end_in_one_table_and_training_beats_the_majority(folder: Path) ->
     assert full.parameters == frozen.parameters
     # The pretrained directory is read, never written.
     assert load_pretrained(folder / "model").extra == {}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_under_deepspeed_choose_one_step_and_score_each_protein_once(folder: Path) -> None:
+    training = {"steps": 6, "engine": "deepspeed", "zero_stage": 3, "precision": "fp32", "validate_every": 2}
+    batches = {"micro_batch_residues": 2000, "lanes": 2, "max_length": 200}
+    optimizer = {"learning_rate": 1e-2, "warmup_steps": 0, "decay": "none"}
+    settings = {"training": training, "batches": batches, "optimizer": optimizer, "cluster": {"num_workers": 2}}
+    run = config(folder, "full", name="two-workers", with_baselines=False, **settings)
+    finetune(run)
+    row = accuracy(run)["hidden-64-layer-1-head-2"]
+    validated = {row["step"]: row["valid/accuracy"] for row in read_metrics(run.directory) if "valid/accuracy" in row}
+    assert sorted(validated) == [2, 4, 6]
+    best = max(validated, key=lambda step: (validated[step], -step))
+    assert row.settings is not None
+    assert row.settings["chosen"] == {"step": best, "of_steps": 6, "figure": "valid/accuracy", "value": validated[best]}
+    assert row.steps == best
+    assert accuracy(run, "valid")["hidden-64-layer-1-head-2"].value == pytest.approx(validated[best])
+    rows = pq.read_table(run.directory / "predictions" / "simulated_test.parquet").column("row").to_pylist()
+    assert rows == list(range(len(rows)))
 
 
 def test_scratch_takes_the_shape_and_not_the_weights(folder: Path) -> None:

@@ -1,9 +1,13 @@
 """Which step is chosen on valid: the best one, kept through a kill, and an end when nothing better comes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from proteinlm.platform.sections import OptimizerSection, TrainingSection
 from proteinlm.platform.training.loop import Schedule, train
@@ -14,17 +18,24 @@ from tests.platform.test_loop import Decided
 
 
 class Weights(StubEngine):
-    """An engine whose weights are the number of steps it took."""
+    """An engine whose weights are the number of steps it took, over a frozen part."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps = 0
+        self.model = nn.ModuleDict({"head": nn.Linear(1, 1, bias=False), "encoder": nn.Linear(1, 1)})
+        self.model["encoder"].requires_grad_(False)
 
-    def save(self, directory: Path) -> None:
-        (directory / "weights").write_text(str(self.steps))
+    @property
+    def steps(self) -> float:
+        return self.model["head"].weight.item()
 
-    def load(self, directory: Path) -> None:
-        self.steps = int((directory / "weights").read_text())
+    @steps.setter
+    def steps(self, value: float) -> None:
+        nn.init.constant_(self.model["head"].weight, value)
+
+    @contextmanager
+    def module(self, writes: bool = False) -> Iterator[Any]:
+        yield self.model
 
 
 def select(folder: Path, engine: Weights, *, first_step: int = 0, larger: bool = True, patience: int | None = None):
@@ -53,7 +64,9 @@ def test_the_best_step_comes_back_and_the_first_of_equals_counts(tmp_path: Path,
     assert selection.load_best()
     assert engine.steps == best
     assert selection.chosen(60) == Chosen(best, 60, "valid/figure", 0.7 if larger else 0.1)
-    assert [path.name for path in sorted(tmp_path.glob("step_*"))] == [f"step_{best:08d}"]
+    (kept,) = tmp_path.glob("step_*")
+    assert kept.name == f"step_{best:08d}.pt"
+    assert list(torch.load(kept, weights_only=True)) == ["head.weight"], "what is frozen is not kept again"
 
 
 def test_weights_that_are_there_already_are_not_loaded(tmp_path: Path) -> None:

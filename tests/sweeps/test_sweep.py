@@ -10,7 +10,7 @@ from proteinlm.platform.data.simulate import simulate
 from proteinlm.platform.results.store import gather_rows
 from proteinlm.platform.settings import validate
 from proteinlm.sweeps.plan import SweepConfig
-from proteinlm.sweeps.sweep import Share, num_concurrent, sweep
+from proteinlm.sweeps.sweep import TrialResources, num_concurrent, sweep
 from tests.platform.small_corpus import write_small_corpus
 
 
@@ -56,9 +56,9 @@ def test_trials_run_into_one_table_and_once(config: SweepConfig) -> None:
 
 def test_trials_leave_a_cpu_for_reading_data() -> None:
     """Two CPUs and two trials of one worker: with a CPU each, Ray Data would have none and nothing would ever move."""
-    small = Share(workers=1, cpus_per_worker=0.5)
+    small = TrialResources(workers=1, cpus_per_worker=0.5)
     assert num_concurrent(small, ClusterSize(cpus=2, gpus=0, nodes=1)) == 2
-    assert num_concurrent(Share(cpus_per_worker=1.0), ClusterSize(cpus=2, gpus=0, nodes=1)) == 1
+    assert num_concurrent(TrialResources(cpus_per_worker=1.0), ClusterSize(cpus=2, gpus=0, nodes=1)) == 1
     assert num_concurrent(small, ClusterSize(cpus=64, gpus=8, nodes=1)) == 8
 
 
