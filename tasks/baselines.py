@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import pyarrow as pa
 
 from proteinlm.tasks.baseline import Baseline
+from proteinlm.tasks.baselines_contact import fit_contact_baselines
 from proteinlm.tasks.baselines_residue import fit_residue_baselines
 from proteinlm.tasks.baselines_sequence import (
     fit_fluorescence_baselines,
@@ -27,17 +28,11 @@ def fit_baselines(task: Task, train: pa.Table, valid: pa.Table, seed: int = 0) -
     return () if fit is None else fit(task, train, valid, seed)
 
 
-def _fit_contacts(task: Task, train: pa.Table, valid: pa.Table, seed: int) -> tuple[Baseline, ...]:
-    from proteinlm.tasks.baselines_contact import fit_contact_baselines
-
-    return fit_contact_baselines(task, train, valid, seed)
-
-
 FITS: Mapping[str, Fit] = {
     "secondary_structure_q3": fit_residue_baselines,
     "secondary_structure_q8": fit_residue_baselines,
     "remote_homology": fit_homology_baselines,
     "fluorescence": fit_fluorescence_baselines,
     "stability": fit_stability_baselines,
-    "contact_prediction": _fit_contacts,
+    "contact_prediction": fit_contact_baselines,
 }

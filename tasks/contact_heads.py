@@ -8,12 +8,13 @@ Shapes: R residues of the micro batch, B proteins, L residues of one protein, D 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from proteinlm.tasks.heads import INITIAL_STANDARD_DEVIATION
 
@@ -53,7 +54,7 @@ class ConcatenationHead(PairHead):
     def __init__(
         self, hidden_size: int, num_trailing: int = 0, dropout: float = 0.1, block_bytes: int | None = None
     ) -> None:
-        """`block_bytes`: memory of one block of pairs, of which a training step holds about five; None: by device."""
+        """`block_bytes`: memory of one block of pairs, of which a training step holds about two; None: by device."""
         super().__init__(num_trailing)
         self.dropout, self.block_bytes = dropout, block_bytes
         self.dense_weight = nn.Parameter(_drawn(hidden_size, 2 * hidden_size))
@@ -76,16 +77,11 @@ class ConcatenationHead(PairHead):
         """Log odds [L, L] of the pairs as ordered, without the bias, from both halves [L, D] of the first layer."""
         block_bytes = self.block_bytes or (CPU_BLOCK_BYTES if rows.device.type == "cpu" else ACCELERATOR_BLOCK_BYTES)
         block = max(1, block_bytes // max(1, columns.numel() * columns.element_size()))
-        parts = rows.chunk(max(1, math.ceil(len(rows) / block)))
-        dropout = self.dropout if self.training else 0.0
-        if not torch.is_grad_enabled():
-            return torch.cat([_block(part, columns, weight, dropout) for part in parts])
-        return torch.cat(
-            [
-                checkpoint(_block, part, columns, weight, dropout, use_reentrant=False, preserve_rng_state=dropout > 0)
-                for part in parts
-            ]
-        )
+        num_dropped = round(self.dropout * MASK_STEPS) if self.training else 0
+        scaled = weight * (MASK_STEPS / (MASK_STEPS - num_dropped))
+        seed = int(torch.randint(2**62, ())) if num_dropped else 0  # the backward pass draws the same masks again
+        apply: Callable[..., Tensor] = _PairSums.apply
+        return apply(rows, columns, scaled, block, num_dropped, seed)
 
 
 class ProductHead(PairHead):
@@ -129,20 +125,59 @@ class ProductHead(PairHead):
         return (variance + tiny).sqrt() * (draws.triu() + draws.triu(1).T)
 
 
-def _block(rows: Tensor, columns: Tensor, weight: Tensor, dropout: float) -> Tensor:
-    """Log odds [K, L] of a block of rows [K, D] with all columns [L, D], without the bias."""
-    activations = (rows[:, None] + columns).tanh_()
-    if dropout > 0:
-        num_dropped = round(dropout * MASK_STEPS)
-        activations = activations * _kept(activations, num_dropped)
-        weight = weight * (MASK_STEPS / (MASK_STEPS - num_dropped))
-    return activations @ weight
+class _PairSums(torch.autograd.Function):
+    """Sum over D of weight * dropout(tanh(row + column)) for every pair, by blocks that are done again in the backward
+    pass. Written by hand because it works in one buffer: what torch's checkpoint takes and frees for each block
+    fragments the heap of a CPU process up to several GB.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, columns: Tensor, weight: Tensor, block: int, num_dropped: int, seed: int
+    ) -> Tensor:
+        """Rows [L, D], columns [L, D], weight [D] -> [L, L]."""
+        ctx.save_for_backward(rows, columns, weight)
+        ctx.drawn = (block, num_dropped, seed)
+        sums = rows.new_empty(len(rows), len(columns))
+        for here, activations, _ in _activations(rows, columns, block, num_dropped, seed):
+            torch.mv(activations.flatten(0, 1), weight, out=sums[here].view(-1))
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient [L, L] -> those of rows, columns and weight."""
+        rows, columns, weight = ctx.saved_tensors
+        of_rows, of_columns, of_weight = (torch.zeros_like(values) for values in (rows, columns, weight))
+        for here, activations, kept in _activations(rows, columns, *ctx.drawn):
+            of_weight.addmv_(activations.flatten(0, 1).T, gradient[here].flatten())
+            slopes = activations.square_().neg_().add_(kept).mul_(gradient[here, :, None])
+            torch.sum(slopes, 1, out=of_rows[here])
+            of_columns += slopes.sum(0)
+        return of_rows * weight, of_columns * weight, of_weight, None, None, None
 
 
-def _kept(like: Tensor, num_dropped: int) -> Tensor:
-    """True for what dropout keeps: all but `num_dropped` of MASK_STEPS, drawn from torch's global generator."""
-    draws = torch.empty(math.ceil(like.numel() / 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)
-    return (draws.view(torch.int16)[: like.numel()] >= num_dropped - MASK_STEPS // 2).view(like.shape)
+def _activations(
+    rows: Tensor, columns: Tensor, block: int, num_dropped: int, seed: int
+) -> Iterator[tuple[slice, Tensor, Tensor | float]]:
+    """Blocks of rows, tanh(row + column) [K, L, D] after dropout, unscaled, and 1 where dropout kept it (else 0).
+
+    Dropout keeps all but `num_dropped` of MASK_STEPS. Each block overwrites the activations of the last one.
+    """
+    length, hidden_size = columns.shape
+    buffer = rows.new_empty(min(block, len(rows)), length, hidden_size)
+    draws = torch.empty(math.ceil(buffer.numel() / 4) if num_dropped else 0, dtype=torch.int64, device=rows.device)
+    generator = torch.Generator(rows.device).manual_seed(seed)
+    for start in range(0, len(rows), block):
+        here = slice(start, start + block)
+        part = rows[here, None]
+        activations = torch.add(part, columns, out=buffer[: len(part)]).tanh_()
+        kept: Tensor | float = 1.0
+        if num_dropped:
+            bits = draws.random_(-(2**63), None, generator=generator).view(torch.int16)[: activations.numel()]
+            kept = (bits >= num_dropped - MASK_STEPS // 2).view(activations.shape)
+            activations.mul_(kept)
+        yield here, activations, kept
 
 
 def _drawn(*shape: int) -> Tensor:
