@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,10 @@ def fresh_clone(folder: Path) -> Path:
     return folder
 
 
+NOT_YET = "No available agent to submit job, please try again later"
+"""What a head says whose dashboard is up and whose agent, on busy cores, is not."""
+
+
 def submit(head: Head, clone: Path, *arguments: str, token: bool = True) -> subprocess.CompletedProcess[str]:
     environment = dict(head.environment)
     if not token:
@@ -85,14 +90,17 @@ def submit(head: Head, clone: Path, *arguments: str, token: bool = True) -> subp
         "-m",
         "proteinlm",
     ]
-    return subprocess.run(
-        [*command, *arguments], cwd=clone, env=environment, capture_output=True, text=True, timeout=300
-    )
+    for _ in range(60):
+        done = subprocess.run(
+            [*command, *arguments], cwd=clone, env=environment, capture_output=True, text=True, timeout=300
+        )
+        if NOT_YET not in done.stderr:
+            break
+        time.sleep(1)
+    return done
 
 
 def wait_for(head: Head) -> None:
-    import time
-
     port = int(head.address.rsplit(":", 1)[1])
     for _ in range(300):
         with socket.socket() as probe:
