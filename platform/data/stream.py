@@ -6,6 +6,7 @@ Each worker runs its own pipeline over the windows of its own lanes, in order (`
 the other workers and the number of workers never changes what a lane carries. See plan.py for the order.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -107,6 +108,7 @@ def _pipeline(reading: Reading, windows: Sequence[WindowSlice], num_tasks: int) 
     import ray.data
     from ray.data import DataContext, ExecutionResources
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every pipeline, where a progress bar may be
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

@@ -4,7 +4,6 @@ It does what one worker does (run_job.py) and resumes from checkpoints of its ow
 command again. The stream still comes from Ray Data.
 """
 
-import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ FOLDER = "checkpoints"
 
 def run_in_process(job: TrainingJob, use_gpu: bool) -> None:
     """Run `job` on the only worker there is: this process."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every pipeline, where the progress bar is
     device = torch.device("cuda" if use_gpu else "cpu")
     run_job(job, Place(0, 1, device), LocalCheckpoints(job.directory, job.training.keep_checkpoints), 1)
 

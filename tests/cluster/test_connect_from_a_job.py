@@ -37,7 +37,7 @@ def free_port() -> str:
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[Head]:
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent = free_port(), free_port(), free_port()
     unset = {"RAY_ADDRESS", "RAY_AUTH_MODE", "PYTHONPATH"}
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-the-test" * 3, "DS_ACCELERATOR": "cpu"}
@@ -47,6 +47,8 @@ def head(tmp_path: Path) -> Iterator[Head]:
     with tempfile.TemporaryDirectory(prefix="plm-", ignore_cleanup_errors=True) as temp_dir:
         command = [*RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--temp-dir={temp_dir}"]
         command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--include-dashboard=true"]
+        # The default one is taken where the session's own Ray is already up.
+        command += [f"--dashboard-agent-listen-port={agent}"]
         with (tmp_path / "head.log").open("wb") as log:
             # A group of its own, so that all its processes, and no others, can be ended here.
             started = subprocess.Popen(
