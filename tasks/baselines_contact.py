@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, joined_letters
 from proteinlm.tasks.baseline import Baseline
-from proteinlm.tasks.contact_precision import CONTACT_DISTANCE, MIN_SEPARATION, precision_counts, stacked
-from proteinlm.tasks.contacts import NAME, known_coordinates
+from proteinlm.tasks.contact_precision import precision_counts, stacked
+from proteinlm.tasks.contacts import NAME, coordinates_of_each, scored_pairs
 from proteinlm.tasks.task import Columns, Task
 
 NUM_LETTERS = len(STANDARD_AMINO_ACIDS) + 1
@@ -83,29 +83,20 @@ def fit_contact_baselines(task: Task, train: pa.Table, valid: pa.Table, seed: in
     )
 
 
-def scored_pairs(table: pa.Table) -> Iterator[ScoredPairs]:
+def pairs_of_each(table: pa.Table) -> Iterator[ScoredPairs]:
     """The scored pairs of each protein of `table`."""
-    coordinates, lengths = known_coordinates(table)
-    letters, _ = joined_letters(table.column("sequence").to_pylist())
     code = np.full(256, NUM_LETTERS - 1, np.int64)
     code[np.frombuffer(STANDARD_AMINO_ACIDS.encode(), np.uint8)] = np.arange(NUM_LETTERS - 1)
-    ends = np.cumsum(lengths)
-    for start, end in zip(ends - lengths, ends, strict=True):
-        places = coordinates[start:end]
-        known = np.flatnonzero(~np.isnan(places[:, 0]))
-        one, other = np.triu_indices(len(known), 1)
-        first, second = known[one], known[other]
-        is_apart = second - first >= MIN_SEPARATION
-        first, second = first[is_apart], second[is_apart]
-        squared_distance = np.square(places[first] - places[second]).sum(axis=1)
-        yield ScoredPairs(first, second, squared_distance < CONTACT_DISTANCE**2, code[letters[start:end]])
+    for sequence, coordinates in zip(table.column("sequence").to_pylist(), coordinates_of_each(table), strict=True):
+        letters, _ = joined_letters([sequence])
+        yield ScoredPairs(*scored_pairs(coordinates), code[letters])
 
 
 def _fit(train: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.float64], int, int]:
     """Log odds of contact for each separation [S]; what a pair of letters adds [A * A]; pairs and contacts counted."""
     by_separation = np.zeros((2, LONGEST_SEPARATION + 1))  # row 0: all pairs, row 1: contacts
     by_letters = np.zeros((2, NUM_LETTERS**2))
-    for pairs in scored_pairs(train):
+    for pairs in pairs_of_each(train):
         for counts, values in ((by_separation, pairs.separation), (by_letters, pairs.letter_pair)):
             counts[0] += np.bincount(values, minlength=counts.shape[1])
             counts[1] += np.bincount(values[pairs.is_contact], minlength=counts.shape[1])
@@ -151,7 +142,7 @@ def _baseline(
 def _columns(table: pa.Table, log_odds: Callable[[ScoredPairs], NDArray[np.float64]]) -> Columns:
     """Per-protein columns [B] from what gives the log odds [P] of a protein's scored pairs."""
     losses, scored, counts = [], [], []
-    for pairs in scored_pairs(table):
+    for pairs in pairs_of_each(table):
         found = log_odds(pairs)
         losses.append(float(np.logaddexp(0.0, np.where(pairs.is_contact, -found, found)).sum()))
         scored.append(float(len(found)))

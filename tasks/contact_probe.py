@@ -24,8 +24,8 @@ from proteinlm.models.alphabet import Alphabet
 from proteinlm.models.attention_maps import attention_maps
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.packed import pack
-from proteinlm.tasks.contact_precision import CONTACT_DISTANCE, MIN_SEPARATION, precision_counts, stacked
-from proteinlm.tasks.contacts import known_coordinates
+from proteinlm.tasks.contact_precision import MIN_SEPARATION, precision_counts, stacked
+from proteinlm.tasks.contacts import coordinates_of_each, scored_pairs
 from proteinlm.tasks.task import Columns
 
 NUM_PROTEINS = 20
@@ -88,7 +88,7 @@ class ContactProbe:
         """
         generator = np.random.default_rng(self.seed)
         losses, scored, counts = [], [], []
-        labels = (scored_pairs(coordinates) for coordinates in _proteins(table))
+        labels = (scored_pairs(coordinates) for coordinates in coordinates_of_each(table))
         for probability, (first, second, is_contact) in zip(self.probabilities(encoder, table), labels, strict=True):
             found = probability[first, second].astype(np.float64)
             losses.append(-np.log(np.maximum(np.where(is_contact, found, 1 - found), 1e-12)).sum())
@@ -140,18 +140,6 @@ def residue_maps(encoder: ProteinEncoder, sequence: str, alphabet: Alphabet) -> 
     return attention_maps(encoder, packed)[0][:, 1:last, 1:last]
 
 
-def scored_pairs(
-    coordinates: NDArray[np.float32],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Residues i < j of the scored pairs [P] of one protein, row by row, and which are contacts, from its coordinates
-    [L, 3] (NaN where not known).
-    """
-    is_known = ~np.isnan(coordinates[:, 0])
-    first, second = np.nonzero(np.triu(is_known[:, None] & is_known, MIN_SEPARATION))
-    squared_distance = np.square(coordinates[first] - coordinates[second]).sum(axis=1)
-    return first, second, squared_distance < CONTACT_DISTANCE**2
-
-
 def corrected(maps: Tensor) -> Tensor:
     """Maps [A, L, L] made symmetric (A + A^T), then a_ij - a_i a_j / a: the average product correction (sums over
     columns, rows and both).
@@ -161,18 +149,12 @@ def corrected(maps: Tensor) -> Tensor:
     return symmetric - sums[:, :, None] * sums[:, None, :] / sums.sum(dim=1)[:, None, None]
 
 
-def _proteins(table: pa.Table) -> list[NDArray[np.float32]]:
-    """Coordinates [L, 3] of each protein [B], NaN where not known."""
-    coordinates, lengths = known_coordinates(table)
-    return np.split(coordinates, np.cumsum(lengths)[:-1]) if len(lengths) else []
-
-
 def _chosen(
     table: pa.Table, num_proteins: int, max_length: int, generator: np.random.Generator
 ) -> list[tuple[int, tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]]:
     """(row, its scored pairs) of the proteins to fit on."""
     chosen = []
-    proteins = _proteins(table)
+    proteins = coordinates_of_each(table)
     for place in generator.permutation(table.num_rows).tolist():
         if len(proteins[place]) > max_length:
             continue

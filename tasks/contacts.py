@@ -79,6 +79,24 @@ def known_coordinates(table: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.
     return np.where(is_known[:, None], coordinates, np.float32(np.nan)), lengths
 
 
+def coordinates_of_each(table: pa.Table) -> list[NDArray[np.float32]]:
+    """Coordinates [L, 3] of each protein [B], NaN where not known."""
+    coordinates, lengths = known_coordinates(table)
+    return np.split(coordinates, np.cumsum(lengths)[:-1]) if len(lengths) else []
+
+
+def scored_pairs(
+    coordinates: NDArray[np.float32],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Residues i < j of the scored pairs [P] of one protein, row by row, and which are contacts, from its coordinates
+    [L, 3] (NaN where not known).
+    """
+    is_known = ~np.isnan(coordinates[:, 0])
+    first, second = np.nonzero(np.triu(is_known[:, None] & is_known, MIN_SEPARATION))
+    squared_distance = np.square(coordinates[first] - coordinates[second]).sum(axis=1)
+    return first, second, squared_distance < CONTACT_DISTANCE**2
+
+
 def count_pairs(coordinates: NDArray[np.generic], lengths: NDArray[np.int64]) -> int:
     """How many pairs are scored, from coordinates [N, 3] (NaN: not known) and tokens of each protein [B]."""
     is_known = ~np.isnan(coordinates[:, 0].astype(np.float32))

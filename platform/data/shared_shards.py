@@ -30,8 +30,8 @@ def shared_task_shards(
 ) -> Path:
     """The directory of the task's shards; raises as `build_task_shards` does."""
     source = records_folder(task, data)
-    known_by = json.dumps([task, str(source.resolve()), seed, max_train_examples, files or {}, valid_fraction],
-                          sort_keys=True)  # fmt: skip
+    chosen = [task, str(source.resolve()), seed, max_train_examples, files or {}, valid_fraction]
+    known_by = json.dumps(chosen, sort_keys=True)
     out = storage / FOLDER / f"{task}-{hashlib.sha256(known_by.encode()).hexdigest()[:12]}"
     build_task_shards(
         task,

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from proteinlm.platform.training.predictions import FOLDER
 from proteinlm.tasks.contact_precision import CONTACT_DISTANCE, MIN_SEPARATION, RANGES
-from proteinlm.tasks.contact_probe import scored_pairs
-from proteinlm.tasks.contacts import COORDINATES_COLUMN, MASK_COLUMN, PROBABILITY
+from proteinlm.tasks.contacts import COORDINATES_COLUMN, MASK_COLUMN, PROBABILITY, scored_pairs
 
 if TYPE_CHECKING:
     import pyarrow as pa

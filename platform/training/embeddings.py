@@ -62,11 +62,13 @@ class EmbeddingStore:
 
 def embeddings_of(job: TrainingJob, task: Task, manifest: Manifest, engine: Engine) -> EmbeddingStore:
     """The store of a frozen job on one worker: from disk, or computed now and then kept."""
+    assert job.pretrained is not None
+    encoder_hash = load_pretrained(job.pretrained).content_hash
     of_tokens = task.pool is every_token
     splits = {}
     for split in (task.train_split, *task.valid_splits, *task.test_splits):
         reading = make_reading(manifest, task, job, split, seed=0)
-        folder = job.directory.parent / FOLDER / _key(job, reading) / split
+        folder = job.directory.parent / FOLDER / _key(encoder_hash, job, reading) / split
         if not (folder / "starts.npy").is_file():
             _compute(folder, job, task, reading, engine, of_tokens=of_tokens)
         starts = np.load(folder / "starts.npy")
@@ -74,10 +76,9 @@ def embeddings_of(job: TrainingJob, task: Task, manifest: Manifest, engine: Engi
     return EmbeddingStore(splits, job.model.hidden_size, of_tokens=of_tokens)
 
 
-def _key(job: TrainingJob, reading: Reading) -> str:
-    assert job.pretrained is not None
+def _key(encoder_hash: str, job: TrainingJob, reading: Reading) -> str:
     known = [
-        load_pretrained(job.pretrained).content_hash,
+        encoder_hash,
         reading.split.content_hash,
         reading.max_length,
         job.task,

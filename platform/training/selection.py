@@ -84,13 +84,13 @@ class Selection:
     def note(self, step: int, figures: Mapping[str, float]) -> None:
         """Keep the weights of this validated step if it is the best so far; all workers call it with equal figures."""
         self._seen.append((step, figures[self._figure]))
+        if self._is_first:
+            self._folder.mkdir(parents=True, exist_ok=True)
         if self.best_step() == step:
             with self._engine.module() as model:
                 if self._is_first:
-                    self._folder.mkdir(parents=True, exist_ok=True)
                     torch.save(_trained(model), _weights(self._folder, step))
         if self._is_first:
-            self._folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self._folder / MEMORY_FILE, json.dumps(self._seen) + "\n")
             self._forget_all_but({self.best_step(), self._at_checkpoint})
 

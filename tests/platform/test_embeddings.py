@@ -76,8 +76,8 @@ def test_a_second_run_on_the_same_checkpoint_runs_no_encoder(folder: Path, monke
 @pytest.mark.usefixtures("ray_cluster")
 def test_kept_embeddings_train_as_those_computed_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """fp16 in the store: the loss curve is that of a run that computes them in every step, to half precision."""
-    settings = {"storage": str(folder / "anew"), "batches": {"micro_batch_residues": 1000, "lanes": 2, "crop": "start"}}
-    settings["batches"]["max_length"] = 60  # type: ignore[index]
+    batches = {"micro_batch_residues": 1000, "lanes": 2, "crop": "start", "max_length": 60}
+    settings = {"storage": str(folder / "anew"), "batches": batches}
     stored, anew = config(folder, "stored", **settings), config(folder, "computed", **settings)
     finetune(stored)
     with monkeypatch.context() as patched:

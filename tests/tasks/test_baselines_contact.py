@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from proteinlm.tasks import baselines_contact
-from proteinlm.tasks.baselines_contact import NUM_LETTERS, fit_contact_baselines, scored_pairs
+from proteinlm.tasks.baselines_contact import NUM_LETTERS, fit_contact_baselines, pairs_of_each
 from proteinlm.tasks.contacts import contact_prediction
 from proteinlm.tasks.metrics import evaluate
 from proteinlm.tasks.secondary_structure import secondary_structure
@@ -35,7 +35,7 @@ def make_table(seed: int, num_proteins: int = 40) -> pa.Table:
 def test_pairs_are_those_of_each_protein():
     table = make_table(0, 3)
     for pairs, flat, mask, sequence in zip(
-        scored_pairs(table),
+        pairs_of_each(table),
         *(table.column(name).to_pylist() for name in ("tertiary", "valid_mask", "sequence")),
         strict=True,
     ):
@@ -53,7 +53,7 @@ def test_letters_add_to_separation_and_both_beat_chance():
     train, test = make_table(0, 200), make_table(1, 100)
     separation, letters = fit_contact_baselines(contact_prediction(), train, train.slice(0, 0))
     found = {b.name: {m: evaluate(METRICS[m], b.score(test)).value for m in METRICS} for b in (separation, letters)}
-    pairs = list(scored_pairs(test))
+    pairs = list(pairs_of_each(test))
     chance = np.mean(np.concatenate([protein.is_contact for protein in pairs]))
     assert found["separation prior"]["precision_l5_sep6"] > 3 * chance
     assert found["amino-acid pairs"]["precision_l5_sep24"] > found["separation prior"]["precision_l5_sep24"] + 0.3
@@ -69,7 +69,7 @@ def test_the_separation_prior_is_the_share_of_contacts_and_its_loss_scikit_learn
     separation, _ = fit_contact_baselines(contact_prediction(), train, train)
     apart, truth = (
         np.concatenate(values)
-        for values in zip(*((p.separation, p.is_contact) for p in scored_pairs(train)), strict=True)
+        for values in zip(*((p.separation, p.is_contact) for p in pairs_of_each(train)), strict=True)
     )
     share = np.bincount(apart, truth) / np.maximum(np.bincount(apart), 1)
     columns = separation.score(train)
