@@ -17,7 +17,7 @@ from proteinlm.models.alphabet import get_alphabet
 class ModelConfig(BaseModel):
     """What an encoder and its language model head are built from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     preset: str | None = None
     """Where the values came from, kept for tables; it was expanded before (`expand_preset`)."""

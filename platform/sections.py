@@ -14,7 +14,7 @@ from proteinlm.models.config import ModelConfig, expand_preset
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
 
 def _model_section(value: object) -> object:
@@ -26,7 +26,7 @@ ModelSection = Annotated[ModelConfig, BeforeValidator(_model_section)]
 
 WorkerCount = Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 
-RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=180)]
 
 
 class ObjectiveSection(Section):
@@ -116,6 +116,8 @@ class TrainingSection(Section):
     max_skipped_steps: int = Field(20, ge=1)
     """Steps in a row whose loss or gradient is not finite before the run is stopped; each of them is skipped."""
     log_every: int = Field(10, ge=1)
+    pause_at: int | None = Field(None, ge=1)
+    """Validate, save and end in good order after this step, to go on later (successive halving)."""
     patience: int | None = Field(None, ge=1)
     """Finetuning ends after so many validations in a row that brought no better figure on valid."""
     validation_residues: int = Field(1_000_000, ge=1)

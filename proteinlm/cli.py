@@ -174,17 +174,22 @@ def finetune(config: ConfigFile, settings: Settings = None) -> None:
 
 
 @app.command(
-    epilog="Example: proteinlm sweep sweeps/tiny.yaml pretrain.corpus=data/pfam finetune.data=data/secondary_structure"
+    epilog="Example: proteinlm sweep sweeps/heads.yaml pretrain.corpus=data/pfam finetune.data=data/tape --dry-run"
 )
-def sweep(config: ConfigFile, settings: Settings = None) -> None:
-    """Run a sweep's pretraining and finetuning trials in parallel, into one table."""
+def sweep(
+    config: ConfigFile,
+    settings: Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, and stop.")] = False,
+) -> None:
+    """Run a sweep's pretraining and finetuning trials in parallel, into one table; the same command again goes on."""
     with plain_errors() as console:
-        from proteinlm.platform.settings import load_settings
-        from proteinlm.sweeps.plan import SweepConfig
+        from proteinlm.sweeps.load import load_sweep
         from proteinlm.sweeps.sweep import sweep as run
 
-        chosen = load_settings(SweepConfig, config, settings or [])
-        end_trials(run(chosen, console), chosen.directory, console)
+        chosen = load_sweep(config, settings or [])
+        unfinished = run(chosen, console, dry_run=dry_run)
+        if not dry_run:
+            end_trials(unfinished, chosen.directory, console)
 
 
 @app.command(epilog="Example: proteinlm table runs --format markdown > results.md")

@@ -59,14 +59,13 @@ def _pretrain(out: Path, console: Console) -> None:
 
 
 def _sweep(out: Path, console: Console) -> None:
-    from proteinlm.platform.settings import load_settings
-    from proteinlm.sweeps.plan import SweepConfig
+    from proteinlm.sweeps.load import load_sweep
     from proteinlm.sweeps.sweep import sweep
 
     file = _shipped("sweeps/demo.yaml")
     settings = [f"pretrain.corpus={out / 'corpus'}", f"finetune.data={out / 'simulated'}", f"storage={out}"]
     _type(console, " ".join(["sweep", str(file), *settings]))
-    failed = sweep(load_settings(SweepConfig, file, settings), console)
+    failed = sweep(load_sweep(file, settings), console)
     if failed:
         raise RuntimeError(f"trials that did not finish: {', '.join(failed)}")
 

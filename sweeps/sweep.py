@@ -1,161 +1,88 @@
-"""Run trials in parallel under Ray Tune, each one a verb's own run, into one table: `proteinlm sweep`, and `finetune`
-of several tasks, seeds or modes.
+"""`proteinlm sweep`, and `finetune` of several tasks, seeds or modes: from settings to trials to results."""
 
-Run again, the same command goes on: finished trials are left alone, interrupted ones resume from their checkpoints. So
-nothing is restored from Tune's own (pickled) state.
-"""
-
-import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from proteinlm.cluster.connect import ClusterSize, connected
-from proteinlm.cluster.launch import DATA_CPUS, check_fits, worker_group
 from proteinlm.platform.config import FinetuneConfig, PretrainConfig
-from proteinlm.platform.finetune import check_finetune, finetune
-from proteinlm.platform.pretrain import check_pretrain, pretrain
-from proteinlm.platform.training.driver import check_writable
 from proteinlm.platform.training.finish import is_finished
-from proteinlm.sweeps.plan import SweepConfig, Trial, plan_trials
+from proteinlm.sweeps.config import HalvingSection, SweepConfig
+from proteinlm.sweeps.cost import Cost, pretraining_cost
+from proteinlm.sweeps.forecast import show_plan
+from proteinlm.sweeps.plan import Plan, plan_sweep
 from proteinlm.sweeps.plan_finetuning import plan_finetuning
-
-HEAD = {"node:__internal_head__": 0.001}
-"""What a trial's own process reserves where its workers are a group of their own: nothing that they need. With Tune's
-default of one CPU for each trial, trials can take all CPUs and then wait for their workers for ever."""
-
-
-@dataclass(frozen=True)
-class TrialResources:
-    """What each trial gets of the cluster, and how many run at once."""
-
-    workers: int = 1
-    cpus_per_worker: float = 0.5
-    threads_per_worker: int | None = None
-    """PyTorch threads; None: the machine's cores shared by the trials that run at once."""
-    max_concurrent: int | None = None
-    """None: as many trials as fit the cluster beside one CPU for reading data."""
+from proteinlm.sweeps.results.report import FORMS, PAGE, write_report
+from proteinlm.sweeps.trials.halving import Halving
+from proteinlm.sweeps.trials.trials import TrialResources, check_trials, run_trials, validation_losses
 
 
-def sweep(config: SweepConfig, console: Console | None = None) -> list[str]:
-    """Run every trial that is not finished; returns the names of those that failed.
+def sweep(config: SweepConfig, console: Console | None = None, *, dry_run: bool = False) -> list[str]:
+    """Run every trial that is not finished, then write the sweep's results into `<storage>/<name>/results`.
 
-    ValueError, before Ray starts, for anything that is wrong with any trial.
+    Returns the names of trials that did not come to an end. ValueError or OSError, before Ray starts, for anything that
+    is wrong with any trial; with `dry_run` nothing else happens but that the plan is printed.
     """
+    plan = plan_sweep(config)
+    check_trials(plan.trials)
+    costs = costs_of(plan)
+    if console:
+        show_plan(config, plan, costs, console)
+    if dry_run:
+        return []
+    # The dearest first, so that at the end no core waits for it.
+    trials = sorted(plan.trials, key=lambda trial: -costs[trial.name].training_flops if trial.name in costs else 0.0)
+    halving = halving_of(config.halving, costs, config.directory) if config.halving else None
     each = TrialResources(
-        config.workers_per_trial, config.cpus_per_worker, config.threads_per_worker, config.max_concurrent
+        address=config.address,
+        cpus_per_worker=config.cpus_per_worker,
+        threads_per_worker=config.threads_per_worker,
+        max_concurrent=config.max_concurrent,
+        autoscaling=config.autoscaling,
+        max_failures=config.max_failures,
     )
-    return run_trials(plan_trials(config), config.directory, each, config.address, console)
+    unfinished = run_trials(trials, config.directory, each, console, halving)
+    folder = write_report(config, plan, costs)
+    if console:
+        show_report(folder, console)
+    return unfinished
+
+
+def show_report(folder: Path, console: Console) -> None:
+    """Print what the sweep says, and where its table and pictures lie."""
+    for text in (folder / "findings.txt").read_text().strip().split("\n\n"):
+        console.print(text)
+    console.print(f"table and pictures: {folder / PAGE}, {', '.join(FORMS)}", soft_wrap=True)
 
 
 def finetune_many(config: FinetuneConfig, console: Console | None = None) -> list[str]:
     """Run `config` for each of its tasks, seeds and modes; returns the names of the trials that failed."""
     cluster = config.cluster
-    workers = cluster.most_workers
-    each = TrialResources(workers, cluster.cpus_per_worker or 0.5, cluster.threads_per_worker)
-    return run_trials(plan_finetuning(config), config.directory, each, cluster.address, console)
-
-
-def run_trials(
-    trials: list[Trial], directory: Path, each: TrialResources, address: str | None, console: Console | None
-) -> list[str]:
-    """Run the `trials` not finished in `directory`, each in its run directory; returns the names of the failed."""
-    check_trials(trials)
-    check_writable(directory)
-    finished = {trial.name for trial in trials if is_finished(directory / trial.name)}
-    _tell(console, f"{len(trials)} trials, {len(finished)} of them finished")
-    if len(finished) == len(trials):
-        return []
-    with connected(address) as size:
-        group = worker_group(size, each.workers, each.workers, each.cpus_per_worker, use_gpu=None)
-        check_fits(group, size)
-        at_once = each.max_concurrent or num_concurrent(each, size)
-        threads = each.threads_per_worker or max(1, (os.cpu_count() or 1) // (at_once * each.workers))
-        _tell(console, f"{at_once} at once, {each.workers} workers each, {threads} threads a worker")
-        resources = {"CPU": each.cpus_per_worker} | ({"GPU": 1} if group.use_gpu else {})
-        return _run([_on_threads(trial, threads) for trial in trials], finished, at_once, resources, directory, console)
-
-
-def num_concurrent(each: TrialResources, size: ClusterSize) -> int:
-    """Trials that fit at once beside the CPUs left for reading data."""
-    fitting = (size.cpus - DATA_CPUS) / (each.workers * each.cpus_per_worker)
-    if size.gpus:
-        fitting = min(fitting, size.gpus / each.workers)
-    return max(1, int(fitting + 1e-9))
-
-
-def check_trials(trials: list[Trial]) -> None:
-    """ValueError, every fault in one message, for inputs of trials that are missing or do not fit."""
-    faults = []
-    for trial in trials:
-        try:
-            if isinstance(trial.config, PretrainConfig):
-                check_pretrain(trial.config)
-            else:
-                check_finetune(trial.config, is_planned=True)
-        except (ValueError, OSError) as error:
-            faults.append(f"trial {trial.name}: {error}")
-    if faults:
-        raise ValueError("\n".join(faults))
-
-
-def run_trial(values: dict[str, Any]) -> dict[str, Any]:
-    """One trial, in Tune's process for it: the verb itself, whose workers are a Ray Train group of their own."""
-    if values["verb"] == "pretrain":
-        pretrain(PretrainConfig.model_validate(values["values"]))
-    else:
-        finetune(FinetuneConfig.model_validate(values["values"]))
-    return {"trial": values["trial"], "done": True}
-
-
-def _on_threads(trial: Trial, threads: int) -> Trial:
-    cluster = trial.config.cluster.model_copy(update={"threads_per_worker": threads})
-    return replace(trial, config=trial.config.model_copy(update={"cluster": cluster}))
-
-
-def _run(
-    trials: list[Trial],
-    finished: set[str],
-    at_once: int,
-    resources: dict[str, float],
-    directory: Path,
-    console: Console | None,
-) -> list[str]:
-    from ray import tune
-
-    from proteinlm.sweeps.search import RoadSearcher
-    from proteinlm.sweeps.watch import TrialLines
-
-    in_process = {trial.name for trial in trials if trial.config.runs_in_process}
-
-    def reserved(suggested: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([resources if suggested["trial"] in in_process else HEAD])
-
-    tuner = tune.Tuner(
-        tune.with_resources(run_trial, reserved),
-        tune_config=tune.TuneConfig(
-            search_alg=RoadSearcher(trials, finished),
-            num_samples=len(trials) - len(finished),
-            max_concurrent_trials=at_once,
-            reuse_actors=True,  # the next trial finds a process that has torch and Ray loaded
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(directory.resolve()),
-            callbacks=[TrialLines(console)],
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),
-        ),
+    each = TrialResources(
+        address=cluster.address,
+        cpus_per_worker=cluster.cpus_per_worker,
+        threads_per_worker=cluster.threads_per_worker,
+        autoscaling=cluster.autoscaling,
     )
-    results = tuner.fit()
-    for error in results.errors:
-        _tell(console, str(error).strip().splitlines()[-1])
-    done = {trial.name for trial in trials if is_finished(directory / trial.name)}
-    return [trial.name for trial in trials if trial.name not in done]
+    return run_trials(plan_finetuning(config), config.directory, each, console)
 
 
-def _tell(console: Console | None, text: str) -> None:
-    if console:
-        console.print(text)
+def costs_of(plan: Plan) -> dict[str, Cost]:
+    """What each pretraining trial of the plan costs, by its name."""
+    return {
+        trial.name: pretraining_cost(trial.config) for trial in plan.trials if isinstance(trial.config, PretrainConfig)
+    }
+
+
+def halving_of(section: HalvingSection, costs: Mapping[str, Cost], directory: Path) -> Halving:
+    """Rungs at equal training FLOPs for all trials, and what earlier launches found there."""
+    smallest = min(cost.training_flops for cost in costs.values())
+    steps = {
+        name: [max(1, round(cost.steps * share * smallest / cost.training_flops)) for share in section.rungs]
+        for name, cost in costs.items()
+    }
+    halving = Halving(steps, section.keep, section.asynchronous)
+    for name, at in steps.items():
+        losses = validation_losses(directory / name)
+        halving.restore(name, [losses.get(step) for step in at], is_finished(directory / name))
+    return halving

@@ -29,7 +29,7 @@ from proteinlm.platform.data.windows import (
     to_batch,
 )
 from proteinlm.tasks.catalog import build_task
-from proteinlm.tasks.task import Batch
+from proteinlm.tasks.task import Batch, Task
 
 READER_MEMORY = 256 * 2**20
 """Bytes of the object store that one worker's pipeline may fill ahead of it."""
@@ -58,7 +58,7 @@ def training_steps(
     blanks = [blank_batch(get_alphabet(reading.alphabet), task)] * num_blanks
     places = (share.window(number) for number in range(share.num_windows))
     windows = (WindowSlice(place, plan.micro_batches, is_training=True) for place in places)
-    steps = share.steps(_stream(reading, windows))
+    steps = share.steps(_stream(reading, windows, task))
     return ([*(to_batch(*place, task) for place in lanes), *blanks] for lanes in steps)
 
 
@@ -78,7 +78,7 @@ def validation_batches(
         for number, count in enumerate(counts)
     )
     task = build_task(reading.task, **reading.task_options)
-    places = [place for place in _stream(reading, windows) if not is_empty(*place)]
+    places = [place for place in _stream(reading, windows, task) if not is_empty(*place)]
     mine = places[rank::world_size]
     filling = places[:1] * (-(-len(places) // world_size) - len(mine))
     return [to_batch(*place, task) for place in [*mine, *filling]], len(mine)
@@ -94,11 +94,20 @@ def prefix_rows(split: Split, max_residues: int | None) -> list[int]:
     return [count for count in counts if count]
 
 
-def _stream(reading: Reading, windows: Iterator[WindowSlice]) -> Iterator[tuple[pa.Table, int]]:
-    """The micro batches of `windows`, in order: a table that holds it, and its row in there."""
+def _stream(reading: Reading, windows: Iterator[WindowSlice], task: Task) -> Iterator[tuple[pa.Table, int]]:
+    """The micro batches of `windows`, in order: a table that holds it, and its row in there.
+
+    Of a task's records, what makes one Ray task is read here, in some 30 ms: a pipeline takes longer to start.
+    """
     per_task = max(1, round(RESIDUES_PER_TASK * len(reading.split.shards) / reading.split.residues))
     while part := list(islice(windows, per_task * MAX_TASKS)):
-        for table in _pipeline(reading, part, num_tasks=-(-len(part) // per_task)):
+        num_tasks = -(-len(part) // per_task)
+        tables: Iterator[pa.Table]
+        if task.records and num_tasks == 1:
+            tables = map(partial(read_shard, reading), locate(reading.split, part))
+        else:
+            tables = _pipeline(reading, part, num_tasks)
+        for table in tables:
             for number in range(table.num_rows):
                 yield table, number
 

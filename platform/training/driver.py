@@ -29,7 +29,7 @@ from proteinlm.platform.settings import flat
 from proteinlm.platform.training.finish import is_finished, take_stopped
 from proteinlm.platform.training.interrupts import request_stop, withdraw_stop
 from proteinlm.platform.training.job import TrainingJob
-from proteinlm.platform.training.loop import AS_ASKED
+from proteinlm.platform.training.loop import AS_ASKED, PAUSED
 from proteinlm.platform.training.precision import settle
 from proteinlm.platform.training.progress import progress_bar
 
@@ -45,6 +45,7 @@ CHANGES_NO_RESULT = frozenset(
         "training.checkpoint_every",
         "training.checkpoint_minutes",
         "training.max_skipped_steps",
+        "training.pause_at",
     }
 )
 """Settings that may change between a run's start and its continuation."""
@@ -71,6 +72,8 @@ def run_training(config: RunConfig, job: TrainingJob, manifest: Manifest, consol
     stopped = take_stopped(job.directory)
     if stopped:
         step, why = stopped
+        if why == PAUSED:
+            raise PausedError(f"paused after step {step} (training.pause_at)", step)
         if why == AS_ASKED:
             why = f"stopped after step {step}, as asked; the same command goes on from there"
         raise StoppedError(why)
@@ -108,6 +111,14 @@ def _train_on_workers(config: RunConfig, job: TrainingJob, size: ClusterSize) ->
 
 class StoppedError(RuntimeError):
     """A run that ended before its last step, in good order; the message says why and what can be done."""
+
+
+class PausedError(StoppedError):
+    """A run that came to `training.pause_at`."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 @contextmanager
@@ -153,7 +164,7 @@ def check_same_run(config: RunConfig) -> None:
     changed = [
         f"{name}: was {before.get(name)!r}, is {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not _may_change(name)
+        if before.get(name) != now.get(name) and not changes_no_result(name)
     ]
     if changed:
         faults = "\n  ".join(changed)
@@ -163,7 +174,8 @@ def check_same_run(config: RunConfig) -> None:
         )
 
 
-def _may_change(name: str) -> bool:
+def changes_no_result(name: str) -> bool:
+    """Whether a run may be continued with another value of the setting of this dotted name."""
     return name in CHANGES_NO_RESULT or name.split(".")[0] in CHANGES_NO_RESULT
 
 

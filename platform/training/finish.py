@@ -17,6 +17,7 @@ from proteinlm.platform.training.loop import Outcome
 from proteinlm.platform.training.predictions import write_predictions
 from proteinlm.platform.training.scoring import Scores
 from proteinlm.platform.training.selection import Chosen
+from proteinlm.platform.training.tracking import log_result
 from proteinlm.tasks.task import Task, TaskModel
 
 FINISHED_FILE = "finished.json"
@@ -88,7 +89,9 @@ def finish(
     if not is_pretraining:
         for split, found in scores.items():
             write_predictions(job.directory, job.data, manifest, task, split, found)
-    append_rows(job.directory, measure(who, task, manifest, columns, floors))
+    rows = measure(who, task, manifest, columns, floors)
+    append_rows(job.directory, rows)
+    log_result(job.directory, outcome.step, {f"{row.split}/{row.metric}": row.value for row in rows if row.is_main})
     if is_pretraining:
         about = {"steps": outcome.step, "residues": outcome.residues}
         extra = {"run": job.name, "data_hash": manifest.content_hash, **about}

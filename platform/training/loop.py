@@ -80,6 +80,8 @@ class Outcome:
 
 AS_ASKED = "as asked"
 """`Outcome.stopped` of a run that was told to end: it goes on when it is run again."""
+PAUSED = "paused"
+"""`Outcome.stopped` of a run that came to `training.pause_at`: it goes on when it is run without."""
 
 
 def train(
@@ -115,7 +117,8 @@ def train(
         diverged = skipped.reason_to_stop(last_saved)
         if diverged:
             return Outcome(step, meter.total(), diverged)
-        if step % section.validate_every == 0 or is_last:
+        is_pause = step == section.pause_at and not is_last
+        if step % section.validate_every == 0 or is_last or is_pause:
             with meter.paused():
                 figures = dict(validate())
             tracker.log(step, figures)
@@ -123,11 +126,11 @@ def train(
                 selection.note(step, figures)
                 is_last = is_last or selection.is_exhausted()
         decision = interrupts.decide()
-        due = due or decision.save or step % section.checkpoint_every == 0 or is_last
+        due = due or decision.save or step % section.checkpoint_every == 0 or is_last or is_pause
         if due and not report.is_skipped:
             residues = meter.total()
             with meter.saving():
-                wait = decision.save or is_last
+                wait = decision.save or is_last or is_pause
                 save(step, residues=residues, skipped_steps=skipped.total, figures=figures, wait=wait)
             interrupts.saved()
             if selection:
@@ -135,8 +138,8 @@ def train(
             last_saved, due = step, False
         if is_last:
             return Outcome(step, meter.total(), None)
-        if decision.stop:
-            return Outcome(step, meter.total(), AS_ASKED)
+        if decision.stop or is_pause:
+            return Outcome(step, meter.total(), AS_ASKED if decision.stop else PAUSED)
     return Outcome(schedule.total_steps, meter.total(), None)
 
 

@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -21,6 +21,7 @@ from proteinlm.models.pretrained import load_pretrained
 from proteinlm.platform.data.manifest import Manifest, Split, read_manifest
 from proteinlm.platform.data.plan import BatchPlan, micro_batches_per_step
 from proteinlm.platform.data.stream import training_steps
+from proteinlm.platform.settings import flat
 from proteinlm.platform.training.checkpoint import (
     Checkpoints,
     Cursor,
@@ -121,7 +122,7 @@ def _train(
     meter = _meter(job, cursor, place.device, is_encoder_run=store is None)
     minutes = job.training.checkpoint_minutes
     interrupts = Interrupts(job.directory, minutes, place.is_first, preemption_notice=checkpoints.notice)
-    with Tracker(job.directory, cursor.step, active=place.is_first) as tracker:
+    with Tracker(job.directory, cursor.step, place.is_first, hyperparameters(job)) as tracker:
         return train(
             engine,
             steps,
@@ -133,6 +134,14 @@ def _train(
             interrupts=interrupts,
             selection=selection,
         )
+
+
+def hyperparameters(job: TrainingJob) -> dict[str, Any]:
+    """What determines a job's result beside its data, by dotted name."""
+    run = {"task", "task_options", "mode", "seed", "total_steps"}
+    sections = {"model", "batches", "optimizer", "training", "lora"}
+    values = job.model_dump(mode="json", include=run | sections, exclude={"training": {"pause_at"}})
+    return flat(values)
 
 
 def _validate(watched: Watched, thermometer: ContactThermometer | None) -> dict[str, float]:

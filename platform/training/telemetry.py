@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -24,10 +25,12 @@ from proteinlm.tasks.task import Batch
 ItemT = TypeVar("ItemT")
 
 
+@cache
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
     """FLOP/s of the fastest large matrix product found in about `seconds`, with this process's threads and settings.
 
-    It is what the machine gives now: on cores that others use too it is less than the data sheet says.
+    It is what the machine gives now: on cores that others use too it is less than the data sheet says. A process
+    measures it once.
     """
     sizes = (4096, 8192) if device.type == "cuda" else (1024, 2048)
     return max(_product_rate(size, device, dtype, seconds / len(sizes)) for size in sizes)

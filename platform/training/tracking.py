@@ -5,6 +5,10 @@ A resumed run first forgets what was logged after its checkpoint, so that no ste
 
 A figure that is not finite (the loss of a skipped step) is null in metrics.jsonl, for NaN is not JSON; it is read back
 as NaN.
+
+The event files also hold what TensorBoard's HParams tab shows of a run: its settings from the start, and at its end the
+figures of its result rows as `final/<split>/<metric>`. The tab takes the first list of columns that it finds under a
+folder for all runs in it; so none is written, and it lists whatever any of them has.
 """
 
 import json
@@ -12,6 +16,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +26,14 @@ from proteinlm.platform.atomic import write_atomically
 
 if TYPE_CHECKING:
     from ray.util.metrics import Gauge
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+    from torch.utils.tensorboard import SummaryWriter
 
 METRICS_FILE = "metrics.jsonl"
+BOARD = "tensorboard"
+"""Folder of the event files in a run directory."""
+HEAD_BYTES = 65536
+"""Of an event file: its first events, among which the run's settings and its end are found, if they are there."""
 
 
 def read_metrics(run_directory: Path) -> list[dict[str, Any]]:
@@ -73,9 +84,14 @@ def forget_after(run_directory: Path, step: int) -> None:
 
 
 class Tracker:
-    """Writes one row per logged step; a tracker that is not `active` (every worker but the first) writes nothing."""
+    """Writes one row per logged step; a tracker that is not `active` (every worker but the first) writes nothing.
 
-    def __init__(self, run_directory: Path, first_step: int, active: bool) -> None:
+    `settings` (dotted name -> value) are the run's hyper-parameters in TensorBoard.
+    """
+
+    def __init__(
+        self, run_directory: Path, first_step: int, active: bool, settings: Mapping[str, Any] | None = None
+    ) -> None:
         self._active = active
         if not active:
             return
@@ -84,7 +100,8 @@ class Tracker:
         run_directory.mkdir(parents=True, exist_ok=True)
         forget_after(run_directory, first_step)
         self._file = (run_directory / METRICS_FILE).open("a")
-        self._board = SummaryWriter(str(run_directory / "tensorboard"), purge_step=first_step + 1)
+        self._board = SummaryWriter(str(run_directory / BOARD), purge_step=first_step + 1)
+        _add_settings(self._board, settings or {})
         self._gauges = _Gauges(run_directory.name)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
@@ -106,6 +123,60 @@ class Tracker:
         if self._active:
             self._file.close()
             self._board.close()
+
+
+def log_result(run_directory: Path, step: int, figures: Mapping[str, float]) -> None:
+    """Add a finished run's `figures` (`<split>/<metric>`) to its event files, and that it ended well; once only."""
+    from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
+    from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+    from torch.utils.tensorboard import SummaryWriter
+
+    if _is_on_board(run_directory, SESSION_END_INFO_TAG):
+        return
+    end = SessionEndInfo(status=STATUS_SUCCESS, end_time_secs=time.time())
+    with SummaryWriter(str(run_directory / BOARD)) as board:
+        for name, value in figures.items():
+            board.add_scalar(f"final/{name}", value, step)
+        _add_event(board, SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
+
+
+def _add_settings(board: "SummaryWriter", settings: Mapping[str, Any]) -> None:
+    """Add the event that gives a run's settings, if it is not there: numbers, truth values, text; there is no null."""
+    from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
+
+    if not settings or _is_on_board(Path(board.log_dir).parent, SESSION_START_INFO_TAG):
+        return
+    start = SessionStartInfo(start_time_secs=time.time())
+    for name, value in settings.items():
+        if isinstance(value, bool):
+            start.hparams[name].bool_value = value
+        elif isinstance(value, int | float):
+            start.hparams[name].number_value = value
+        elif value is not None:
+            start.hparams[name].string_value = value if isinstance(value, str) else json.dumps(value)
+    _add_event(board, SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start))
+    board.flush()
+
+
+def _add_event(board: "SummaryWriter", tag: str, data: "HParamsPluginData") -> None:
+    # Not by torch's add_hparams: it takes truth values for numbers and makes another run below this one.
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams.metadata import NULL_TENSOR, create_summary_metadata
+
+    event = Summary.Value(tag=tag, metadata=create_summary_metadata(data), tensor=NULL_TENSOR)
+    assert board.file_writer is not None  # it is None after close() alone
+    board.file_writer.add_summary(Summary(value=[event]))
+
+
+def _is_on_board(run_directory: Path, tag: str) -> bool:
+    """Whether one of the run's event files begins with an event of this tag: where a run goes on, each has one more."""
+    for path in (run_directory / BOARD).glob("events.out.tfevents.*"):
+        with path.open("rb") as file:
+            if tag.encode() in file.read(HEAD_BYTES):
+                return True
+    return False
 
 
 class _Gauges:

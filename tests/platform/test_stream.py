@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from proteinlm.models.objectives import NOT_SCORED
-from proteinlm.platform.data.manifest import Manifest
+from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.data.plan import BatchPlan
+from proteinlm.platform.data.simulate import simulate
 from proteinlm.platform.data.stream import training_steps, validation_batches
+from proteinlm.platform.data.task_shards import build_task_shards
 from proteinlm.platform.data.windows import Reading
 from proteinlm.tasks.task import Batch
 from tests.platform.small_corpus import write_small_corpus
@@ -84,6 +86,29 @@ def test_neither_tasks_nor_blocks_nor_pipelines_show(
     monkeypatch.setattr("proteinlm.platform.data.stream.MAX_TASKS", 2)
     monkeypatch.setattr(DataContext.get_current(), "target_max_block_size", 4_000)  # a third of a window
     assert [[content(batch) for batch in step] for step in stream(corpus, 2, 20)] == usual
+
+
+def test_few_records_of_a_task_are_read_here_and_give_the_same_steps(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a pipeline of Ray Data, which takes longer to start than a task's records take to read."""
+    simulate(tmp_path / "records", num_families=12, proteins_per_family=4, seed=0)
+    build_task_shards("secondary_structure_q3", tmp_path / "records", tmp_path / "shards", seed=0)
+    manifest = read_manifest(tmp_path / "shards")
+    train = manifest.split("train")
+    records = Reading(str(tmp_path / "shards"), train, "esm", "secondary_structure_q3", {}, 0, 200)
+    order = BatchPlan(train, seed=0, lanes=2, micro_batch_residues=600)
+
+    def steps() -> list[list[tuple[object, ...]]]:
+        found = training_steps(records, order, rank=0, world_size=1, first_step=1, last_step=6)
+        return [[content(batch) for batch in step] for step in found]
+
+    with monkeypatch.context() as patched:
+        patched.setattr("proteinlm.platform.data.stream._pipeline", None)
+        here = steps()
+    monkeypatch.setattr("proteinlm.platform.data.stream.RESIDUES_PER_TASK", 1)
+    assert steps() == here
+    assert len(here) == 5
 
 
 def test_a_run_that_is_over_reads_nothing(corpus: tuple[Path, Manifest]) -> None:

@@ -1,72 +1,110 @@
 """A small sweep under Ray Tune: trials in parallel into one table, and nothing that is finished runs again."""
 
-import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from proteinlm.cluster.connect import ClusterSize
-from proteinlm.platform.data.simulate import simulate
 from proteinlm.platform.results.store import gather_rows
 from proteinlm.platform.settings import validate
-from proteinlm.sweeps.plan import SweepConfig
-from proteinlm.sweeps.sweep import TrialResources, num_concurrent, sweep
-from tests.platform.small_corpus import write_small_corpus
+from proteinlm.platform.training.tracking import read_metrics
+from proteinlm.sweeps.config import SweepConfig
+from proteinlm.sweeps.plan import plan_sweep
+from proteinlm.sweeps.sweep import sweep
+from proteinlm.sweeps.trials.outcomes import why_failed
+from tests.sweeps.small_sweep import TRIALS, small_sweep
+from tests.sweeps.test_plan import readable
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
-    folder = tmp_path_factory.mktemp("sweep")
-    (folder / "corpus").mkdir()
-    write_small_corpus(folder / "corpus")
-    simulate(folder / "records", num_families=20, proteins_per_family=4, seed=0)
-    training = {"steps": 4, "engine": "plain", "precision": "fp32", "validate_every": 4, "checkpoint_every": 4}
-    batches = {"micro_batch_residues": 1000, "lanes": 1, "max_length": 200}
-    values = {
-        "name": "small",
-        "storage": str(folder / "runs"),
-        "pretrain": {
-            "corpus": str(folder / "corpus"),
-            "model": {"preset": "cpu-tiny", "num_hidden_layers": 1},
-            "batches": batches,
-            "training": training,
-        },
-        "configurations": [{"model.hidden_size": 32}, {"model.num_attention_heads": 4}],
-        "finetune": {"data": str(folder / "records"), "batches": batches, "training": training},
-        "tasks": [{"task": "secondary_structure_q3", "mode": "frozen"}],
-    }
-    return validate(SweepConfig, values, "test")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sweep")
+
+
+def config(folder: Path, name: str, **changes: Any) -> SweepConfig:
+    return validate(SweepConfig, small_sweep(folder, name, **changes), "test")
+
+
+def stamps(chosen: SweepConfig) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in chosen.directory.rglob("finished.json")}
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_trials_run_into_one_table_and_once(config: SweepConfig) -> None:
-    assert sweep(config) == []
-    rows = gather_rows([config.directory])
+def test_trials_run_into_one_table_and_once(folder: Path) -> None:
+    small = config(folder, "small")
+    assert sweep(small) == []
+    rows = gather_rows([small.directory])
     models = {"hidden-32-layer-1-head-2", "hidden-64-layer-1-head-4"}
     assert {row.model for row in rows if row.kind == "pretrain"} == models
-    assert {(row.model, row.mode) for row in rows if row.kind == "finetune"} == {(model, "frozen") for model in models}
+    assert {(row.model, row.mode) for row in rows if row.kind == "finetune"} == {(model, "full") for model in models}
+    assert any(row.kind == "baseline" for row in rows)
     finetuned = [row for row in rows if row.kind == "finetune" and row.metric == "accuracy"]
     assert {row.split for row in finetuned} == {"valid", "simulated_test"}
-    before = {path: json.loads(path.read_text()) for path in config.directory.rglob("run.json")}
-    assert len(before) == 4
-    stamps = {path: path.stat().st_mtime_ns for path in before}
-    assert sweep(config) == []
-    assert {path: path.stat().st_mtime_ns for path in before} == stamps
+    before = stamps(small)
+    assert len(before) == TRIALS
+    assert sweep(small) == []
+    assert stamps(small) == before
+    # One more configuration is the only one that runs.
+    more = config(folder, "small", configurations=[*small.configurations, {"model.hidden_size": 16}])
+    assert sweep(more) == []
+    after = stamps(more)
+    assert {path: after[path] for path in before} == before
+    assert len(after) == TRIALS + 2
 
 
-def test_trials_leave_a_cpu_for_reading_data() -> None:
-    """Two CPUs and two trials of one worker: with a CPU each, Ray Data would have none and nothing would ever move."""
-    small = TrialResources(workers=1, cpus_per_worker=0.5)
-    assert num_concurrent(small, ClusterSize(cpus=2, gpus=0, nodes=1)) == 2
-    assert num_concurrent(TrialResources(cpus_per_worker=1.0), ClusterSize(cpus=2, gpus=0, nodes=1)) == 1
-    assert num_concurrent(small, ClusterSize(cpus=64, gpus=8, nodes=1)) == 8
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_failed_trial_says_why_and_the_sweep_goes_on(folder: Path) -> None:
+    """Weights at which fp32 overflows, and a task on them; the other configuration is not held up."""
+    diverging = {"model.hidden_size": 32, "model.initial_deviation": 1e30}
+    chosen = config(
+        folder,
+        "failing",
+        configurations=[diverging, {"model.num_attention_heads": 4}],
+        pretrain={"training": {"max_skipped_steps": 2}},
+    )
+    unfinished = [readable(name) for name in sweep(chosen)]
+    lost = "hidden-32-layer-1-head-2-initial_deviation-1e_30"
+    assert unfinished == [lost, f"{lost}-secondary_structure_q3-full"]
+    names = {readable(trial.name): trial.name for trial in plan_sweep(chosen).trials}
+    why = why_failed(chosen.directory / names[lost])
+    assert why is not None
+    assert "was not finite" in why
+    assert "max_skipped_steps" in why
 
 
-def test_a_trial_larger_than_the_cluster_is_refused(config: SweepConfig, ray_cluster: None, tmp_path: Path) -> None:
-    large = config.model_copy(update={"workers_per_trial": 40, "storage": tmp_path, "seed": 3})
-    pretrain = dict(large.pretrain) | {"batches": {"lanes": 40, "micro_batch_residues": 1000, "max_length": 100}}
-    finetune = dict(large.finetune) | {"batches": pretrain["batches"]}
-    training = {"steps": 1}
-    pretrain["training"] = finetune["training"] = training
-    with pytest.raises(ValueError, match=r"need 21 CPUs, the cluster has 4"):
-        sweep(large.model_copy(update={"pretrain": pretrain, "finetune": finetune}))
+@pytest.mark.usefixtures("ray_cluster")
+def test_halving_ends_the_worse_and_finishes_the_best(folder: Path) -> None:
+    chosen = config(
+        folder,
+        "halved",
+        configurations=[{"optimizer.learning_rate": rate} for rate in (1e-6, 1e-2, 1e-5)],
+        halving={"rungs": [0.5], "keep": 0.34},
+        pretrain={"training": {"steps": 20}, "optimizer": {"warmup_steps": 0}},
+    )
+    assert sweep(chosen) == []
+    names = {readable(trial.name).split("learning_rate-")[1]: trial.name for trial in plan_sweep(chosen).trials[:3]}
+    done = {rate for rate, name in names.items() if (chosen.directory / name / "finished.json").exists()}
+    # Two of three go on, for 0.34 of three is more than one; the lowest rate learned least.
+    assert done == {"0.01", "1e-05"}
+    assert read_metrics(chosen.directory / names["1e-06"])[-1]["step"] == 10
+    assert (chosen.directory / names["1e-06"] / "halted.json").exists()
+    before = stamps(chosen)
+    assert sweep(chosen) == []
+    assert stamps(chosen) == before
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_trial_larger_than_the_cluster_is_refused_at_once(folder: Path) -> None:
+    large = config(
+        folder,
+        "large",
+        workers_per_trial=40,
+        cpus_per_worker=0.5,
+        pretrain={"batches": {"lanes": 40}, "training": {"engine": "deepspeed"}},
+    )
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"trial hidden-64.*need 21 CPUs, the cluster has 4"):
+        sweep(large)
+    assert time.monotonic() - start < 10
+    assert not list(large.directory.rglob("metrics.jsonl"))

@@ -1,0 +1,250 @@
+"""What a sweep found, in pictures, PNG or SVG by the file's suffix (the paper's Figures 6 to 9 and 13 to 21).
+
+    plot_loss_against   valid loss against training FLOPs and parameters, with the fitted laws and their 95 % bands
+    plot_against_shape  each downstream figure against depth, width and heads, beside the noise of seeds
+    plot_pretraining    loss curves of all configurations against residues seen
+
+A configuration has the same colour, marker and dash in all of them. Shapes: n points.
+"""
+
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from proteinlm.sweeps.results.picture_data import (
+    Floats,
+    Law,
+    colour_of,
+    count_unit,
+    curve,
+    dash_of,
+    loss_limits,
+    marker_of,
+    place_names,
+    pretrained_lines,
+    short_name,
+    smooth,
+)
+from proteinlm.sweeps.results.values import COLUMNS, Column, ConfigurationResult, SweepResults
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Picture
+
+Curves = Mapping[str, Sequence[Mapping[str, object]]]
+
+
+DOTS = 150
+"""Pixels of an inch."""
+VALID_LOSS = next(column for column in COLUMNS if column.title == "valid loss")
+LOSS = "valid loss (nats per scored residue)"
+COSTS = (("training_flops", "training FLOPs", "C"), ("parameters", "parameters", "N"))
+SHAPES = (("num_hidden_layers", "layers"), ("hidden_size", "width"), ("num_attention_heads", "heads"))
+
+
+def plot_loss_against(results: SweepResults, path: Path, fits: tuple[Law | None, Law | None]) -> Path:
+    """Valid loss against training FLOPs and parameters into `path`; `fits`: the law of each panel, where there is one.
+
+    Raises ValueError where no configuration has a valid loss, or for a suffix that is neither .png nor .svg.
+    """
+    numbered = [(n, line) for n, line in enumerate(pretrained_lines(results.lines)) if _is_finite(line, VALID_LOSS)]
+    if not numbered:
+        raise ValueError(f"cannot draw {path}: no configuration of {results.name} has a valid loss")
+    with _picture(path, (11.5, 5.2)) as picture:
+        panels = picture.subplots(1, 2, sharey=True)
+        picture.suptitle(_title("Valid loss, points named width-depth-heads", results), x=0.01, ha="left", fontsize=11)
+        for axes, (name, label, letter), fit in zip(panels, COSTS, fits, strict=True):
+            _tidy(axes)
+            axes.set_xscale("log")
+            axes.set_xlabel(label + (f"\n{textwrap.fill(fit.as_text(letter), 74)}" if fit else ""))
+            for number, line in numbered:
+                if getattr(line, name):
+                    _draw_point(axes, getattr(line, name), line, VALID_LOSS, number)
+        panels[0].set_ylabel(LOSS)
+        for axes, (name, *_), fit in zip(panels, COSTS, fits, strict=True):
+            sized = [(line, x) for _, line in numbered if (x := getattr(line, name))]
+            found = [(short_name(line), x, line.figures[VALID_LOSS].value) for line, x in sized]
+            if fit and sized:
+                _draw_law(axes, fit, np.array([x for _, x in sized], np.float64))
+            picture.canvas.draw()  # places of points in pixels are known after this
+            _write_names(axes, found)
+    return path
+
+
+def plot_against_shape(results: SweepResults, path: Path) -> Path:
+    """A grid into `path`: a row for each downstream figure; depth, width and heads to the right.
+
+    Error bars are standard deviations over seeds; the grey band is as wide around the mean of all configurations as
+    seeds alone would make it. Raises ValueError where there is no downstream figure, or for another suffix.
+    """
+    lines = [line for line in results.lines if not line.is_baseline and line.hidden_size]
+    columns = [c for c in results.columns if c.is_downstream and any(_is_finite(line, c) for line in lines)]
+    if not columns:
+        raise ValueError(f"cannot draw {path}: no configuration of {results.name} has a downstream figure")
+    with _picture(path, (9.5, 1.2 + 2.1 * len(columns))) as picture:
+        grid = picture.subplots(len(columns), len(SHAPES), sharex="col", sharey="row", squeeze=False)
+        title = _title("Downstream figures against shape (± deviation over seeds; grey: seeds' noise)", results)
+        picture.suptitle(title, x=0.01, ha="left", fontsize=11)
+        for row, column in zip(grid, columns, strict=True):
+            row[0].set_ylabel(textwrap.fill(column.title, 16))
+            for axes, (name, _) in zip(row, SHAPES, strict=True):
+                _draw_against(axes, lines, column, name)
+        for axes, (_, label) in zip(grid[-1], SHAPES, strict=True):
+            axes.set_xlabel(label)
+        handles = {
+            label: handle
+            for axes in grid[:, 0]
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        order = [label for label in (_label(line, lines) for line in lines) if label in handles]
+        picture.legend([handles[label] for label in order], order, loc="outside lower center", ncols=5, fontsize=8)
+    return path
+
+
+def plot_pretraining(curves: Curves, path: Path, *, is_simulated: bool = False) -> Path:
+    """Loss curves into `path`: name -> rows of its metrics.jsonl; the legend says each one's last valid loss.
+
+    Raises ValueError where no row holds a loss, or for another suffix.
+    """
+    points = {name: (curve(rows, "loss"), curve(rows, "valid/loss")) for name, rows in curves.items()}
+    drawn = [part for parts in points.values() for part in parts if len(part)]
+    if not drawn:
+        raise ValueError(f"cannot draw {path}: no row of {', '.join(curves) or 'any run'} holds a loss")
+    size, unit = count_unit(max(part[:, 0].max() for part in drawn))
+    with _picture(path, (11, 5.5)) as picture:
+        axes = picture.subplots()
+        _tidy(axes)
+        for number, (name, (training, valid)) in enumerate(points.items()):
+            colour, dash = colour_of(number), dash_of(number)
+            if len(training):
+                axes.plot(
+                    training[:, 0] / size, smooth(training[:, 1]), color=colour, linewidth=0.7, alpha=0.45, zorder=1
+                )
+            last = f"{valid[-1, 1]:.3f}" if len(valid) else "not validated"
+            seen = valid if len(valid) else training[:0]
+            style = {"color": colour, "linestyle": dash, "marker": marker_of(number), "markersize": 4, "linewidth": 1.4}
+            axes.plot(seen[:, 0] / size, seen[:, 1], label=f"{name}: {last}", **style)
+        axes.set(xlim=(0, None), ylim=loss_limits(drawn))
+        axes.set(xlabel=f"residues seen ({unit})", ylabel="loss (nats per scored residue)")
+        said = ", simulated proteins" if is_simulated else ""
+        axes.set_title(f"Pretraining: valid loss (marked) and smoothed training loss (thin){said}", loc="left")
+        picture.legend(loc="outside right upper", frameon=False, fontsize=8, title="last valid loss", handlelength=3.5)
+    return path
+
+
+@contextmanager
+def _picture(path: Path, size: tuple[float, float]) -> Iterator["Picture"]:
+    """A blank picture of `size` inches to draw on; it is written aside and renamed when the body is done."""
+    if path.suffix not in {".png", ".svg"}:
+        raise ValueError(f"cannot draw {path}: the suffix is {path.suffix or 'missing'!r}, accepted are .png and .svg")
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "proteinlm"}):
+        picture = Figure(figsize=size, dpi=DOTS, layout="constrained")
+        FigureCanvasAgg(picture)
+        yield picture
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".writing-{path.name}")
+        picture.savefig(aside, metadata={"Date": None} if path.suffix == ".svg" else None)
+        aside.replace(path)
+
+
+def _tidy(axes: "Axes") -> None:
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _title(words: str, results: SweepResults) -> str:
+    return f"{results.name}: {words}" + (", simulated proteins" if results.is_simulated else "")
+
+
+def _draw_point(
+    axes: "Axes", x: float, line: ConfigurationResult, column: Column, number: int, label: str = ""
+) -> None:
+    """A figure with its deviation over seeds; hollow where the configuration did not come to its end."""
+    figure, colour = line.figures[column], colour_of(number)
+    axes.errorbar(
+        [x],
+        [figure.value],
+        yerr=None if figure.spread is None else [figure.spread],
+        color=colour,
+        marker=marker_of(number),
+        markersize=5,
+        zorder=4,  # names go behind
+        mfc=colour if line.state == "finished" else "white",
+        capsize=2,
+        elinewidth=1,
+        linestyle="none",
+        label=label,
+    )
+
+
+def _draw_law(axes: "Axes", law: Law, x: Floats) -> None:
+    """The law and its band over the points `x` [n] and half a decade to each side."""
+    places = np.geomspace(x.min() / 3, x.max() * 3, 200)
+    value, low, high = law.predict(places)
+    bottom, top = axes.get_ylim()
+    axes.fill_between(places, low, high, color="0.85", linewidth=0, zorder=0, label="95 % interval of the law")
+    axes.plot(places, value, color="0.35", linewidth=1.2, zorder=1, label="fitted law")
+    axes.set_ylim(bottom, top)  # a wide band must not flatten the points
+    axes.set_xlim(places[0], places[-1])
+    axes.legend(frameon=False, fontsize=8, loc="best")
+
+
+def _write_names(axes: "Axes", places: Sequence[tuple[str, float, float]]) -> None:
+    """Names of points (name, x, y), placed so that none covers another; the picture must have been laid out."""
+    if not places:
+        return
+    size, scale = 7.0, axes.transData.transform
+    points = scale(np.array([(x, y) for _, x, y in places]))
+    pixels = DOTS / 72  # of a point of type
+    sizes = np.array([(0.62 * size * len(name), 1.6 * size) for name, _, _ in places]) * pixels
+    frame = axes.get_window_extent()
+    drawn = scale(np.concatenate([np.asarray(line.get_xydata()) for line in axes.lines]))
+    corners = place_names(points, sizes, (frame.x0, frame.y0, frame.x1, frame.y1), drawn)
+    behind = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.6}
+    line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
+    for (name, x, y), offset in zip(places, (corners - points) / pixels, strict=True):
+        axes.annotate(
+            name, (x, y), tuple(offset), textcoords="offset points", fontsize=size, arrowprops=line, bbox=behind
+        )
+
+
+def _draw_against(axes: "Axes", lines: Sequence[ConfigurationResult], column: Column, name: str) -> None:
+    """One panel: the figures of `column` against the size `name`, and the band of seeds' noise."""
+    _tidy(axes)
+    axes.set_xscale("log", base=2)
+    sizes = sorted({getattr(line, name) for line in lines})
+    if len(sizes) <= 8:  # more would not fit
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    gap = 0.035 * (np.log2(sizes[-1] / sizes[0]) or 1)
+    found = [(number, line) for number, line in enumerate(lines) if _is_finite(line, column)]
+    spreads = [line.figures[column].spread for _, line in found]
+    noise = [spread for spread in spreads if spread is not None]
+    if noise:
+        middle, deviation = fmean(line.figures[column].value for _, line in found), fmean(s * s for s in noise) ** 0.5
+        axes.axhspan(middle - deviation, middle + deviation, color="0.9", linewidth=0, zorder=0)
+        axes.axhline(middle, color="0.7", linewidth=0.8, zorder=0)
+    for number, line in found:
+        size = getattr(line, name)
+        equals = [other for other, peer in found if getattr(peer, name) == size]
+        apart = 2 ** (gap * (equals.index(number) - (len(equals) - 1) / 2))  # of equal size: side by side
+        _draw_point(axes, size * apart, line, column, number, _label(line, lines))
+
+
+def _is_finite(line: ConfigurationResult, column: Column) -> bool:
+    return column in line.figures and math.isfinite(line.figures[column].value)
+
+
+def _label(line: ConfigurationResult, lines: Sequence[ConfigurationResult]) -> str:
+    return short_name(line) + (f", {line.mode}" if len({other.mode for other in lines}) > 1 else "")

@@ -1,0 +1,137 @@
+"""The end of a sweep: its table in five forms, its pictures, and what it says, all in `<storage>/<name>/results`.
+
+table.md .csv .tex .json   index.html   findings.txt   loss.png/.svg   shape.png/.svg   pretraining.png/.svg
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from proteinlm.platform.atomic import write_atomically
+from proteinlm.platform.training.tracking import read_metrics
+from proteinlm.sweeps.config import SweepConfig
+from proteinlm.sweeps.cost import Cost
+from proteinlm.sweeps.findings.compute_optimal import fit_joint_law, measured_flops
+from proteinlm.sweeps.findings.effects import what_mattered
+from proteinlm.sweeps.findings.scaling import PowerLaw, fit_power_law
+from proteinlm.sweeps.plan import Plan
+from proteinlm.sweeps.results.gather import gather_results
+from proteinlm.sweeps.results.json_form import to_json
+from proteinlm.sweeps.results.page import to_html
+from proteinlm.sweeps.results.picture_data import pretrained_lines
+from proteinlm.sweeps.results.pictures import VALID_LOSS, plot_against_shape, plot_loss_against, plot_pretraining
+from proteinlm.sweeps.results.text import to_csv, to_latex, to_markdown
+from proteinlm.sweeps.results.values import ConfigurationResult, SweepResults
+from proteinlm.sweeps.trials.trial_state import device_seconds
+
+FOLDER = "results"
+PAGE = "index.html"
+FORMS: Mapping[str, Callable[[SweepResults], str]] = {
+    "table.md": to_markdown,
+    "table.csv": to_csv,
+    "table.tex": to_latex,
+    "table.json": to_json,
+}
+SUFFIXES = (".png", ".svg")
+Laws = tuple[PowerLaw | None, PowerLaw | None]
+
+
+def write_report(config: SweepConfig, plan: Plan, costs: Mapping[str, Cost]) -> Path:
+    """Write everything anew from the run directories; gives the folder. What the trials so far allow is in it."""
+    folder = config.directory / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    flops_per_residue = {name: cost.flops_per_residue for name, cost in costs.items()}
+    results = gather_results(plan.trials, config.directory, flops_per_residue)
+    laws, said_of_laws = fit_laws(results)
+    findings = [*said_of_laws, *_advice(config, plan, results), *what_mattered(results.lines, results.columns)]
+    pictures = _draw(config, plan, results, laws, folder)
+    for name, form in FORMS.items():
+        write_atomically(folder / name, form(results))
+    write_atomically(folder / "findings.txt", "\n\n".join(findings) + "\n")
+    write_atomically(folder / PAGE, to_html(results, pictures, findings))
+    return folder
+
+
+def fit_laws(results: SweepResults) -> tuple[Laws, list[str]]:
+    """Valid loss against training FLOPs and against parameters: the laws, and in words what they are or why not."""
+    measured = _measured(results)
+    laws: list[PowerLaw | None] = []
+    said = []
+    for name, symbol, values in (
+        ("training FLOPs", "C", [line.training_flops or 0.0 for line in measured]),
+        ("parameters", "N", [float(line.parameters) for line in measured]),
+    ):
+        try:
+            law = fit_power_law(values, [line.figures[VALID_LOSS].value for line in measured])
+        except ValueError as error:
+            laws.append(None)
+            said.append(f"Valid loss against {name}: no law was fitted; {error}.")
+        else:
+            laws.append(law)
+            said.append(f"Valid loss against {name} ({symbol}): {law.as_text(symbol)}.")
+    return (laws[0], laws[1]), said if measured else []
+
+
+def _measured(results: SweepResults) -> list[ConfigurationResult]:
+    """Pretrained configurations with all that a law is fitted through."""
+    return [
+        line
+        for line in pretrained_lines(results.lines)
+        if VALID_LOSS in line.figures and math.isfinite(line.figures[VALID_LOSS].value) and line.training_flops
+    ]
+
+
+def _advice(config: SweepConfig, plan: Plan, results: SweepResults) -> list[str]:
+    """Which size on how many residues for each of the budgets, or why the sweep does not say."""
+    lines = _measured(results)
+    if not lines:
+        return []
+    parameters = [float(line.parameters) for line in lines]
+    residues = [float(line.residues or 0) for line in lines]
+    flops = [line.training_flops or 0.0 for line in lines]
+    held = sum(
+        sum(device_seconds(config.directory / trial.name).values()) for trial in plan.trials if trial.verb == "pretrain"
+    )
+    rate = sum(flops) / held  # model FLOP/s of one device, everything counted that a trial held it for
+    budgets = config.budgets or (10 * held / 3600,)
+    said = []
+    try:
+        law = fit_joint_law(
+            parameters,
+            residues,
+            [line.figures[VALID_LOSS].value for line in lines],
+            measured_flops(parameters, residues, flops),
+        )
+        for hours in budgets:
+            advice = law.best(hours * 3600 * rate)
+            said.append(f"A budget of {hours:.3g} {results.device}-hours at {rate:.2g} FLOP/s: {advice.as_text()}")
+    except ValueError as error:
+        said.append(f"Which size on how many residues for a budget: this sweep does not say; {error}.")
+    return said
+
+
+def _draw(config: SweepConfig, plan: Plan, results: SweepResults, laws: Laws, folder: Path) -> dict[str, Path]:
+    """Draw what can be drawn, as PNG and SVG; caption -> SVG."""
+    curves = {
+        trial.configuration: read_metrics(config.directory / trial.name)
+        for trial in plan.trials
+        if trial.verb == "pretrain" and not trial.config.seed
+    }
+    wanted: dict[str, tuple[str, Callable[[Path], Path]]] = {
+        "loss": ("Valid loss against compute and size", lambda path: plot_loss_against(results, path, laws)),
+        "shape": ("The tasks against depth, width and heads", lambda path: plot_against_shape(results, path)),
+        "pretraining": (
+            "Pretraining",
+            partial(plot_pretraining, curves, is_simulated=results.is_simulated),
+        ),
+    }
+    drawn = {}
+    for name, (caption, draw) in wanted.items():
+        for suffix in SUFFIXES:
+            path = folder / f"{name}{suffix}"
+            try:
+                drawn[caption] = draw(path)
+            except ValueError:  # nothing measured of it
+                path.unlink(missing_ok=True)
+    return drawn

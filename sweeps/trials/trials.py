@@ -1,0 +1,225 @@
+"""Run trials in parallel under Ray Tune, each one a verb's own run in its run directory.
+
+Run again, the same trials go on: finished ones are left alone, interrupted ones resume from their checkpoints. So
+nothing is restored from Tune's own (pickled) state.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from proteinlm.cluster.connect import ClusterSize, connected
+from proteinlm.cluster.launch import DATA_CPUS, check_fits, worker_group
+from proteinlm.platform.config import PretrainConfig
+from proteinlm.platform.finetune import check_finetune
+from proteinlm.platform.pretrain import check_pretrain
+from proteinlm.platform.training.driver import check_same_run, check_writable
+from proteinlm.platform.training.finish import is_finished
+from proteinlm.platform.training.tracking import read_metrics
+from proteinlm.sweeps.plan import Trial
+from proteinlm.sweeps.trials.halving import Halving
+from proteinlm.sweeps.trials.outcomes import mark_failed, mark_halted
+
+HEAD = {"node:__internal_head__": 0.001}
+"""What a trial's own process reserves where its workers are a group of their own: nothing that they need. With Tune's
+default of one CPU for each trial, trials can take all CPUs and then wait for their workers for ever."""
+TUNE_FOLDER = "tune"
+TUNE_SWITCHES = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+
+
+@dataclass(frozen=True)
+class TrialResources:
+    """What trials get of the cluster, and how many run at once."""
+
+    address: str | None = None
+    cpus_per_worker: float | None = None
+    """None: such that there is room for as many workers as the cluster has CPUs, beside one CPU for reading data."""
+    threads_per_worker: int | None = None
+    """PyTorch threads; None: the machine's cores shared by the workers that there is room for."""
+    max_concurrent: int | None = None
+    autoscaling: bool = False
+    """Hold no trial back for want of room: nodes are added."""
+    max_failures: int = 3
+    """How often a trial whose process died goes on from its checkpoint."""
+
+
+def run_trials(
+    trials: list[Trial], directory: Path, each: TrialResources, console: Console | None, halving: Halving | None = None
+) -> list[str]:
+    """Run the `trials` not finished in `directory`, each in its run directory; returns the names of the unfinished."""
+    check_trials(trials)
+    check_writable(directory)
+    finished = {trial.name for trial in trials if is_finished(directory / trial.name)}
+    _tell(console, f"{len(trials)} trials, {len(finished)} of them finished")
+    if len(finished) < len(trials):
+        with connected(each.address) as size:
+            share = each.cpus_per_worker or cpu_share(size)
+            trials = [with_share(trial, share, each, size) for trial in trials]
+            if not each.autoscaling:
+                check_all_fit(trials, size)
+            _run(trials, finished, each, size, directory, console, halving)
+    at_rest = halving.resting() if halving else {}
+    for name, how in at_rest.items():
+        mark_halted(directory / name, halving.next_pause(name) or 0, how)  # type: ignore[union-attr]
+    return [trial.name for trial in trials if not is_finished(directory / trial.name) and not _is_over(trial, at_rest)]
+
+
+def _is_over(trial: Trial, at_rest: Mapping[str, str]) -> bool:
+    """Whether halving ended the trial, or the one that it needs."""
+    return trial.name in at_rest or trial.needs in at_rest
+
+
+def cpu_share(size: ClusterSize) -> float:
+    """CPUs of a worker such that as many workers as there are CPUs fit beside the one for reading data."""
+    return max(0.1, math.floor(100 * (size.cpus - DATA_CPUS) / size.cpus) / 100)
+
+
+def with_share(trial: Trial, share: float, each: TrialResources, size: ClusterSize) -> Trial:
+    """The trial with CPUs and threads of its workers settled."""
+    section = trial.config.cluster
+    cpus = section.cpus_per_worker or share
+    workers_at_once = min((size.cpus - DATA_CPUS) / cpus, section.most_workers * (each.max_concurrent or math.inf))
+    threads = max(1, round(size.cpus / max(1.0, workers_at_once)))
+    settled = {
+        "cpus_per_worker": cpus,
+        "threads_per_worker": section.threads_per_worker or each.threads_per_worker or threads,
+    }
+    return replace(trial, config=trial.config.model_copy(update={"cluster": section.model_copy(update=settled)}))
+
+
+def check_all_fit(trials: list[Trial], size: ClusterSize) -> None:
+    """ValueError, with every fault, for trials that this cluster can never place."""
+    faults: dict[str, str] = {}
+    for trial in trials:
+        cluster = trial.config.cluster
+        group = worker_group(
+            size, cluster.fewest_workers, cluster.most_workers, cluster.cpus_per_worker, cluster.use_gpu
+        )
+        try:
+            check_fits(group, size)
+        except ValueError as error:
+            faults.setdefault(str(error), trial.name)
+    if faults:
+        raise ValueError("\n".join(f"trial {name}: {fault}" for fault, name in faults.items()))
+
+
+def check_trials(trials: list[Trial]) -> None:
+    """ValueError, every fault in one message, for inputs of trials that are missing or do not fit."""
+    faults: dict[str, str] = {}
+    for trial in trials:
+        try:
+            if isinstance(trial.config, PretrainConfig):
+                check_pretrain(trial.config)
+            else:
+                check_finetune(trial.config, is_planned=True)
+            check_same_run(trial.config)
+        except (ValueError, OSError) as error:
+            faults.setdefault(str(error), trial.name)  # the same fault of many trials is one
+    if faults:
+        raise ValueError("\n".join(f"trial {name}: {fault}" for fault, name in faults.items()))
+
+
+def validation_losses(run_directory: Path) -> dict[int, float]:
+    """Validation loss by optimizer step."""
+    rows = read_metrics(run_directory)
+    return {int(row["step"]): float(row["valid/loss"]) for row in rows if "valid/loss" in row}
+
+
+def _run(
+    trials: list[Trial],
+    finished: set[str],
+    each: TrialResources,
+    size: ClusterSize,
+    directory: Path,
+    console: Console | None,
+    halving: Halving | None,
+) -> None:
+    from ray import tune
+    from ray.tune.logger import JsonLoggerCallback
+
+    from proteinlm.sweeps.trials.run_trial import run_trial
+    from proteinlm.sweeps.trials.search import RoadSearcher, Room
+    from proteinlm.sweeps.trials.watch import SweepWatch
+
+    most = float(each.max_concurrent or math.inf)
+    room = Room(math.inf, math.inf, most) if each.autoscaling else Room(size.cpus - DATA_CPUS, size.gpus, most)
+    takes = {trial.name: Room(*_takes(trial, size)) for trial in trials}
+    in_process = {trial.name for trial in trials if trial.config.runs_in_process}
+
+    def reserved(suggested: dict[str, Any]) -> tune.PlacementGroupFactory:
+        taken = takes[suggested["trial"]]
+        own = {"CPU": taken.cpus} | ({"GPU": taken.gpus} if taken.gpus else {})
+        return tune.PlacementGroupFactory([own if suggested["trial"] in in_process else HEAD])
+
+    searcher = RoadSearcher(
+        trials,
+        finished,
+        room,
+        takes,
+        halving=halving,
+        loss_after=lambda name, step: validation_losses(directory / name).get(step, math.nan),
+        max_failures=each.max_failures,
+        give_up=partial(_note_deaths, directory),
+    )
+    log = JsonLoggerCallback()  # type: ignore[no-untyped-call]  # Tune reads its own log when it ends
+    kinds = {trial.name: trial.verb for trial in trials}
+    with _quiet_tune(directory), SweepWatch(list(kinds), kinds, directory, finished, console) as watch:
+        tune.Tuner(
+            tune.with_resources(run_trial, reserved),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,  # until the searcher says that it is over
+                trial_dirname_creator=lambda trial: trial.trial_id,
+                reuse_actors=True,  # the next trial finds a process that has torch and Ray loaded
+            ),
+            run_config=tune.RunConfig(
+                name=TUNE_FOLDER,
+                storage_path=str(directory.resolve()),
+                callbacks=[watch.callback(), log],
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=0),
+            ),
+        ).fit()
+
+
+@contextmanager
+def _quiet_tune(directory: Path) -> Iterator[None]:
+    """Keep Tune from printing tables and from writing event files of its own beside the runs'; drop its state after.
+
+    What a sweep goes on from lies in the run directories.
+    """
+    before = {name: os.environ.get(name) for name in TUNE_SWITCHES}
+    os.environ.update(TUNE_SWITCHES)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        shutil.rmtree(directory / TUNE_FOLDER, ignore_errors=True)
+
+
+def _takes(trial: Trial, size: ClusterSize) -> tuple[float, float]:
+    """CPUs and GPUs that a trial takes."""
+    cluster = trial.config.cluster
+    workers = cluster.fewest_workers
+    uses_gpu = size.gpus > 0 if cluster.use_gpu is None else cluster.use_gpu
+    return workers * (cluster.cpus_per_worker or 1.0), float(workers) if uses_gpu else 0.0
+
+
+def _note_deaths(directory: Path, name: str, times: int) -> None:
+    mark_failed(
+        directory / name, f"its process died {times} times: killed, perhaps for want of memory, or with its node"
+    )
+
+
+def _tell(console: Console | None, text: str) -> None:
+    if console:
+        console.print(text)

@@ -1,0 +1,124 @@
+"""kill -9 of a sweep's driver or of a trial's process: the same command goes on to the table of a sweep left alone."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from proteinlm.platform.results.store import ResultRow, gather_rows
+from proteinlm.platform.settings import validate
+from proteinlm.sweeps.config import SweepConfig
+from proteinlm.sweeps.sweep import sweep
+from tests.conftest import ROOT
+from tests.sweeps.small_sweep import TRIALS, small_sweep, write_sweep
+
+KILLS = int(os.environ.get("PROTEINLM_KILLS", "2"))
+"""Drivers killed in one sweep; a thorough check takes 5."""
+LONGEST = 25.0
+"""Seconds after which a driver is killed, at most: a small sweep's whole time."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("survives")
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, ray_cluster: None) -> list[tuple[object, ...]]:
+    """The figures of the sweep when nothing is killed."""
+    chosen = validate(SweepConfig, small_sweep(folder, "whole"), "test")
+    assert sweep(chosen) == []
+    return figures(chosen.directory)
+
+
+def figures(directory: Path) -> list[tuple[object, ...]]:
+    """All that a table shows of the rows, and all digits of it."""
+
+    def figure(row: ResultRow) -> tuple[object, ...]:
+        return (*row.key, row.value, row.low, row.high, row.steps, row.residues, row.data_hash, row.definition)
+
+    return sorted((figure(row) for row in gather_rows([directory])), key=str)
+
+
+def starts_after_finish(directory: Path) -> int:
+    """Attempts of finished trials that began after they had finished."""
+    count = 0
+    for run in directory.iterdir():
+        if (run / "finished.json").is_file():
+            finished = (run / "finished.json").stat().st_mtime
+            lines = [json.loads(line) for line in (run / "attempts.jsonl").read_text().splitlines()]
+            count += sum(line["event"] == "start" and line["time"] > finished for line in lines)
+    return count
+
+
+def test_a_killed_driver_costs_nothing_but_time(folder: Path, whole: list[tuple[object, ...]]) -> None:
+    values = small_sweep(folder, "driver-killed")
+    command = [sys.executable, "-m", "proteinlm", "sweep", str(write_sweep(folder, values))]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    directory = folder / "runs" / "driver-killed"
+    generator = random.Random(KILLS)
+    killed = 0
+    while killed < KILLS:
+        driver = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_for_a_trial(directory, driver)
+        try:
+            driver.wait(timeout=generator.uniform(0, LONGEST))
+        except subprocess.TimeoutExpired:
+            driver.kill()
+            driver.wait()
+        killed += 1
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list(directory.glob("*/finished.json"))) == TRIALS
+    assert figures(directory) == whole
+    assert starts_after_finish(directory) == 0
+
+
+def wait_for_a_trial(directory: Path, driver: subprocess.Popen[bytes]) -> None:
+    """Until a trial has begun that was not there before, or the driver is at its end."""
+    before = attempts(directory)
+    while attempts(directory) == before and driver.poll() is None:
+        time.sleep(0.05)
+
+
+def attempts(directory: Path) -> int:
+    return sum(len(path.read_text().splitlines()) for path in directory.glob("*/attempts.jsonl"))
+
+
+def test_a_killed_trial_goes_on_in_the_same_sweep(folder: Path, whole: list[tuple[object, ...]]) -> None:
+    chosen = validate(SweepConfig, small_sweep(folder, "trial-killed"), "test")
+    killed: list[int] = []
+
+    def kill() -> None:
+        while not killed:
+            for run in chosen.directory.glob("*/metrics.jsonl"):
+                holders = [p for p in psutil.Process().children(recursive=True) if _holds(p, run.parent / "lock")]
+                if holders and not (run.parent / "finished.json").exists():
+                    holders[0].kill()
+                    killed.append(holders[0].pid)
+                    return
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    assert sweep(chosen) == []
+    killer.join(timeout=1)
+    assert len(killed) == 1
+    assert figures(chosen.directory) == whole
+    assert starts_after_finish(chosen.directory) == 0
+
+
+def _holds(process: psutil.Process, path: Path) -> bool:
+    try:
+        return any(Path(file.path) == path for file in process.open_files())
+    except psutil.Error:
+        return False
