@@ -1,11 +1,13 @@
 """A job in this process: checkpoints are whole or not there, and a killed run goes on as if it had never stopped."""
 
+import ctypes
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,7 +16,7 @@ from proteinlm.platform.data.simulate import simulate
 from proteinlm.platform.finetune import finetune
 from proteinlm.platform.results.store import gather_rows
 from proteinlm.platform.settings import validate
-from proteinlm.platform.training.in_process import LocalCheckpoints
+from proteinlm.platform.training.in_process import LocalCheckpoints, give_back_memory
 from proteinlm.platform.training.tracking import read_metrics
 from proteinlm.platform.yaml_text import to_yaml
 
@@ -93,3 +95,14 @@ def wait_for_step(run: FinetuneConfig, step: int) -> None:
             return
         time.sleep(0.02)
     raise TimeoutError(f"{run.directory} did not reach step {step}")
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the allocator is not glibc's")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    """Blocks of five kilobytes that lie between others in use: glibc keeps them until it is told."""
+    process = psutil.Process()
+    blocks = [bytearray(5_000) for _ in range(100_000)]
+    del blocks[:-1]
+    kept = process.memory_info().rss
+    give_back_memory()
+    assert kept - process.memory_info().rss > 200e6
