@@ -18,9 +18,11 @@ from proteinlm.models.pretrained import read_config
 from proteinlm.platform.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.finetune import task_data
+from proteinlm.platform.results.table import amount
 from proteinlm.sweeps.config import EstimateSection, SweepConfig
 from proteinlm.sweeps.cost import Cost
 from proteinlm.sweeps.plan import Plan, Trial
+from proteinlm.sweeps.results.text import scientific
 from proteinlm.tasks.catalog import build_task
 
 
@@ -110,27 +112,30 @@ def _wall(trials: list[Trial], seconds: Mapping[str, float], room: float) -> flo
 
 
 def show_plan(sweep: SweepConfig, plan: Plan, costs: Mapping[str, Cost], console: Console) -> None:
-    """Print the plan: a line for each pretraining trial with what hangs on it, and the sums."""
+    """Print the plan: a line for each pretraining trial with what hangs on it, and the sums.
+
+    Size is in parameters, GB in 10^9 bytes of a worker; tasks are finetuning trials on the model, and their time.
+    """
     found = forecast(sweep, plan, costs)
-    table = Table(title=f"sweep {sweep.name}", title_justify="left", show_edge=False)
-    table.add_column("trial", overflow="fold")
-    for head in ("parameters", "steps", "residues", "training FLOPs", "memory", "about", "finetuning trials"):
-        table.add_column(head, justify="right")
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    table.add_column(f"sweep {sweep.name}", no_wrap=True)
+    for head in ("size", "steps", "residues", "FLOPs", "GB", "about", "tasks"):
+        table.add_column(head, justify="right", no_wrap=True)
     for trial in plan.trials:
         if trial.name in costs:
             table.add_row(*_line(trial, costs[trial.name], plan, found))
     if costs:
         console.print(table)
     for why in plan.left_out:
-        console.print(f"left out: {why}")
+        console.print(f"left out: {why}", soft_wrap=True)
     own = [trial for trial in plan.trials if trial.name not in costs and trial.needs is None]
     if own:
         about = _duration(sum(found.seconds[trial.name] for trial in own))
         console.print(f"{len(own)} trials on no model of this sweep (baselines and such), about {about}")
     flops = sum(cost.training_flops for cost in costs.values())
     console.print(
-        f"{len(plan.trials)} trials, {flops:.2g} training FLOPs; {found.workers_at_once:g} workers at once of about "
-        f"{found.flops_per_worker:.2g} FLOP/s each: about {_duration(found.wall)} (a rough estimate)"
+        f"{len(plan.trials)} trials, {scientific(flops)} training FLOPs; {found.workers_at_once:g} workers at once of "
+        f"about {scientific(found.flops_per_worker)} FLOP/s each: about {_duration(found.wall)} (a rough estimate)"
     )
 
 
@@ -139,11 +144,11 @@ def _line(trial: Trial, cost: Cost, plan: Plan, found: Forecast) -> list[str]:
     after = _duration(sum(found.seconds[other.name] for other in finetuned)) if finetuned else ""
     return [
         trial.configuration,
-        f"{cost.parameters:,}",
+        amount(cost.parameters),
         f"{cost.steps:,}",
-        f"{cost.residues:.2g}",
-        f"{cost.training_flops:.2g}",
-        f"{cost.memory / 1e9:.1f} GB",
+        amount(cost.residues),
+        scientific(cost.training_flops),
+        f"{cost.memory / 1e9:.2g}",
         _duration(found.seconds[trial.name]),
         f"{len(finetuned)}, {after}" if finetuned else "0",
     ]

@@ -172,12 +172,15 @@ def _about(table: TaskTable, line: Line) -> list[str]:
 
 
 def _parameters(line: Line) -> str:
-    if line.parameters is None:
-        return "-"
+    return "-" if line.parameters is None else amount(line.parameters)
+
+
+def amount(value: float) -> str:
+    """Three digits, such as 1.65 M."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if line.parameters >= size:
-            return f"{line.parameters / size:.3g} {letter}"
-    return str(line.parameters)
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g}"
 
 
 def _number(value: float) -> str:

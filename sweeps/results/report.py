@@ -16,6 +16,7 @@ from proteinlm.sweeps.findings.compute_optimal import fit_joint_law, measured_fl
 from proteinlm.sweeps.findings.effects import what_mattered
 from proteinlm.sweeps.findings.scaling import PowerLaw, fit_power_law
 from proteinlm.sweeps.plan import Plan
+from proteinlm.sweeps.results.device_time import device_time
 from proteinlm.sweeps.results.gather import gather_results
 from proteinlm.sweeps.results.json_form import to_json
 from proteinlm.sweeps.results.page import to_html
@@ -44,7 +45,10 @@ def write_report(config: SweepConfig, plan: Plan, costs: Mapping[str, Cost]) -> 
     flops_per_residue = {name: cost.flops_per_residue for name, cost in costs.items()}
     results = gather_results(plan.trials, config.directory, flops_per_residue)
     laws, said_of_laws = fit_laws(results)
-    findings = [*said_of_laws, *_advice(config, plan, results), *what_mattered(results.lines, results.columns)]
+    ranked = [column for column in results.columns if column not in results.unranked]
+    spent = device_time([config.directory / trial.name for trial in plan.trials])
+    said_of_time = [spent] if spent else []
+    findings = [*said_of_laws, *_advice(config, plan, results), *what_mattered(results.lines, ranked), *said_of_time]
     pictures = _draw(config, plan, results, laws, folder)
     for name, form in FORMS.items():
         write_atomically(folder / name, form(results))

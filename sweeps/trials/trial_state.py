@@ -51,27 +51,47 @@ def read_state(run_directory: Path) -> TrialState:
     return TrialState("not run", "not run")
 
 
-def device_seconds(run_directory: Path) -> dict[str, float]:
-    """Device -> seconds that it was held over all attempts, each device counted: 2 cores for 10 s are 20 s.
+@dataclass(frozen=True)
+class Attempt:
+    """One time that a trial held its devices; seconds since 1970."""
 
-    A killed attempt ended at the run's last sign of life and before the next attempt; without one it counts nothing.
+    start: float
+    end: float
+    devices: float
+    device: str
+    """core or gpu"""
+
+    @property
+    def device_seconds(self) -> float:
+        """Each device counted: 2 cores for 10 s are 20 s."""
+        return (self.end - self.start) * self.devices
+
+
+def attempts(run_directory: Path) -> list[Attempt]:
+    """All attempts of the trial in order.
+
+    A killed one ended at the run's last sign of life and before the next attempt; without one it lasted no time.
     """
     events = _events(run_directory / ATTEMPTS_FILE)
     metrics = run_directory / METRICS_FILE
     last_sign = metrics.stat().st_mtime if metrics.is_file() else -math.inf
-    held: dict[str, float] = {}
+    found = []
     for place, event in enumerate(events):
         if event["event"] != "start":
             continue
-        following = events[place + 1] if place + 1 < len(events) else None
-        if following is None:
-            end = last_sign
-        elif following["event"] == "end":
-            end = following["time"]
-        else:
-            end = min(last_sign, following["time"])
-        seconds = max(0.0, end - event["time"]) * event["devices"]
-        held[event["device"]] = held.get(event["device"], 0.0) + seconds
+        following: dict[str, Any] = {"event": "none", "time": math.inf}
+        if place + 1 < len(events):
+            following = events[place + 1]
+        end = following["time"] if following["event"] == "end" else min(last_sign, following["time"])
+        found.append(Attempt(event["time"], max(event["time"], end), event["devices"], event["device"]))
+    return found
+
+
+def device_seconds(run_directory: Path) -> dict[str, float]:
+    """Device -> seconds that it was held over all attempts, each device counted."""
+    held: dict[str, float] = {}
+    for attempt in attempts(run_directory):
+        held[attempt.device] = held.get(attempt.device, 0.0) + attempt.device_seconds
     return held
 
 

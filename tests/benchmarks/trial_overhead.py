@@ -36,7 +36,8 @@ def main() -> None:
     asked.add_argument("--at-once", type=int, default=2, help="trials at once, one thread each")
     options = asked.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report("trial overhead", *measured(Path(folder), options.trials, options.steps, options.at_once))
+        rows, figures = measured(Path(folder), options.trials, options.steps, options.at_once)
+    report("what a small trial costs", ["what", "seconds or count, medians of warm trials"], rows, figures)
 
 
 def measured(folder: Path, trials: int, steps: int, at_once: int) -> tuple[list[list[str]], dict[str, Any]]:

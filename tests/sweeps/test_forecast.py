@@ -33,7 +33,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(folder: Path, monkeypatch:
     grid = {"model.hidden_size": [32, 60], "model.num_attention_heads": [2, 8]}
     assert sweep(config(folder, configurations=[], grid=grid), console, dry_run=True) == []
     text = console.export_text()
-    for words in ("hidden-32-layer-1-head-2", "hidden-60-layer-1-head-2", "7 trials", "1e+09 FLOP/s", "parameters"):
+    for words in ("hidden-32-layer-1-head-2", "hidden-60-layer-1-head-2", "7 trials", "1.0e9 FLOP/s", "residues"):
         assert words in text
     assert "left out: grid point model.hidden_size=60, model.num_attention_heads=8: 8 heads do not divide" in text
     assert not list((folder / "runs").rglob("metrics.jsonl"))
