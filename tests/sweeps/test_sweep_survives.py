@@ -17,12 +17,14 @@ from proteinlm.platform.settings import validate
 from proteinlm.sweeps.config import SweepConfig
 from proteinlm.sweeps.sweep import sweep
 from tests.conftest import ROOT
-from tests.sweeps.small_sweep import TRIALS, small_sweep, write_sweep
+from tests.sweeps.small_sweep import small_sweep, write_sweep
 
 KILLS = int(os.environ.get("PROTEINLM_KILLS", "2"))
 """Drivers killed in one sweep; a thorough check takes 5."""
-LONGEST = 25.0
-"""Seconds after which a driver is killed, at most: a small sweep's whole time."""
+SEEDS = list(range(KILLS))
+"""Each gives two more trials, so that there is something left to kill."""
+LONGEST = 3.0
+"""Seconds after the first new trial's start in which a driver is killed."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(folder: Path, ray_cluster: None) -> list[tuple[object, ...]]:
     """The figures of the sweep when nothing is killed."""
-    chosen = validate(SweepConfig, small_sweep(folder, "whole"), "test")
+    chosen = validate(SweepConfig, small_sweep(folder, "whole", seeds=SEEDS), "test")
     assert sweep(chosen) == []
     return figures(chosen.directory)
 
@@ -59,26 +61,23 @@ def starts_after_finish(directory: Path) -> int:
 
 
 def test_a_killed_driver_costs_nothing_but_time(folder: Path, whole: list[tuple[object, ...]]) -> None:
-    values = small_sweep(folder, "driver-killed")
+    values = small_sweep(folder, "driver-killed", seeds=SEEDS)
     command = [sys.executable, "-m", "proteinlm", "sweep", str(write_sweep(folder, values))]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     directory = folder / "runs" / "driver-killed"
     generator = random.Random(KILLS)
-    killed = 0
-    while killed < KILLS:
+    for _ in range(KILLS):
         driver = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         wait_for_a_trial(directory, driver)
-        try:
-            driver.wait(timeout=generator.uniform(0, LONGEST))
-        except subprocess.TimeoutExpired:
-            driver.kill()
-            driver.wait()
-        killed += 1
+        time.sleep(generator.uniform(0, LONGEST))
+        assert driver.poll() is None, "the sweep ended before it was killed"
+        driver.kill()
+        driver.wait()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert len(list(directory.glob("*/finished.json"))) == TRIALS
+    assert len(list(directory.glob("*/finished.json"))) == 3 + 2 * len(SEEDS)
     assert figures(directory) == whole
     assert starts_after_finish(directory) == 0
 
@@ -95,7 +94,7 @@ def attempts(directory: Path) -> int:
 
 
 def test_a_killed_trial_goes_on_in_the_same_sweep(folder: Path, whole: list[tuple[object, ...]]) -> None:
-    chosen = validate(SweepConfig, small_sweep(folder, "trial-killed"), "test")
+    chosen = validate(SweepConfig, small_sweep(folder, "trial-killed", seeds=SEEDS), "test")
     killed: list[int] = []
 
     def kill() -> None:
