@@ -33,12 +33,10 @@ def test_a_sweep_file_plans(path: Path, tmp_path: Path) -> None:
 def test_the_ten_configurations_of_the_paper(name: str) -> None:
     trials = plan_sweep(load_sweep(ROOT / "sweeps" / f"{name}.yaml")).trials
     models = [trial.config.model for trial in trials if isinstance(trial.config, PretrainConfig)]
-    scale = 1 if name == "table7" else 16
-    assert [(model.hidden_size * scale, model.num_attention_heads) for model in models] == [
-        (width, heads) for width, _, heads in TABLE_7
-    ]
-    depth = 1 if name == "table7" else 4
-    assert [model.num_hidden_layers * depth for model in models] == [layers for _, layers, _ in TABLE_7]
+    wide, deep, many = (1, 1, 1) if name == "table7" else (16, 4, 2)
+    assert [
+        (model.hidden_size * wide, model.num_hidden_layers * deep, model.num_attention_heads * many) for model in models
+    ] == list(TABLE_7)
     labels = [trial.like or trial.configuration for trial in trials if trial.verb == "pretrain"]
     assert labels == [f"hidden-{width}-layer-{layers}-head-{heads}" for width, layers, heads in TABLE_7]
 
