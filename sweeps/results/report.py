@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from proteinlm.platform.atomic import write_atomically
+from proteinlm.platform.training.finish import is_finished
 from proteinlm.platform.training.tracking import read_metrics
 from proteinlm.sweeps.config import SweepConfig
 from proteinlm.sweeps.cost import Cost
@@ -48,7 +49,7 @@ def write_report(config: SweepConfig, plan: Plan, costs: Mapping[str, Cost]) -> 
     ranked = [column for column in results.columns if column not in results.unranked]
     spent = device_time([config.directory / trial.name for trial in plan.trials])
     said_of_time = [spent] if spent else []
-    findings = [*said_of_laws, *_advice(config, plan, results), *what_mattered(results.lines, ranked), *said_of_time]
+    findings = [*said_of_laws, *_advice(config, costs, results), *what_mattered(results.lines, ranked), *said_of_time]
     pictures = _draw(config, plan, results, laws, folder)
     for name, form in FORMS.items():
         write_atomically(folder / name, form(results))
@@ -86,7 +87,7 @@ def _measured(results: SweepResults) -> list[ConfigurationResult]:
     ]
 
 
-def _advice(config: SweepConfig, plan: Plan, results: SweepResults) -> list[str]:
+def _advice(config: SweepConfig, costs: Mapping[str, Cost], results: SweepResults) -> list[str]:
     """Which size on how many residues for each of the budgets, or why the sweep does not say."""
     lines = _measured(results)
     if not lines:
@@ -94,10 +95,10 @@ def _advice(config: SweepConfig, plan: Plan, results: SweepResults) -> list[str]
     parameters = [float(line.parameters) for line in lines]
     residues = [float(line.residues or 0) for line in lines]
     flops = [line.training_flops or 0.0 for line in lines]
-    held = sum(
-        sum(device_seconds(config.directory / trial.name).values()) for trial in plan.trials if trial.verb == "pretrain"
-    )
-    rate = sum(flops) / held  # model FLOP/s of one device, everything counted that a trial held it for
+    finished = [name for name in costs if is_finished(config.directory / name)]
+    held = sum(sum(device_seconds(config.directory / name).values()) for name in finished)
+    # Model FLOP/s of one device, everything counted that a trial held it for.
+    rate = sum(costs[name].training_flops for name in finished) / held
     budgets = config.budgets or (10 * held / 3600,)
     said = []
     try:
