@@ -46,12 +46,12 @@ class Cost:
 def pretraining_cost(config: PretrainConfig) -> Cost:
     """What `config` costs on its corpus; FileNotFoundError or ValueError where there is none."""
     manifest = read_manifest(config.corpus)
-    plan = _plan(config, manifest)
-    steps = config.training.steps or max(1, round((config.training.epochs or 1) * plan.steps_per_epoch))
+    steps_per_epoch = _plan(config, manifest).steps_per_epoch
+    steps = config.training.steps or max(1, round((config.training.epochs or 1) * steps_per_epoch))
     return Cost(
         parameters=num_parameters(config.model),
         steps=steps,
-        residues=steps * residues_per_step(config),
+        residues=steps * residues_per_step(config, manifest),
         flops_per_residue=flops_per_residue(config),
         memory=_memory(config),
     )
@@ -59,12 +59,11 @@ def pretraining_cost(config: PretrainConfig) -> Cost:
 
 def steps_of_flops(config: PretrainConfig, flops: float) -> int:
     """Optimizer steps that spend `flops` model FLOPs, at least one."""
-    return max(1, round(flops / (flops_per_residue(config) * residues_per_step(config))))
+    return max(1, round(flops / (flops_per_residue(config) * residues_per_step(config, read_manifest(config.corpus)))))
 
 
-def residues_per_step(config: PretrainConfig) -> float:
+def residues_per_step(config: PretrainConfig, manifest: Manifest) -> float:
     """Residues of a global batch, a mean over the corpus; what `batches.max_length` cuts off is not counted."""
-    manifest = read_manifest(config.corpus)
     kept = [min(length, config.batches.max_length) for length in _lengths(config.corpus)]
     share = sum(kept) / sum(_lengths(config.corpus))
     return share * manifest.split("train").residues / _plan(config, manifest).steps_per_epoch

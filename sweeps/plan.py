@@ -10,19 +10,19 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, Literal, TypeVar
 
 from proteinlm.models.config import TABLE_7
 from proteinlm.platform.config import ALL_TASKS, TRAINED_MODES, FinetuneConfig, PretrainConfig
 from proteinlm.platform.data.manifest import MANIFEST_FILE, read_manifest
 from proteinlm.platform.finetune import for_task
+from proteinlm.platform.results.compare import without_seed
 from proteinlm.platform.settings import as_assignments, flat, merge, override, validate
 from proteinlm.platform.training.driver import changes_no_result
 from proteinlm.platform.training.finish import MODEL_DIRECTORY, shape_name
 from proteinlm.sweeps.config import LIKE, SEED, TRAINING_FLOPS, SweepConfig
 from proteinlm.sweeps.cost import steps_of_flops
-from proteinlm.sweeps.space import Point, most_points, points, shape_out_of_bounds, size_out_of_bounds
+from proteinlm.sweeps.space import Point, grid_points, most_points, points, shape_out_of_bounds, size_out_of_bounds
 from proteinlm.tasks.catalog import TAPE_TASKS, build_task
 
 Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
@@ -161,7 +161,7 @@ def _finetuning(sweep: SweepConfig, changes: Mapping[str, Any], model: Trial | N
     values["with_baselines"] = False
     if model:
         values["pretrained"] = str(sweep.directory.resolve() / model.name / MODEL_DIRECTORY)
-    for point in _grid_points({} if is_baseline else sweep.finetune_grid):
+    for point in grid_points({} if is_baseline else sweep.finetune_grid):
         config = validate(FinetuneConfig, merge(_shared(sweep, 1), override(values, as_assignments(point))), source)
         config = _of_known_task(for_task(config, config.task), source)
         seeds = (config.seeds or sweep.seeds) if config.mode in TRAINED_MODES else ()
@@ -184,10 +184,6 @@ def _of_known_task(config: FinetuneConfig, source: str) -> FinetuneConfig:
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     return config
-
-
-def _grid_points(grid: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    return (dict(zip(grid, values, strict=True)) for values in product(*grid.values()))
 
 
 def _shared(sweep: SweepConfig, workers: int) -> dict[str, Any]:
@@ -223,7 +219,7 @@ def identity(config: PretrainConfig | FinetuneConfig) -> str:
     if isinstance(config, FinetuneConfig) and config.pretrained:
         path = config.pretrained
         is_of_this_sweep = path.parent.parent == config.storage
-        values["pretrained"] = re.sub(r"-seed-\d+", "", path.parent.name if is_of_this_sweep else str(path.resolve()))
+        values["pretrained"] = without_seed(path.parent.name if is_of_this_sweep else str(path.resolve()))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 

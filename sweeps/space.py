@@ -35,11 +35,15 @@ def points(sweep: SweepConfig) -> Iterator[Point]:
         for number, changes in enumerate(sweep.configurations):
             yield Point(f"configurations[{number}]", changes, is_explicit=True)
     elif sweep.grid:
-        for values in product(*sweep.grid.values()):
-            changes = dict(zip(sweep.grid, values, strict=True))
+        for changes in grid_points(sweep.grid):
             yield Point(f"grid point {_shown(changes)}", changes, is_explicit=False)
     elif sweep.search:
         yield from _draws(sweep.search)
+
+
+def grid_points(grid: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """The product of lists of values by dotted name; of no lists, one point without changes."""
+    return (dict(zip(grid, values, strict=True)) for values in product(*grid.values()))
 
 
 def _draws(search: SearchSection) -> Iterator[Point]:

@@ -64,7 +64,9 @@ def finetune_many(config: FinetuneConfig, console: Console | None = None) -> lis
         threads_per_worker=cluster.threads_per_worker,
         autoscaling=cluster.autoscaling,
     )
-    return run_trials(plan_finetuning(config), config.directory, each, console)
+    trials = plan_finetuning(config)
+    check_trials(trials)
+    return run_trials(trials, config.directory, each, console)
 
 
 def costs_of(plan: Plan) -> dict[str, Cost]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from proteinlm.platform.results.picture import blank_picture, save_picture
 from proteinlm.platform.training.predictions import FOLDER
 from proteinlm.tasks.contact_precision import CONTACT_DISTANCE, MIN_SEPARATION, RANGES
 from proteinlm.tasks.contacts import COORDINATES_COLUMN, MASK_COLUMN, PROBABILITY, scored_pairs
@@ -89,13 +90,7 @@ def draw_contact_map(
     for path in paths:
         if path.suffix not in {".png", ".svg"}:
             raise ValueError(f"cannot draw {path}: the suffix is {path.suffix or 'missing'!r}; accepted: .png, .svg")
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context({"font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "proteinlm"}):
-        figure = Figure(figsize=(6.4, 7.6), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
+    with blank_picture((6.4, 7.6), font_size=10) as figure:
         axes = figure.add_subplot()
         _draw_ground(axes, probability, known)
         _draw_contacts(axes, coordinates)
@@ -110,10 +105,7 @@ def draw_contact_map(
         )
         figure.legend(handles=_legend(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
         for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f".writing-{path.name}")
-            figure.savefig(aside, metadata={"Date": None} if path.suffix == ".svg" else None)
-            aside.replace(path)
+            save_picture(figure, path)
 
 
 def _draw_ground(axes: "Axes", probability: NDArray[np.floating[Any]], known: NDArray[np.bool_]) -> None:

@@ -8,18 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from proteinlm.platform.results.picture import COLOURS, blank_picture, save_picture
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)  # Okabe and Ito: colour-blind safe
 _MARKERS = {"valid": "o", "holdout": "s"}
 Point = tuple[float, float]
 """(optimizer step, loss)"""
@@ -47,17 +40,12 @@ def plot_curves(
 
 
 def _draw(curves: Mapping[str, Mapping[str, list[Point]]], path: Path, floors: Mapping[str, float], title: str) -> None:
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    with mpl.rc_context({"font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "proteinlm"}):
-        figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
+    with blank_picture((8, 5), font_size=10) as figure:
         axes = figure.add_subplot()
         for number, (name, splits) in enumerate(curves.items()):
-            _draw_run(axes, name, splits, _COLOURS[number % len(_COLOURS)])
+            _draw_run(axes, name, splits, COLOURS[number % len(COLOURS)])
         for number, (split, floor) in enumerate(floors.items()):
             style = (0, (6, 2)) if number == 0 else (0, (2, 2))
             axes.axhline(
@@ -73,10 +61,7 @@ def _draw(curves: Mapping[str, Mapping[str, list[Point]]], path: Path, floors: M
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8, loc="upper right")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".writing-{path.name}")
-        figure.savefig(aside, metadata={"Date": None} if path.suffix == ".svg" else None)
-        aside.replace(path)
+        save_picture(figure, path)
 
 
 def _draw_run(axes: "Axes", name: str, splits: Mapping[str, list[Point]], colour: str) -> None:

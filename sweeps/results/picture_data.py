@@ -10,13 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from proteinlm.platform.results.picture import COLOURS
 from proteinlm.sweeps.results.values import ConfigurationResult
 
 Floats = NDArray[np.float64]
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top, in pixels."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito: colour-blind safe."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (7, 2, 1, 2)))
 """As matplotlib takes them."""
 MARKERS = ("o", "s", "^", "D")

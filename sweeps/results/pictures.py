@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from proteinlm.platform.results.picture import DOTS, blank_picture, save_picture
 from proteinlm.sweeps.results.picture_data import (
     Floats,
     Law,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 Curves = Mapping[str, Sequence[Mapping[str, object]]]
 
 
-DOTS = 150
-"""Pixels of an inch."""
 VALID_LOSS = next(column for column in COLUMNS if column.title == "valid loss")
 LOSS = "valid loss (nats per scored residue)"
 COSTS = (("training_flops", "training FLOPs", "C"), ("parameters", "parameters", "N"))
@@ -143,18 +142,9 @@ def _picture(path: Path, size: tuple[float, float]) -> Iterator["Picture"]:
     """A blank picture of `size` inches to draw on; it is written aside and renamed when the body is done."""
     if path.suffix not in {".png", ".svg"}:
         raise ValueError(f"cannot draw {path}: the suffix is {path.suffix or 'missing'!r}, accepted are .png and .svg")
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context({"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "proteinlm"}):
-        picture = Figure(figsize=size, dpi=DOTS, layout="constrained")
-        FigureCanvasAgg(picture)
+    with blank_picture(size, font_size=9) as picture:
         yield picture
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".writing-{path.name}")
-        picture.savefig(aside, metadata={"Date": None} if path.suffix == ".svg" else None)
-        aside.replace(path)
+        save_picture(picture, path)
 
 
 def _tidy(axes: "Axes") -> None:

@@ -6,7 +6,6 @@ Two finetuning trials of a task that differ in a setting, such as the learning r
 their groups say it.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.pretrained import read_config
 from proteinlm.platform.config import PretrainConfig
+from proteinlm.platform.results.compare import without_seed
 from proteinlm.platform.results.store import ResultRow, gather_rows
 from proteinlm.platform.settings import flat
 from proteinlm.platform.training.driver import changes_no_result
@@ -104,11 +104,6 @@ def make_groups(runs: Sequence[Run]) -> list[Group]:
         groups += [Group(name + key[2], key[1], before, finetuning.pop(key)) for key in keys]
         groups += [] if keys else [Group(name, "-", before, [])]
     return groups + [Group(owner + variant, mode, [], after) for (owner, mode, variant), after in finetuning.items()]
-
-
-def without_seed(name: str) -> str:
-    """Trials that differ in their seed alone are named the same but for `-seed-N`."""
-    return re.sub(r"-seed-\d+", "", name)
 
 
 def state_of(group: Group) -> State:

@@ -71,9 +71,11 @@ class RoadSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string
         """The next trial that can run, None while others must finish first, FINISHED when there is none left."""
-        ready = self._ready()
+        ready, room = self._ready(), self._room
+        for running in self._running.values():
+            room = room.without(self._takes[running.name])
         for trial in ready:
-            if self._room.fits(self._takes[trial.name]):
+            if room.fits(self._takes[trial.name]):
                 return self._start(trial_id, trial)
         return None if self._running or ready else str(Searcher.FINISHED)
 
@@ -89,7 +91,6 @@ class RoadSearcher(Searcher):
     def _start(self, trial_id: str, trial: Trial) -> dict[str, Any]:
         self._waiting.remove(trial)
         self._running[trial_id] = trial
-        self._room = self._room.without(self._takes[trial.name])
         values = trial.config.model_dump(mode="json")
         if self._halving and trial.verb == "pretrain":
             values["training"]["pause_at"] = self._halving.next_pause(trial.name)
@@ -98,8 +99,6 @@ class RoadSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Note what a trial came to; `error`: its process died, for `run_trial` itself says what else went wrong."""
         trial = self._running.pop(trial_id)
-        taken = self._takes[trial.name]
-        self._room = self._room.without(Room(-taken.cpus, -taken.gpus, -taken.trials))
         came_to = result or {}
         if error:
             self._died(trial)

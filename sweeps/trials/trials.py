@@ -7,7 +7,7 @@ nothing is restored from Tune's own (pickled) state.
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from proteinlm.cluster.connect import ClusterSize, connected
-from proteinlm.cluster.launch import DATA_CPUS, check_fits, worker_group
+from proteinlm.cluster.launch import DATA_CPUS, WorkerGroup, check_fits, worker_group
 from proteinlm.platform.config import PretrainConfig
 from proteinlm.platform.finetune import check_finetune
 from proteinlm.platform.pretrain import check_pretrain
@@ -54,8 +54,9 @@ class TrialResources:
 def run_trials(
     trials: list[Trial], directory: Path, each: TrialResources, console: Console | None, halving: Halving | None = None
 ) -> list[str]:
-    """Run the `trials` not finished in `directory`, each in its run directory; returns the names of the unfinished."""
-    check_trials(trials)
+    """Run the `trials` (checked) not finished in `directory`, each in its run directory; returns the unfinished ones'
+    names.
+    """
     check_writable(directory)
     finished = {trial.name for trial in trials if is_finished(directory / trial.name)}
     _tell(console, f"{len(trials)} trials, {len(finished)} of them finished")
@@ -66,10 +67,18 @@ def run_trials(
             if not each.autoscaling:
                 check_all_fit(trials, size)
             _run(trials, finished, each, size, directory, console, halving)
-    at_rest = halving.resting() if halving else {}
-    for name, how in at_rest.items():
-        mark_halted(directory / name, halving.next_pause(name) or 0, how)  # type: ignore[union-attr]
+    at_rest = _mark_at_rest(halving, directory) if halving else {}
     return [trial.name for trial in trials if not is_finished(directory / trial.name) and not _is_over(trial, at_rest)]
+
+
+def _mark_at_rest(halving: Halving, directory: Path) -> dict[str, str]:
+    """The trials that halving ended, and in words how they stood; their run directories say it too."""
+    at_rest = halving.resting()
+    for name, how in at_rest.items():
+        step = halving.next_pause(name)
+        assert step is not None  # a rung that it did not go beyond
+        mark_halted(directory / name, step, how)
+    return at_rest
 
 
 def _is_over(trial: Trial, at_rest: Mapping[str, str]) -> bool:
@@ -97,34 +106,38 @@ def with_share(trial: Trial, share: float, each: TrialResources, size: ClusterSi
 
 def check_all_fit(trials: list[Trial], size: ClusterSize) -> None:
     """ValueError, with every fault, for trials that this cluster can never place."""
+    _check_each(trials, lambda trial: check_fits(_group(trial, size), size))
+
+
+def check_trials(trials: list[Trial]) -> None:
+    """ValueError, every fault in one message, for inputs of trials that are missing or do not fit."""
+    _check_each(trials, _check_inputs)
+
+
+def _check_inputs(trial: Trial) -> None:
+    if isinstance(trial.config, PretrainConfig):
+        check_pretrain(trial.config)
+    else:
+        check_finetune(trial.config, is_planned=True)
+    check_same_run(trial.config)
+
+
+def _check_each(trials: list[Trial], check: Callable[[Trial], None]) -> None:
+    """ValueError with every fault that `check` finds; the same fault of many trials is said of the first."""
     faults: dict[str, str] = {}
     for trial in trials:
-        cluster = trial.config.cluster
-        group = worker_group(
-            size, cluster.fewest_workers, cluster.most_workers, cluster.cpus_per_worker, cluster.use_gpu
-        )
         try:
-            check_fits(group, size)
-        except ValueError as error:
+            check(trial)
+        except (ValueError, OSError) as error:
             faults.setdefault(str(error), trial.name)
     if faults:
         raise ValueError("\n".join(f"trial {name}: {fault}" for fault, name in faults.items()))
 
 
-def check_trials(trials: list[Trial]) -> None:
-    """ValueError, every fault in one message, for inputs of trials that are missing or do not fit."""
-    faults: dict[str, str] = {}
-    for trial in trials:
-        try:
-            if isinstance(trial.config, PretrainConfig):
-                check_pretrain(trial.config)
-            else:
-                check_finetune(trial.config, is_planned=True)
-            check_same_run(trial.config)
-        except (ValueError, OSError) as error:
-            faults.setdefault(str(error), trial.name)  # the same fault of many trials is one
-    if faults:
-        raise ValueError("\n".join(f"trial {name}: {fault}" for fault, name in faults.items()))
+def _group(trial: Trial, size: ClusterSize) -> WorkerGroup:
+    """The trial's workers, what was left open filled in."""
+    cluster = trial.config.cluster
+    return worker_group(size, cluster.fewest_workers, cluster.most_workers, cluster.cpus_per_worker, cluster.use_gpu)
 
 
 def validation_losses(run_directory: Path) -> dict[int, float]:
@@ -151,7 +164,7 @@ def _run(
 
     most = float(each.max_concurrent or math.inf)
     room = Room(math.inf, math.inf, most) if each.autoscaling else Room(size.cpus - DATA_CPUS, size.gpus, most)
-    takes = {trial.name: Room(*_takes(trial, size)) for trial in trials}
+    takes = {trial.name: Room(*_takes(_group(trial, size))) for trial in trials}
     in_process = {trial.name for trial in trials if trial.config.runs_in_process}
 
     def reserved(suggested: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -206,12 +219,9 @@ def _quiet_tune(directory: Path) -> Iterator[None]:
         shutil.rmtree(directory / TUNE_FOLDER, ignore_errors=True)
 
 
-def _takes(trial: Trial, size: ClusterSize) -> tuple[float, float]:
-    """CPUs and GPUs that a trial takes."""
-    cluster = trial.config.cluster
-    workers = cluster.fewest_workers
-    uses_gpu = size.gpus > 0 if cluster.use_gpu is None else cluster.use_gpu
-    return workers * (cluster.cpus_per_worker or 1.0), float(workers) if uses_gpu else 0.0
+def _takes(group: WorkerGroup) -> tuple[float, float]:
+    """CPUs and GPUs that a trial takes, at the least."""
+    return group.fewest * group.cpus_per_worker, float(group.fewest) if group.use_gpu else 0.0
 
 
 def _note_deaths(directory: Path, name: str, times: int) -> None:

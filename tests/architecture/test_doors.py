@@ -13,7 +13,12 @@ DOORS: dict[str, tuple[str, ...]] = {
     "safetensors": ("models/pretrained.py",),
     "transformers": ("models/huggingface.py",),
     "peft": ("models/lora.py",),
-    "matplotlib": ("platform/results/plots.py", "platform/results/contact_map.py", "sweeps/results/pictures.py"),
+    "matplotlib": (
+        "platform/results/picture.py",
+        "platform/results/plots.py",
+        "platform/results/contact_map.py",
+        "sweeps/results/pictures.py",
+    ),
     "sklearn": ("tasks/baselines_residue.py", "tasks/baselines_sequence.py", "tasks/contact_probe.py"),
     "tensorboard": ("platform/training/",),
     "torch.utils.tensorboard": ("platform/training/",),

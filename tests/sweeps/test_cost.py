@@ -62,9 +62,10 @@ def test_steps_spend_the_flops(folder: Path) -> None:
 
 def test_epochs_are_counted_in_steps(folder: Path) -> None:
     chosen = config(folder, training={"steps": None, "epochs": 2.0}, batches={"max_length": 1000})
-    cost, whole = pretraining_cost(chosen), read_manifest(folder / "corpus").split("train").residues
+    manifest = read_manifest(folder / "corpus")
+    cost, whole = pretraining_cost(chosen), manifest.split("train").residues
     assert cost.residues == pytest.approx(2 * whole, rel=0.02)
-    assert cost.steps == round(cost.residues / residues_per_step(chosen))
+    assert cost.steps == round(cost.residues / residues_per_step(chosen, manifest))
 
 
 def test_zero_shares_the_state_and_fewer_bytes_are_needed(folder: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from proteinlm.platform.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings import validate
 from proteinlm.sweeps.config import SweepConfig
 from proteinlm.sweeps.forecast import finetuning_flops, forecast
@@ -58,12 +59,14 @@ def test_time_is_flops_over_rate_and_no_shorter_than_the_longest_road(folder: Pa
 
 
 def test_finetuning_counts_training_and_scoring(folder: Path) -> None:
-    trials = plan_sweep(config(folder)).trials
-    model, finetuned = trials[0].config.model, trials[2].config  # type: ignore[union-attr]
-    whole = finetuning_flops(finetuned, model)  # type: ignore[arg-type]
+    pretrained, _, finetuned, _, baseline = (trial.config for trial in plan_sweep(config(folder)).trials)
+    assert isinstance(pretrained, PretrainConfig)
+    assert isinstance(finetuned, FinetuneConfig)
+    assert isinstance(baseline, FinetuneConfig)
+    whole = finetuning_flops(finetuned, pretrained.model)
     training = finetuned.training.model_copy(update={"steps": 2 * (finetuned.training.steps or 0)})
-    longer = finetuning_flops(finetuned.model_copy(update={"training": training}), model)  # type: ignore[arg-type]
-    frozen = finetuning_flops(finetuned.model_copy(update={"mode": "frozen"}), model)  # type: ignore[arg-type]
+    longer = finetuning_flops(finetuned.model_copy(update={"training": training}), pretrained.model)
+    frozen = finetuning_flops(finetuned.model_copy(update={"mode": "frozen"}), pretrained.model)
     assert longer - whole == pytest.approx(whole - frozen)  # twice the steps; none through the encoder
     assert 0 < frozen < whole
-    assert finetuning_flops(trials[4].config, None) == 0.0  # type: ignore[arg-type]
+    assert finetuning_flops(baseline, None) == 0.0
