@@ -103,6 +103,10 @@ class FinetuneConfig(RunConfig):
     model: ModelSection | None = None
     """Architecture, where `pretrained` does not give it (modes scratch and cnn)."""
     max_train_examples: int | None = Field(None, ge=1)
+    """Train on so many proteins, chosen by `seed`."""
+    max_test_examples: int | None = Field(None, ge=1)
+    """Score at most so many proteins of each test split, the same for all seeds; figures say so and are never ranked
+    with those of whole splits."""
     with_baselines: bool = True
     """Also fit the task's baselines, once for these records, so that no figure stands alone."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()

@@ -112,6 +112,7 @@ def task_data(config: FinetuneConfig) -> Path:
         config.storage,
         seed=config.seed,
         max_train_examples=config.max_train_examples,
+        max_test_examples=config.max_test_examples,
         files=config.files,
         valid_fraction=config.valid_fraction,
     )

@@ -211,9 +211,10 @@ def identity(config: PretrainConfig | FinetuneConfig) -> str:
     A model that is pretrained in the same sweep is known by its own identity, wherever the sweep lies.
     """
     values = {
-        name: value for name, value in flat(config.model_dump(mode="json")).items() if not changes_no_result(name)
+        name: value
+        for name, value in flat(config.model_dump(mode="json")).items()
+        if value is not None and name not in ("name", SEED) and not changes_no_result(name)
     }
-    values = {name: value for name, value in values.items() if name not in ("name", SEED)}
     if isinstance(config, PretrainConfig) and (config.corpus / MANIFEST_FILE).is_file():
         values["corpus"] = read_manifest(config.corpus).content_hash
     if isinstance(config, FinetuneConfig) and config.pretrained:

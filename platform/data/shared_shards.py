@@ -25,12 +25,13 @@ def shared_task_shards(
     *,
     seed: int,
     max_train_examples: int | None = None,
+    max_test_examples: int | None = None,
     files: Mapping[str, str] | None = None,
     valid_fraction: float = 0.0,
 ) -> Path:
     """The directory of the task's shards; raises as `build_task_shards` does."""
     source = records_folder(task, data)
-    chosen = [task, str(source.resolve()), seed, max_train_examples, files or {}, valid_fraction]
+    chosen = [task, str(source.resolve()), seed, max_train_examples, max_test_examples, files or {}, valid_fraction]
     known_by = json.dumps(chosen, sort_keys=True)
     out = storage / FOLDER / f"{task}-{hashlib.sha256(known_by.encode()).hexdigest()[:12]}"
     build_task_shards(
@@ -39,6 +40,7 @@ def shared_task_shards(
         out,
         seed=seed,
         max_train_examples=max_train_examples,
+        max_test_examples=max_test_examples,
         files=files,
         valid_fraction=valid_fraction,
     )

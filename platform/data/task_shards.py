@@ -35,6 +35,7 @@ def build_task_shards(
     *,
     seed: int,
     max_train_examples: int | None = None,
+    max_test_examples: int | None = None,
     shard_rows: int = SHARD_ROWS,
     files: Mapping[str, str] | None = None,
     valid_fraction: float = 0.0,
@@ -44,14 +45,15 @@ def build_task_shards(
 
     Splits are the files `<file stem>_<split>` that are there, of those the task names. `files` names others: split ->
     file or file stem in `source`. With `valid_fraction` above 0 no valid file is read: that share of the train file's
-    sequences is cut off. `max_train_examples`: the first ones of the shuffled train split. `simulated`: None looks for
-    the marker of `simulate`. Of a file whose records have a `set`, each split takes its own.
+    sequences is cut off. `max_train_examples`: the first ones of the shuffled train split. `max_test_examples`: at most
+    so many of every test split, the same ones for all seeds. `simulated`: None looks for the marker of `simulate`. Of a
+    file whose records have a `set`, each split takes its own.
     Raises ValueError for wrong records, a split without a single label, and an `out` that holds another build;
     FileNotFoundError where a split that is needed has no file.
     """
     task, schema = _task_of(task_name)
     folder, directory = Path(source), Path(out)
-    _check_arguments(max_train_examples, shard_rows, valid_fraction)
+    _check_arguments(max_train_examples, max_test_examples, shard_rows, valid_fraction)
     paths = find_split_files(task, folder, files or {}, needs_valid=valid_fraction == 0)
     settings: dict[str, object] = {
         "task": task_name,
@@ -61,6 +63,8 @@ def build_task_shards(
         "shard_rows": shard_rows,
         "valid_fraction": valid_fraction,
     }
+    if max_test_examples is not None:
+        settings["max_test_examples"] = max_test_examples
     is_made_up = is_simulated(folder) if simulated is None else simulated
     finished = _finished(directory, settings, is_made_up)
     if finished is not None:
@@ -69,6 +73,9 @@ def build_task_shards(
     try:
         aside.mkdir(parents=True)
         splits, counts = _read_splits(schema, paths, seed, max_train_examples, valid_fraction)
+        for split in splits.keys() - {task.train_split, *task.valid_splits}:
+            splits[split] = _sample(splits[split], max_test_examples)
+        _count_labels(schema, paths, splits, counts)
         written = {name: _write_split(aside, name, rows, schema, shard_rows) for name, rows in splits.items()}
         manifest = Manifest(kind=task_name, splits=written, settings=settings, counts=counts, is_simulated=is_made_up)
         write_manifest(aside, manifest)
@@ -117,9 +124,12 @@ def _task_of(task_name: str) -> tuple[Task, TaskSchema]:
     return task, task.records
 
 
-def _check_arguments(max_train_examples: int | None, shard_rows: int, valid_fraction: float) -> None:
-    if max_train_examples is not None and max_train_examples < 1:
-        raise ValueError(f"max_train_examples is {max_train_examples}; accepted: at least 1, or none for all")
+def _check_arguments(
+    max_train_examples: int | None, max_test_examples: int | None, shard_rows: int, valid_fraction: float
+) -> None:
+    for name, most in (("max_train_examples", max_train_examples), ("max_test_examples", max_test_examples)):
+        if most is not None and most < 1:
+            raise ValueError(f"{name} is {most}; accepted: at least 1, or none for all")
     if shard_rows < 1:
         raise ValueError(f"shard_rows is {shard_rows}; accepted: at least 1")
     if not 0 <= valid_fraction < 1:
@@ -138,7 +148,7 @@ def _file_digest(path: Path) -> str:
 def _read_splits(
     schema: TaskSchema, paths: Mapping[str, Path], seed: int, max_train_examples: int | None, valid_fraction: float
 ) -> tuple[dict[str, list[Row]], dict[str, int]]:
-    """Checked rows of every split, train shuffled, and the counts for the manifest."""
+    """Checked rows of every split, train shuffled, and how many were read of each."""
     faults: list[str] = []
     splits = {split: list(checked_rows(schema, path, split, faults)) for split, path in paths.items()}
     if faults:
@@ -148,19 +158,33 @@ def _read_splits(
     train = [splits["train"][i] for i in generator.permutation(len(splits["train"]))]
     if valid_fraction > 0:
         splits["valid"], train = _cut_valid(train, valid_fraction)
-        paths = {**paths, "valid": paths["train"]}
     splits["train"] = train[:max_train_examples]
+    return splits, counts
+
+
+def _sample(rows: list[Row], most: int | None) -> list[Row]:
+    """At most so many of `rows`, in their order: those whose sequence's SHA-256 comes first, in whatever file."""
+    if most is None or len(rows) <= most:
+        return rows
+    digests = [hashlib.sha256(str(row["sequence"]).encode()).digest() for row in rows]
+    return [rows[i] for i in sorted(sorted(range(len(rows)), key=digests.__getitem__)[:most])]
+
+
+def _count_labels(
+    schema: TaskSchema, paths: Mapping[str, Path], splits: Mapping[str, list[Row]], counts: dict[str, int]
+) -> None:
+    """Add rows and labels of every split to `counts`; ValueError for a split without a single label."""
     for split, rows in splits.items():
         labels = sum(schema.count_labels(row) for row in rows)
         if labels == 0:
             keys = " and ".join(repr(field.key) for field in schema.fields)
+            file = paths.get(split, paths["train"])  # valid may be cut off train
             raise ValueError(
-                f"split {split!r} of task {schema.task!r}: {paths[split]} has {len(rows):,} records and not one label "
+                f"split {split!r} of task {schema.task!r}: {file} has {len(rows):,} records and not one label "
                 f"to score in {keys}; name another file for this split with files={{{split!r}: NAME}}"
                 + (" or cut it off train with valid_fraction" if split == "valid" else "")
             )
         counts[f"{split}_kept"], counts[f"{split}_labels"] = len(rows), labels
-    return splits, counts
 
 
 def _cut_valid(train: list[Row], fraction: float) -> tuple[list[Row], list[Row]]:

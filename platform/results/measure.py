@@ -80,10 +80,19 @@ def _row(
         floor=floors.get(metric.name),
         data_hash=manifest.split(split).content_hash,
         mask_seed=manifest.split(split).mask_seed if floors else None,
-        split_rule=str(manifest.settings.get("split_rule", "as the data set's files say")),
+        split_rule=split_rule(manifest, split),
         is_simulated=manifest.is_simulated,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def split_rule(manifest: Manifest, split: str) -> str:
+    """How the proteins of `split` were chosen, in words."""
+    rule = str(manifest.settings.get("split_rule", "as the data set's files say"))
+    read, kept = manifest.counts.get(f"{split}_read", 0), manifest.split(split).rows
+    if "max_test_examples" in manifest.settings and read > kept:
+        rule += f", of its {read:,} proteins those {kept:,} whose SHA-256 comes first"
+    return rule
 
 
 def language_model_floors(manifest: Manifest, split: str, options: Mapping[str, float]) -> dict[str, float]:

@@ -32,12 +32,9 @@ def run_trial(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def _devices(config: PretrainConfig | FinetuneConfig) -> tuple[float, str]:
-    """How many devices the trial holds, and what they are."""
-    import torch
-
-    uses_gpu = torch.cuda.is_available() if config.cluster.use_gpu is None else config.cluster.use_gpu
+    """How many devices the trial holds, and what they are; the sweep has settled both (`with_share`)."""
     workers = config.cluster.most_workers
-    return (workers, "gpu") if uses_gpu else (workers * (config.cluster.threads_per_worker or 1), "core")
+    return (workers, "gpu") if config.cluster.use_gpu else (workers * (config.cluster.threads_per_worker or 1), "core")
 
 
 def _in_one_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from proteinlm.cluster.connect import ClusterSize, connected
 from proteinlm.cluster.launch import DATA_CPUS, WorkerGroup, check_fits, worker_group
-from proteinlm.platform.config import PretrainConfig
+from proteinlm.platform.config import TRAINED_MODES, PretrainConfig
 from proteinlm.platform.finetune import check_finetune
 from proteinlm.platform.pretrain import check_pretrain
 from proteinlm.platform.training.driver import check_same_run, check_writable
@@ -92,14 +92,16 @@ def cpu_share(size: ClusterSize) -> float:
 
 
 def with_share(trial: Trial, share: float, each: TrialResources, size: ClusterSize) -> Trial:
-    """The trial with CPUs and threads of its workers settled."""
+    """The trial with CPUs, threads and GPUs of its workers settled; what trains no network takes no GPU unasked."""
     section = trial.config.cluster
+    trains = isinstance(trial.config, PretrainConfig) or trial.config.mode in TRAINED_MODES
     cpus = section.cpus_per_worker or share
     workers_at_once = min((size.cpus - DATA_CPUS) / cpus, section.most_workers * (each.max_concurrent or math.inf))
     threads = max(1, round(size.cpus / max(1.0, workers_at_once)))
     settled = {
         "cpus_per_worker": cpus,
         "threads_per_worker": section.threads_per_worker or each.threads_per_worker or threads,
+        "use_gpu": (trains and size.gpus > 0) if section.use_gpu is None else section.use_gpu,
     }
     return replace(trial, config=trial.config.model_copy(update={"cluster": section.model_copy(update=settled)}))
 

@@ -120,6 +120,7 @@ def test_runs_of_the_same_records_share_their_shards(folder: Path) -> None:
     first, second = task_data(config(folder, "full")), task_data(config(folder, "frozen"))
     assert first == second
     assert task_data(config(folder, "full", max_train_examples=20)) != first
+    assert task_data(config(folder, "full", max_test_examples=2)) != first
 
 
 def test_every_figure_says_how_it_was_measured(folder: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from proteinlm.platform.data.manifest import MANIFEST_FILE, read_manifest
 from proteinlm.platform.data.task_shards import build_task_shards, read_split
+from proteinlm.platform.results.measure import split_rule
 
 Q3, Q8 = "secondary_structure_q3", "secondary_structure_q8"
 
@@ -85,6 +86,20 @@ def test_fewer_examples_are_the_first_of_the_same_order(source, tmp_path):
     order = read_split(tmp_path / "whole", whole, "train")["id"].to_pylist()
     assert read_split(tmp_path / "few", few, "train")["id"].to_pylist() == order[:6]
     assert few.split("valid").rows == 5
+
+
+def test_a_sample_of_the_test_splits_is_the_same_for_all_seeds_and_says_so(source, tmp_path):
+    ids = {}
+    for name, seed, most in (("a", 1, 3), ("b", 2, 3), ("fewer", 2, 2), ("whole", 1, 4)):
+        manifest = build_task_shards(Q3, source, tmp_path / name, seed=seed, max_test_examples=most)
+        ids[name] = read_split(tmp_path / name, manifest, "cb513")["id"].to_pylist()
+        assert (manifest.split("train").rows, manifest.split("valid").rows) == (23, 5)
+        rule = split_rule(manifest, "cb513")
+        assert ("of its 4 proteins those" in rule) == (most < 4)
+        assert "of its" not in split_rule(manifest, "valid")
+    assert ids["a"] == ids["b"] == sorted(ids["a"])  # in the file's order
+    assert set(ids["fewer"]) < set(ids["a"]) < set(ids["whole"])
+    assert ids["a"] != ids["whole"][:3]  # not the first of the file
 
 
 def test_a_finished_build_is_reused_and_another_is_not_overwritten(source, tmp_path):
@@ -175,6 +190,7 @@ def test_a_record_without_id_is_named_by_its_number(source, tmp_path):
         ({"source": Path("nowhere")}, FileNotFoundError, "no folder nowhere"),
         ({"files": {"train": "other"}}, FileNotFoundError, "file 'other' of split 'train' is not in"),
         ({"max_train_examples": 0}, ValueError, "max_train_examples is 0"),
+        ({"max_test_examples": 0}, ValueError, "max_test_examples is 0"),
         ({"shard_rows": 0}, ValueError, "shard_rows is 0"),
         ({"valid_fraction": 1.0}, ValueError, "valid_fraction is 1.0"),
     ],

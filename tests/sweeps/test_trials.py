@@ -1,5 +1,7 @@
 """What trials get of a cluster: never so much that they wait for each other for ever."""
 
+from dataclasses import replace
+
 import pytest
 
 from proteinlm.cluster.connect import ClusterSize
@@ -35,3 +37,17 @@ def test_the_cores_are_shared_by_the_trials_that_run_at_once(
     settled = with_share(trial, cpu_share(size), resources, size).config.cluster
     assert settled.threads_per_worker == threads
     assert settled.cpus_per_worker == cpu_share(size)
+
+
+@pytest.mark.parametrize(("gpus", "asked", "taken"), [(1, None, True), (0, None, False), (1, False, False)])
+def test_what_trains_takes_a_gpu_where_there_is_one_and_a_baseline_none(
+    gpus: int, asked: bool | None, taken: bool
+) -> None:
+    size = ClusterSize(cpus=4, gpus=gpus, nodes=1)
+    trials = plan_sweep(sweep(**PLAIN)).trials
+    for trial in trials:
+        section = trial.config.cluster.model_copy(update={"use_gpu": asked})
+        trial = replace(trial, config=trial.config.model_copy(update={"cluster": section}))
+        settled = with_share(trial, cpu_share(size), TrialResources(), size)
+        assert settled.config.cluster.use_gpu is (taken and "baseline" not in trial.name)
+    assert {"baseline" in trial.name for trial in trials} == {True, False}
