@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proteinlm.platform.results.picture import COLOURS, blank_picture, save_picture
+import numpy as np
+
+from proteinlm.platform.results.picture import COLOURS, blank_picture, loss_limits, save_picture, smooth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +53,8 @@ def _draw(curves: Mapping[str, Mapping[str, list[Point]]], path: Path, floors: M
             axes.axhline(
                 floor, color="0.35", linewidth=1, linestyle=style, label=f"context-free floor, {split}: {floor:.3f}"
             )
-        axes.set_ylim(*_limits(curves, floors))
+        drawn = [np.array(points) for splits in curves.values() for points in splits.values() if points]
+        axes.set_ylim(*loss_limits(drawn, list(floors.values())))
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(title, loc="left")
@@ -68,7 +71,7 @@ def _draw_run(axes: "Axes", name: str, splits: Mapping[str, list[Point]], colour
     if splits["train"]:
         steps, losses = zip(*splits["train"], strict=True)
         axes.plot(steps, losses, color=colour, alpha=0.2, linewidth=0.8)
-        axes.plot(steps, _running_mean(losses), color=colour, alpha=0.55, linewidth=1.2, label=f"{name}, training")
+        axes.plot(steps, smooth(np.array(losses)), color=colour, alpha=0.55, linewidth=1.2, label=f"{name}, training")
     for split, marker in _MARKERS.items():
         if splits[split]:
             steps, losses = zip(*splits[split], strict=True)
@@ -87,24 +90,3 @@ def _points(rows: Sequence[Mapping[str, object]], split: str) -> list[Point]:
         if isinstance(step, int | float) and isinstance(loss, int | float):
             points[float(step)] = float(loss)
     return sorted(points.items())
-
-
-def _running_mean(losses: Sequence[float]) -> list[float]:
-    """Mean over the nearest fiftieth of the curve, centred, shorter at both ends; as long as `losses`."""
-    reach = max(1, len(losses) // 100)
-    smooth = []
-    for place in range(len(losses)):
-        near = losses[max(0, place - reach) : place + reach + 1]
-        smooth.append(sum(near) / len(near))
-    return smooth
-
-
-def _limits(curves: Mapping[str, Mapping[str, list[Point]]], floors: Mapping[str, float]) -> tuple[float, float]:
-    """Limits of the loss axis: all but the steep first twentieth of the training, which would flatten the rest."""
-    points = [point for splits in curves.values() for points in splits.values() for point in points]
-    last = max(step for step, _ in points)
-    finite = [loss for step, loss in points if step >= last / 20 and abs(loss) < float("inf")]
-    losses = [*finite, *floors.values()] or [0.0]
-    low, high = min(losses), max(losses)
-    margin = 0.05 * (high - low) or 0.05
-    return low - margin, high + margin

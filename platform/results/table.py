@@ -177,10 +177,11 @@ def _parameters(line: Line) -> str:
 
 def amount(value: float) -> str:
     """Three digits, such as 1.65 M."""
+    rounded = float(f"{value:.3g}")
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.3g}"
+        if rounded >= size:
+            return f"{rounded / size:.3g} {letter}"
+    return f"{rounded:.3g}"
 
 
 def _number(value: float) -> str:

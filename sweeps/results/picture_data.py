@@ -8,21 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from proteinlm.platform.results.picture import COLOURS
+from proteinlm.platform.results.picture import COLOURS, Floats
 from proteinlm.sweeps.results.values import ConfigurationResult
 
-Floats = NDArray[np.float64]
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top, in pixels."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (7, 2, 1, 2)))
 """As matplotlib takes them."""
 MARKERS = ("o", "s", "^", "D")
-SMOOTHED = 50
-"""The running mean of a curve is over so many parts of it."""
-FIRST_LEFT_OUT = 1 / 20
-"""Share of training whose steep loss would flatten all that comes after."""
 
 
 def colour_of(number: int) -> str:
@@ -87,25 +81,10 @@ def _by_step(rows: Sequence[Mapping[str, object]], key: str) -> dict[float, floa
     return found
 
 
-def smooth(values: Floats) -> Floats:
-    """Centred running mean of `values` [n] over a fiftieth of them, over fewer at both ends."""
-    reach = max(1, len(values) // (2 * SMOOTHED))
-    return np.array([values[max(0, place - reach) : place + reach + 1].mean() for place in range(len(values))])
-
-
 def count_unit(largest: float) -> tuple[float, str]:
     """What counts up to `largest` are divided by on an axis, and its name."""
     units = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))
     return next(((size, name) for size, name in units if largest >= size), (1.0, "one by one"))
-
-
-def loss_limits(curves: Sequence[Floats]) -> tuple[float, float]:
-    """Limits of the loss axis for curves [n, 2]: all but the first twentieth of the longest one."""
-    longest = max(points[:, 0].max() for points in curves)
-    late = [points[points[:, 0] >= longest * FIRST_LEFT_OUT, 1] for points in curves]
-    losses = np.concatenate([part for part in late if len(part)] or [points[:, 1] for points in curves])
-    margin = 0.05 * float(np.ptp(losses)) or 0.05
-    return float(losses.min()) - margin, float(losses.max()) + margin
 
 
 def place_names(points: Floats, sizes: Floats, frame: Box, drawn: Floats) -> Floats:

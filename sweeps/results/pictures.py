@@ -17,20 +17,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from proteinlm.platform.results.picture import DOTS, blank_picture, save_picture
+from proteinlm.platform.results.picture import DOTS, Floats, blank_picture, loss_limits, save_picture, smooth
 from proteinlm.sweeps.results.picture_data import (
-    Floats,
     Law,
     colour_of,
     count_unit,
     curve,
     dash_of,
-    loss_limits,
     marker_of,
     place_names,
     pretrained_lines,
     short_name,
-    smooth,
 )
 from proteinlm.sweeps.results.values import COLUMNS, Column, ConfigurationResult, SweepResults
 

@@ -39,12 +39,6 @@ def forget_outcome(run_directory: Path) -> None:
         (run_directory / name).unlink(missing_ok=True)
 
 
-def why_failed(run_directory: Path) -> str | None:
-    """Why the trial failed; None where it did not."""
-    path = run_directory / FAILED_FILE
-    return str(json.loads(path.read_text())["why"]) if path.is_file() else None
-
-
 def _mark(path: Path, said: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(said) + "\n")

@@ -15,18 +15,18 @@ from proteinlm.sweeps.trials.outcomes import (
     forget_outcome,
     mark_failed,
     mark_halted,
-    why_failed,
 )
+from proteinlm.sweeps.trials.trial_state import read_state
 
 
 def test_an_outcome_is_said_and_forgotten(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert why_failed(run) is None
     mark_failed(run, "out of memory", "Traceback ...")
+    assert read_state(run).words == "failed: out of memory"
     mark_halted(run, 30, "4 of 9")
-    assert why_failed(run) == "out of memory"
+    assert read_state(run).kind == "halted"
     forget_outcome(run)
-    assert why_failed(run) is None
+    assert read_state(run).kind == "interrupted"
     assert not list(run.iterdir())
 
 

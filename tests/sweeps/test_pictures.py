@@ -13,11 +13,9 @@ from proteinlm.sweeps.results.picture_data import (
     count_unit,
     curve,
     dash_of,
-    loss_limits,
     marker_of,
     place_names,
     short_name,
-    smooth,
 )
 from proteinlm.sweeps.results.pictures import plot_against_shape, plot_loss_against, plot_pretraining
 from proteinlm.sweeps.results.values import Figure, SweepResults
@@ -141,17 +139,6 @@ def test_validations_have_the_residues_of_their_step() -> None:
     )
     assert found.tolist() == [[5e6, 2.6], [1e7, 2.4]]
     assert curve([{"step": 1, "loss": 2.0}], "loss").shape == (0, 2)
-
-
-def test_smoothing_keeps_length_and_mean() -> None:
-    values = np.tile([1.0, 3.0], 200)
-    assert smooth(values).shape == values.shape
-    assert np.ptp(smooth(values)[5:-5]) < 0.5
-
-
-def test_the_steep_start_does_not_flatten_the_rest() -> None:
-    points = np.array([[1.0, 9.0], [50.0, 3.0], [100.0, 2.0]])
-    assert loss_limits([points]) == (1.95, 3.05)
 
 
 def test_twelve_configurations_are_told_apart() -> None:

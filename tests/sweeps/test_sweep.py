@@ -12,7 +12,7 @@ from proteinlm.platform.training.tracking import read_metrics
 from proteinlm.sweeps.config import SweepConfig
 from proteinlm.sweeps.plan import plan_sweep
 from proteinlm.sweeps.sweep import sweep
-from proteinlm.sweeps.trials.outcomes import why_failed
+from proteinlm.sweeps.trials.trial_state import read_state
 from tests.sweeps.small_sweep import TRIALS, small_sweep
 from tests.sweeps.test_plan import readable
 
@@ -67,19 +67,20 @@ def test_a_failed_trial_says_why_and_the_sweep_goes_on(folder: Path) -> None:
     lost = "hidden-32-layer-1-head-2-initial_deviation-1e_30"
     assert unfinished == [lost, f"{lost}-secondary_structure_q3-full"]
     names = {readable(trial.name): trial.name for trial in plan_sweep(chosen).trials}
-    why = why_failed(chosen.directory / names[lost])
-    assert why is not None
+    why = read_state(chosen.directory / names[lost]).words
+    assert why.startswith("failed: ")
     assert "was not finite" in why
     assert "max_skipped_steps" in why
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_halving_ends_the_worse_and_finishes_the_best(folder: Path) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_halving_ends_the_worse_and_finishes_the_best(folder: Path, asynchronous: bool) -> None:
     chosen = config(
         folder,
-        "halved",
+        f"halved-{asynchronous}",
         configurations=[{"optimizer.learning_rate": rate} for rate in (1e-6, 1e-2, 1e-5)],
-        halving={"rungs": [0.5], "keep": 0.34},
+        halving={"rungs": [0.5], "keep": 0.34, "asynchronous": asynchronous},
         pretrain={"training": {"steps": 20}, "optimizer": {"warmup_steps": 0}},
     )
     assert sweep(chosen) == []

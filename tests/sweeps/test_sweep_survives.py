@@ -1,12 +1,18 @@
-"""kill -9 of a sweep's driver or of a trial's process: the same command goes on to the table of a sweep left alone."""
+"""kill -9 of a sweep's driver, of a trial's process or of a cluster's head: the same command goes on to the table of a
+sweep left alone.
+"""
 
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -80,6 +86,61 @@ def test_a_killed_driver_costs_nothing_but_time(folder: Path, whole: list[tuple[
     assert len(list(directory.glob("*/finished.json"))) == 3 + 2 * len(SEEDS)
     assert figures(directory) == whole
     assert starts_after_finish(directory) == 0
+
+
+@pytest.mark.skipif(
+    not os.environ.get("PROTEINLM_CLUSTER_TESTS"),
+    reason="starts two clusters, one after the other; PROTEINLM_CLUSTER_TESTS=1 runs it",
+)
+def test_a_killed_head_costs_nothing_but_time(folder: Path, whole: list[tuple[object, ...]]) -> None:
+    values = small_sweep(folder, "head-killed", seeds=SEEDS)
+    ports = free_ports()
+    command = [sys.executable, "-m", "proteinlm", "sweep", str(write_sweep(folder, values))]
+    command += [f"address=127.0.0.1:{ports['port']}"]
+    environment = {**os.environ, "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}  # a minute by default
+    directory = folder / "runs" / "head-killed"
+    with ray_head(ports):
+        driver = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        wait_for_a_trial(directory, driver)
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode != 0
+    assert "Failed to connect to GCS" in said
+    assert len(list(directory.glob("*/finished.json"))) < 3 + 2 * len(SEEDS), "the sweep ended before its head"
+    with ray_head(ports):
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert figures(directory) == whole
+    assert starts_after_finish(directory) == 0
+
+
+def free_ports() -> dict[str, int]:
+    """A port for each thing of a head that listens, so that it meets no other Ray of this machine."""
+    listening = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
+    listening += ("metrics-export-port", "ray-client-server-port", "runtime-env-agent-port")
+    listening += ("node-manager-port", "object-manager-port")
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in listening]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return {name: each.getsockname()[1] for name, each in zip(listening, sockets, strict=True)}
+
+
+@contextmanager
+def ray_head(ports: dict[str, int]) -> Iterator[None]:
+    """A cluster of this one node while the body runs; at its end all its processes are killed."""
+    with tempfile.TemporaryDirectory(prefix="plm-", ignore_cleanup_errors=True) as temp_dir:
+        options = {**ports, "temp-dir": temp_dir, "num-cpus": 4, "object-store-memory": 100_000_000}
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+        command += [f"--{name}={value}" for name, value in options.items()]
+        head = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            for process in (head, *head.children(recursive=True)):
+                process.kill()
+            head.wait()
 
 
 def wait_for_a_trial(directory: Path, driver: subprocess.Popen[bytes]) -> None:
