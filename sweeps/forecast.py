@@ -118,7 +118,7 @@ def show_plan(sweep: SweepConfig, plan: Plan, costs: Mapping[str, Cost], console
     """
     found = forecast(sweep, plan, costs)
     table = Table(box=None, pad_edge=False, collapse_padding=True)
-    table.add_column(f"sweep {sweep.name}", no_wrap=True)
+    table.add_column(f"sweep {sweep.name}", overflow="fold")  # long names wrap: no figure is cut off for them
     for head in ("size", "steps", "residues", "FLOPs", "GB", "about", "tasks"):
         table.add_column(head, justify="right", no_wrap=True)
     for trial in plan.trials:

@@ -60,7 +60,7 @@ class SweepWatch:
         self._at_once = max(self._at_once, sum(each.trial.state == "running" for each in self._followed.values()))
         if self._console and (why or not self._console.is_terminal):
             line = f"{WORDS.get(state, state):<9} {name}" + (f": {why}" if why else "")
-            self._console.print(line, markup=False, highlight=False)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def shown(self) -> RenderableType:
         """The table as it is now."""

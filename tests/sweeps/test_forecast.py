@@ -42,6 +42,16 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(folder: Path, monkeypatch:
         sweep(config(folder), console)
 
 
+def test_a_long_name_cuts_no_figure_off(folder: Path) -> None:
+    console = Console(record=True, width=80)
+    grid = {"optimizer.learning_rate": [0.001234], "optimizer.weight_decay": [0.04321], "seed": [0, 1]}
+    assert sweep(config(folder, configurations=[], grid=grid), console, dry_run=True) == []
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+    assert sum("k" in line and " 4 " in line for line in lines) == 2
+
+
 def test_time_is_flops_over_rate_and_no_shorter_than_the_longest_road(folder: Path) -> None:
     chosen = config(folder, max_concurrent=1)
     plan = plan_sweep(chosen)

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from proteinlm.models.config import ModelConfig, num_parameters
 from proteinlm.platform.settings import validate
 from proteinlm.sweeps.config import SweepConfig
@@ -80,10 +78,11 @@ def test_nothing_finished_is_no_error(tmp_path: Path) -> None:
     assert not (folder / "loss.png").exists()
 
 
-@pytest.mark.parametrize("name", [*FORMS, PAGE])
-def test_it_is_written_anew_each_time(tmp_path: Path, name: str) -> None:
+def test_it_is_written_anew_each_time(tmp_path: Path) -> None:
     config, plan, costs = finished_sweep(tmp_path, RESIDUES[:1])
     folder = write_report(config, plan, costs)
-    (folder / name).write_text("old")
+    for name in (*FORMS, PAGE):
+        (folder / name).write_text("old")
     write_report(config, plan, costs)
-    assert (folder / name).read_text() != "old"
+    for name in (*FORMS, PAGE):
+        assert (folder / name).read_text() != "old", name

@@ -25,7 +25,7 @@ from proteinlm.sweeps.sweep import sweep
 from tests.conftest import ROOT
 from tests.sweeps.small_sweep import small_sweep, write_sweep
 
-KILLS = int(os.environ.get("PROTEINLM_KILLS", "2"))
+KILLS = int(os.environ.get("PROTEINLM_KILLS", "1"))
 """Drivers killed in one sweep; a thorough check takes 5."""
 SEEDS = list(range(KILLS))
 """Each gives two more trials, so that there is something left to kill."""
