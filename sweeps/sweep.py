@@ -12,7 +12,7 @@ from proteinlm.sweeps.cost import Cost, pretraining_cost
 from proteinlm.sweeps.forecast import show_plan
 from proteinlm.sweeps.plan import Plan, plan_sweep
 from proteinlm.sweeps.plan_finetuning import plan_finetuning
-from proteinlm.sweeps.results.report import FORMS, PAGE, write_report
+from proteinlm.sweeps.results.report import FINDINGS, FORMS, ONE_BY_ONE, PAGE, write_report
 from proteinlm.sweeps.trials.halving import Halving
 from proteinlm.sweeps.trials.trials import TrialResources, check_trials, run_trials, validation_losses
 
@@ -50,9 +50,11 @@ def sweep(config: SweepConfig, console: Console | None = None, *, dry_run: bool 
 
 def show_report(folder: Path, console: Console) -> None:
     """Print what the sweep says, and where its table and pictures lie."""
-    for text in (folder / "findings.txt").read_text().strip().split("\n\n"):
+    for text in (folder / FINDINGS).read_text().partition(ONE_BY_ONE)[0].strip().split("\n\n"):
         console.print(text)
-    console.print(f"table and pictures: {folder / PAGE}, {', '.join(FORMS)}", soft_wrap=True)
+    console.print(
+        f"table and pictures: {folder / PAGE}, {', '.join(FORMS)}; figure by figure: {FINDINGS}", soft_wrap=True
+    )
 
 
 def finetune_many(config: FinetuneConfig, console: Console | None = None) -> list[str]:

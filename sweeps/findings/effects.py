@@ -61,12 +61,20 @@ class Effects:
 
     def as_text(self) -> str:
         """A few sentences for people."""
-        title = self.column.title + (f" ({self.mode})" if self.mode != "-" else "")
         if self.reason:
-            return f"{title}: nothing can be said of depth, width and heads: {self.reason}."
-        parts = [_sentence(effect, self.column.larger_is_better) for effect in self.effects]
+            return f"{self.title}: nothing can be said of depth, width and heads: {self.reason}."
+        parts = [_sentence(effect, self.is_better(effect)) for effect in self.effects]
         parts += [f"{factor} {why}" for factor, why in self.left_out.items()]
-        return f"{title}: {'; '.join(parts)}. {self._spreads()}"
+        return f"{self.title}: {'; '.join(parts)}. {self._spreads()}"
+
+    @property
+    def title(self) -> str:
+        """The column's, with the mode where there is one."""
+        return self.column.title + (f" ({self.mode})" if self.mode != "-" else "")
+
+    def is_better(self, effect: Effect) -> bool:
+        """Whether doubling that factor made the figure better."""
+        return (effect.change > 0) == self.column.larger_is_better
 
     def _spreads(self) -> str:
         """How far configurations lie from this, beside what seeds alone do to means over as many of them."""
@@ -108,8 +116,8 @@ def effects(results: Sequence[ConfigurationResult], column: Column) -> Effects:
     return Effects(column, mode, len(lines), found, left_out, spread, *_seed_spread(figures), reason)
 
 
-def what_mattered(results: Sequence[ConfigurationResult], columns: Sequence[Column]) -> list[str]:
-    """A text for each of `columns` in each mode that has figures of it, and a last one on how to read them together."""
+def what_mattered(results: Sequence[ConfigurationResult], columns: Sequence[Column]) -> tuple[str, list[str]]:
+    """What came out beyond noise, in a few sentences, and a text for each of `columns` in each mode that has it."""
     found: list[Effects] = []
     for column in columns:
         lines = _with_figure(results, column)
@@ -117,8 +125,28 @@ def what_mattered(results: Sequence[ConfigurationResult], columns: Sequence[Colu
             lines = list({line.pretraining or line.name: replace(line, mode="-") for line in lines}.values())
         for mode in dict.fromkeys(line.mode for line in lines):
             found.append(effects([line for line in lines if line.mode == mode], column))
-    tests = [effect for each in found for effect in each.effects]
-    return [*(each.as_text() for each in found), _closing(len(tests), sum(test.is_beyond_noise for test in tests))]
+    return _summary(found), [each.as_text() for each in found]
+
+
+def _summary(found: Sequence[Effects]) -> str:
+    """For each factor the figures that it made better and worse; and how many would come out by chance."""
+    tests = [(each, effect) for each in found for effect in each.effects]
+    if not tests:
+        return "No test was made: nothing can be said of depth, width and heads."
+    sentences = []
+    for factor in dict.fromkeys(_name(effect) for _, effect in tests):
+        clear = [(each, effect) for each, effect in tests if _name(effect) == factor and effect.is_beyond_noise]
+        said = []
+        for word, wanted in (("better", True), ("worse", False)):
+            titles = [each.title for each, effect in clear if each.is_better(effect) == wanted]
+            said += [f"{word} {', '.join(titles)}"] if titles else []
+        sentences.append(f"More {factor}: {'; '.join(said) or 'nothing beyond noise'}.")
+    beyond = sum(effect.is_beyond_noise for _, effect in tests)
+    sentences.append(
+        f"{len(tests)} tests were made, of which {beyond} came out beyond noise; at 95 % one in twenty is expected by "
+        f"chance alone, here {len(tests) / 20:.2g}."
+    )
+    return " ".join(sentences)
 
 
 def _with_figure(results: Sequence[ConfigurationResult], column: Column) -> list[ConfigurationResult]:
@@ -187,24 +215,19 @@ def _seed_spread(figures: Sequence[Figure]) -> tuple[float | None, float | None]
     return pooled, pooled * math.sqrt(sum(1 / each.num_seeds for each in figures) / len(figures))
 
 
-def _sentence(effect: Effect, larger_is_better: bool) -> str:
+def _name(effect: Effect) -> str:
+    return f"{effect.factor} (with {' and '.join(effect.goes_with)})" if effect.goes_with else effect.factor
+
+
+def _sentence(effect: Effect, is_better: bool) -> str:
     """Such as: width +0.031 per doubling [0.012, 0.050], beyond noise, for the better."""
     low, high = effect.interval
     decimals = min(max(0, 1 - math.floor(math.log10((high - low) / 2))), 12) if high > low else 3
-    name = f"{effect.factor} (with {' and '.join(effect.goes_with)})" if effect.goes_with else effect.factor
-    change = f"{effect.change:+.{decimals}f} per doubling [{low:.{decimals}f}, {high:.{decimals}f}]"
+    change = f"{_name(effect)} {effect.change:+.{decimals}f} per doubling [{low:.{decimals}f}, {high:.{decimals}f}]"
     if not effect.is_beyond_noise:
-        return f"{name} {change}, not told from noise"
-    return f"{name} {change}, beyond noise, for the {'better' if (effect.change > 0) == larger_is_better else 'worse'}"
+        return f"{change}, not told from noise"
+    return f"{change}, beyond noise, for the {'better' if is_better else 'worse'}"
 
 
 def _digits(value: float) -> str:
     return f"{value:.2g}"
-
-
-def _closing(tests: int, beyond: int) -> str:
-    """How many tests were made, and how many would come out by chance."""
-    if not tests:
-        return "No test was made: nothing can be said of depth, width and heads."
-    chance = f"at 95 % one in twenty is expected by chance alone, here {tests / 20:.2g}"
-    return f"{tests} tests were made, of which {beyond} came out beyond noise; {chance}."

@@ -44,11 +44,23 @@ img { max-width: 100%; height: auto; background: #ffffff; border-radius: 6px; }
 """
 
 
-def to_html(results: SweepResults, pictures: Mapping[str, Path], findings: Sequence[str]) -> str:
-    """The page; `pictures`: caption -> file. ValueError for a picture that is neither .png nor .svg."""
+def to_html(
+    results: SweepResults,
+    pictures: Mapping[str, Path],
+    findings: Sequence[str],
+    more: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """The page; `pictures`: caption -> file; `more`: heading -> texts, below the pictures.
+
+    ValueError for a picture that is neither .png nor .svg.
+    """
     table = text_table(results)
     warning = '<p class="warning">The proteins are SIMULATED: no figure says anything about real ones.</p>'
-    notes = [("How it was measured", all_notes(results)), ("The paper's figures", results.paper_notes)]
+    notes = [
+        *(more or {}).items(),
+        ("How it was measured", all_notes(results)),
+        ("The paper's figures", results.paper_notes),
+    ]
     parts = [
         "<!DOCTYPE html>",
         f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title(results))}</title>',
@@ -56,9 +68,9 @@ def to_html(results: SweepResults, pictures: Mapping[str, Path], findings: Seque
         f"<style>{STYLE}</style></head><body>",
         f"<h1>{escape(title(results))}</h1>",
         warning if results.is_simulated else "",
-        _findings(findings),
         _table(results, table),
         _list("Remarks", table.footnotes, "ol"),
+        _findings(findings),
         *(_picture(caption, path) for caption, path in pictures.items()),
         *(_list(heading, texts, "ul") for heading, texts in notes),
         "</body></html>",

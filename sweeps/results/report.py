@@ -29,6 +29,9 @@ from proteinlm.sweeps.trials.trial_state import device_seconds
 
 FOLDER = "results"
 PAGE = "index.html"
+FINDINGS = "findings.txt"
+ONE_BY_ONE = "Figure by figure"
+"""Heads what findings.txt says beyond the findings themselves."""
 FORMS: Mapping[str, Callable[[SweepResults], str]] = {
     "table.md": to_markdown,
     "table.csv": to_csv,
@@ -49,12 +52,13 @@ def write_report(config: SweepConfig, plan: Plan, costs: Mapping[str, Cost]) -> 
     ranked = [column for column in results.columns if column not in results.unranked]
     spent = device_time([config.directory / trial.name for trial in plan.trials])
     said_of_time = [spent] if spent else []
-    findings = [*said_of_laws, *_advice(config, costs, results), *what_mattered(results.lines, ranked), *said_of_time]
+    mattered, one_by_one = what_mattered(results.lines, ranked)
+    findings = [*said_of_laws, *_advice(config, costs, results), mattered, *said_of_time]
     pictures = _draw(config, plan, results, laws, folder)
     for name, form in FORMS.items():
         write_atomically(folder / name, form(results))
-    write_atomically(folder / "findings.txt", "\n\n".join(findings) + "\n")
-    write_atomically(folder / PAGE, to_html(results, pictures, findings))
+    write_atomically(folder / FINDINGS, "\n\n".join([*findings, ONE_BY_ONE, *one_by_one]) + "\n")
+    write_atomically(folder / PAGE, to_html(results, pictures, findings, {ONE_BY_ONE: one_by_one}))
     return folder
 
 

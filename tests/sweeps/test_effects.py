@@ -157,7 +157,7 @@ def test_modes_are_never_mixed() -> None:
     lines = [*grid(mode="full"), *grid(mode="frozen")]
     with pytest.raises(ValueError, match="mode of P@L/5: found frozen and full, accepted is one mode at a time"):
         effects(lines, CONTACTS)
-    texts = what_mattered(lines, [CONTACTS])
+    _, texts = what_mattered(lines, [CONTACTS])
     assert [text.split(":")[0] for text in texts[:2]] == ["P@L/5 (full)", "P@L/5 (frozen)"]
     assert texts[0].split(": ")[1:] == effects(grid(), CONTACTS).as_text().split(": ")[1:]
 
@@ -165,16 +165,18 @@ def test_modes_are_never_mixed() -> None:
 def test_a_loss_of_pretraining_counts_once_whatever_it_was_finetuned_for() -> None:
     lines = [*grid(LOSS, mode="full"), *grid(LOSS, mode="frozen")]
     lines = [replace(each, pretraining=each.name, name=f"{each.name}-{each.mode}") for each in lines]
-    assert what_mattered(lines, [LOSS])[0] == effects(grid(LOSS, mode="-"), LOSS).as_text()
+    assert what_mattered(lines, [LOSS])[1][0] == effects(grid(LOSS, mode="-"), LOSS).as_text()
 
 
-def test_the_last_sentence_counts_the_tests() -> None:
+def test_the_summary_names_what_came_out_and_counts_the_tests() -> None:
     losses = [line(64 * 2**place, 2, 2, value, LOSS) for place, value in enumerate((2.9, 2.8, 2.69, 2.6))]
     lines = [*grid(mode="full"), *grid(mode="frozen"), *losses, line(64, 2, 2, 0.5, COLUMNS[-1])]
-    texts = what_mattered(lines, COLUMNS)
-    assert len(texts) == 5
-    assert texts[-1] == (
-        "5 tests were made, of which 3 came out beyond noise; at 95 % one in twenty is expected by chance alone, "
-        "here 0.25."
+    summary, texts = what_mattered(lines, COLUMNS)
+    assert len(texts) == 4
+    assert summary == (
+        "More depth: nothing beyond noise. More width (with heads): better P@L/5 (full), P@L/5 (frozen). "
+        "More width: better valid loss. 5 tests were made, of which 3 came out beyond noise; "
+        "at 95 % one in twenty is expected by chance alone, here 0.25."
     )
-    assert what_mattered([], COLUMNS) == ["No test was made: nothing can be said of depth, width and heads."]
+    assert "More width (with heads): worse valid loss." in what_mattered(grid(LOSS, mode="-"), [LOSS])[0]
+    assert what_mattered([], COLUMNS) == ("No test was made: nothing can be said of depth, width and heads.", [])
