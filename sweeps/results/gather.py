@@ -58,7 +58,7 @@ def gather_results(trials: Sequence[Trial], directory: Path, flops_per_residue: 
             seed_note(_seeds(runs, "pretrain"), _seeds(runs, "finetune")),
             *cost_notes(device, [line.pretraining for line in lines if line.pretraining]),
         ),
-        paper_notes=paper_notes() if paper else (),
+        paper_notes=paper_notes({line.like: line.name for line in lines if line.like}) if paper else (),
         is_simulated=any(row.is_simulated for row in rows),
     )
 

@@ -94,8 +94,11 @@ def paper_figures() -> dict[str, dict[str, float]]:
     return table
 
 
-def paper_notes() -> tuple[str, ...]:
-    """How the paper's figures were measured, and for each column whether that is as ours."""
+def paper_notes(stand_ins: Mapping[str, str]) -> tuple[str, ...]:
+    """How the paper's figures were measured, and for each column whether that is as ours.
+
+    `stand_ins`: the paper's configuration -> ours that stands for it.
+    """
     figures = _published()
     first = {_title(figure): figure for figure in figures}
     notes = [f"{figures[0].source}; single runs, no seeds. Definitions differ, so none is ranked with ours"]
@@ -109,6 +112,8 @@ def paper_notes() -> tuple[str, ...]:
         else:
             alike = f"not as ours: {measure.difference}"
         notes.append(f"{title}: {measure.definition}; {alike}{caveat}")
+    if stand_ins:
+        notes.append("ours for the paper's: " + ", ".join(f"{own} for {name}" for name, own in stand_ins.items()))
     return tuple(notes)
 
 

@@ -197,5 +197,6 @@ def test_the_paper_stands_apart_with_its_definitions(tmp_path: Path) -> None:
     notes = "\n".join(results.paper_notes)
     for words in ("single runs", "the epoch perhaps chosen on test", "valid_mask is not applied", "pairs twice"):
         assert words in notes
+    assert "ours for the paper's: hidden-64-layer-2-head-2 for hidden-512-layer-32-head-8" in notes
     assert gather_results([WIDE], tmp_path, FLOPS).paper == ()
     assert gather_results([WIDE], tmp_path, FLOPS).paper_notes == ()
