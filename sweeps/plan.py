@@ -194,7 +194,12 @@ def _shared(sweep: SweepConfig, workers: int) -> dict[str, Any]:
 def _extras(changes: Mapping[str, Any]) -> list[str]:
     """What tells a configuration from others, as parts of its name."""
     said = [(name.split(".")[-1], value) for name, value in changes.items() if name not in IN_NO_NAME]
-    return [re.sub(r"[^A-Za-z0-9._-]+", "_", f"{name}-{value}") for name, value in said]
+    return [re.sub(r"[^A-Za-z0-9._-]+", "_", f"{name}-{_short(value)}") for name, value in said]
+
+
+def _short(value: object) -> str:
+    """1e13 for ten trillion; other values as they are."""
+    return f"{value:g}".replace("e+", "e") if isinstance(value, float) and value >= 1e6 else str(value)
 
 
 def _name(readable: str, config: PretrainConfig | FinetuneConfig) -> str:

@@ -160,6 +160,7 @@ def test_equal_training_flops_for_all(tmp_path: Path) -> None:
     trials = plan_trials(sweep(configurations=(), grid=budgets, tasks=(), pretrain={"corpus": str(tmp_path)}))
     steps = [trial.config.training.steps for trial in trials]
     assert steps[1] == pytest.approx(4 * steps[0], rel=0.05)  # type: ignore[operator]
+    assert [readable(trial.name).rsplit("-", 1)[1] for trial in trials] == ["1e12", "4e12"]
 
 
 def test_tasks_alone_run_on_a_model_from_elsewhere() -> None:
