@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 Curves = Mapping[str, Sequence[Mapping[str, object]]]
 
 
+MOST_NAMED = 14
+"""Points of a picture up to which each has its name."""
+BEST_NAMED = 5
 VALID_LOSS = next(column for column in COLUMNS if column.title == "valid loss")
 LOSS = "valid loss (nats per scored residue)"
 COSTS = (("training_flops", "training FLOPs", "C"), ("parameters", "parameters", "N"))
@@ -54,7 +57,11 @@ def plot_loss_against(results: SweepResults, path: Path, fits: tuple[Law | None,
         raise ValueError(f"cannot draw {path}: no configuration of {results.name} has a valid loss")
     with _picture(path, (11.5, 5.2)) as picture:
         panels = picture.subplots(1, 2, sharey=True)
-        picture.suptitle(_title("Valid loss, points named width-depth-heads", results), x=0.01, ha="left", fontsize=11)
+        named = sorted((line for _, line in numbered), key=lambda line: line.figures[VALID_LOSS].value)
+        named = named if len(named) <= MOST_NAMED else named[:BEST_NAMED]
+        which = "points" if len(named) == len(numbered) else f"the {BEST_NAMED} best"
+        title = _title(f"Valid loss, {which} named width-depth-heads", results)
+        picture.suptitle(title, x=0.01, ha="left", fontsize=11)
         for axes, (name, label, letter), fit in zip(panels, COSTS, fits, strict=True):
             _tidy(axes)
             axes.set_xscale("log")
@@ -69,7 +76,7 @@ def plot_loss_against(results: SweepResults, path: Path, fits: tuple[Law | None,
             if fit and sized:
                 _draw_law(axes, fit, np.array([x for _, x in sized], np.float64))
             picture.canvas.draw()  # places of points in pixels are known after this
-            _write_names(axes, found)
+            _write_names(axes, [each for each, (line, _) in zip(found, sized, strict=True) if line in named])
     return path
 
 

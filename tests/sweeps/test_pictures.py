@@ -141,6 +141,23 @@ def test_validations_have_the_residues_of_their_step() -> None:
     assert curve([{"step": 1, "loss": 2.0}], "loss").shape == (0, 2)
 
 
+def test_of_many_configurations_the_best_are_named(tmp_path: Path) -> None:
+    lines = [
+        make_line(
+            f"hidden-{8 * number}-layer-2-head-4",
+            {"valid loss": Figure(2.6 + number / 50, None, 1)},
+            training_flops=1e13 * number,
+            parameters=10**6 * number,
+        )
+        for number in range(1, 16)
+    ]
+    text = plot_loss_against(make_results(*lines), tmp_path / "loss.svg", (None, None)).read_text()
+    assert "the 5 best named" in text
+    assert [f">{8 * number}-2-4<" in text for number in range(1, 8)] == [True] * 5 + [False] * 2
+    text = plot_loss_against(make_results(*lines[:14]), tmp_path / "loss.svg", (None, None)).read_text()
+    assert all(f">{8 * number}-2-4<" in text for number in range(1, 15))
+
+
 def test_twelve_configurations_are_told_apart() -> None:
     styles = {(colour_of(number), marker_of(number)) for number in range(12)}
     assert len(styles) == 12
