@@ -25,8 +25,9 @@ def attend_explicitly(query: Tensor, key: Tensor, value: Tensor, key_mask: Tenso
     if key_mask is not None:
         bias = torch.zeros_like(key_mask, dtype=query.dtype).masked_fill_(~key_mask, float("-inf"))
         bias = bias.expand(size, heads, 1, length).reshape(size * heads, 1, length)
-    attended = _Explicit.apply(query, key, value, bias, dropout)  # type: ignore[no-untyped-call]
-    return attended.view(size, heads, length, head_size)  # type: ignore[no-any-return]
+    # torch does not type `apply` of an autograd function
+    attended: Tensor = _Explicit.apply(query, key, value, bias, dropout)  # type: ignore[no-untyped-call]
+    return attended.view(size, heads, length, head_size)
 
 
 class _Explicit(torch.autograd.Function):

@@ -72,11 +72,11 @@ def plot_loss_against(results: SweepResults, path: Path, fits: tuple[Law | None,
         panels[0].set_ylabel(LOSS)
         for axes, (name, *_), fit in zip(panels, COSTS, fits, strict=True):
             sized = [(line, x) for _, line in numbered if (x := getattr(line, name))]
-            found = [(short_name(line), x, line.figures[VALID_LOSS].value) for line, x in sized]
+            found = [(short_name(line), x, line.figures[VALID_LOSS].value) for line, x in sized if line in named]
             if fit and sized:
                 _draw_law(axes, fit, np.array([x for _, x in sized], np.float64))
             picture.canvas.draw()  # places of points in pixels are known after this
-            _write_names(axes, [each for each, (line, _) in zip(found, sized, strict=True) if line in named])
+            _write_names(axes, found)
     return path
 
 

@@ -27,7 +27,7 @@ from tests.conftest import ROOT
 from tests.platform.small_corpus import MOTIF, write_small_corpus
 
 STEPS = 300
-KILLS = int(os.environ.get("PROTEINLM_KILLS", "2"))
+KILLS = int(os.environ.get("PROTEINLM_KILLS", "3"))
 """Workers killed in one run; a thorough check takes 20."""
 
 

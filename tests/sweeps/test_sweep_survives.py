@@ -25,7 +25,7 @@ from proteinlm.sweeps.sweep import sweep
 from tests.conftest import ROOT
 from tests.sweeps.small_sweep import small_sweep, write_sweep
 
-KILLS = int(os.environ.get("PROTEINLM_KILLS", "1"))
+KILLS = int(os.environ.get("PROTEINLM_KILLS", "2"))
 """Drivers killed in one sweep; a thorough check takes 5."""
 SEEDS = list(range(KILLS))
 """Each gives two more trials, so that there is something left to kill."""
@@ -88,10 +88,6 @@ def test_a_killed_driver_costs_nothing_but_time(folder: Path, whole: list[tuple[
     assert starts_after_finish(directory) == 0
 
 
-@pytest.mark.skipif(
-    not os.environ.get("PROTEINLM_CLUSTER_TESTS"),
-    reason="starts two clusters, one after the other; PROTEINLM_CLUSTER_TESTS=1 runs it",
-)
 def test_a_killed_head_costs_nothing_but_time(folder: Path, whole: list[tuple[object, ...]]) -> None:
     values = small_sweep(folder, "head-killed", seeds=SEEDS)
     ports = free_ports()
@@ -136,11 +132,24 @@ def ray_head(ports: dict[str, int]) -> Iterator[None]:
         command += [f"--{name}={value}" for name, value in options.items()]
         head = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
+            wait_for_port(ports["port"])
             yield
         finally:
             for process in (head, *head.children(recursive=True)):
                 process.kill()
             head.wait()
+
+
+def wait_for_port(port: int) -> None:
+    """Until somebody answers there; TimeoutError after a minute."""
+    end = time.monotonic() + 60
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if time.monotonic() > end:
+            raise TimeoutError(f"no head answered at port {port}")
+        time.sleep(0.1)
 
 
 def wait_for_a_trial(directory: Path, driver: subprocess.Popen[bytes]) -> None:
