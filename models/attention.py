@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from proteinlm.models.explicit_attention import LONGEST, attend_explicitly
+from proteinlm.models.cpu_attention import LONGEST, attend_explicitly
 from proteinlm.models.packed import AttentionGroup, Packed
 
 ROTARY_BASE = 10000.0

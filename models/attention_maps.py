@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from proteinlm.models.attention import Rotation, rotation
-from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.layers import EncoderLayer
+from proteinlm.models.encoder import EncoderLayer, ProteinEncoder
 from proteinlm.models.packed import Packed
 
 

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from proteinlm.models.alphabet import get_alphabet
 
+CNN_NAME = "convolution"
+"""What tables call the model of mode cnn."""
+
 
 class ModelConfig(BaseModel):
     """What an encoder and its language model head are built from."""
@@ -136,11 +139,6 @@ def expand_preset(values: Mapping[str, object]) -> dict[str, object]:
     return {**PRESETS[preset], **values}
 
 
-def num_parameters(config: ModelConfig) -> int:
-    """Parameters of the encoder and the language model head, the tied token table counted once."""
-    hidden, mlp, vocab = config.hidden_size, config.mlp_size, config.padded_vocab_size
-    attention = 4 * hidden * hidden + 4 * hidden
-    layer = attention + 2 * hidden * mlp + mlp + hidden + 4 * hidden  # the last: two LayerNorms
-    positions = config.max_positions * hidden if config.position == "learned" else 0
-    head = hidden * hidden + 3 * hidden + vocab
-    return config.num_hidden_layers * layer + 2 * hidden + vocab * hidden + positions + head
+def shape_name(config: ModelConfig) -> str:
+    """The paper's name of an architecture (Table 7)."""
+    return f"hidden-{config.hidden_size}-layer-{config.num_hidden_layers}-head-{config.num_attention_heads}"

@@ -1,9 +1,9 @@
-"""The protein encoder: token ids of a packed micro batch in, hidden states of every token out.
+"""The protein encoder and the language model head: tokens of a packed micro batch in, hidden states of every token out.
 
 Pre-LayerNorm, as in the paper; with rotary positions it computes what ESM-2 does, with learned ones what ProteinLM (and
 ESM-1b, its embedding LayerNorm aside) does.
 
-Shapes: N tokens of the micro batch, D hidden, V rows of the token table.
+Shapes: N tokens of the micro batch, D hidden, M width of the MLP, V rows of the token table.
 """
 
 import math
@@ -14,10 +14,64 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from proteinlm.models.attention import Rotation, rotation
+from proteinlm.models.alphabet import get_alphabet
+from proteinlm.models.attention import Rotation, attend, rotation
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.layers import EncoderLayer
 from proteinlm.models.packed import Packed
+
+
+class SelfAttention(nn.Module):
+    """Each protein attends to itself: [N, D] -> [N, D]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.dropout = config.dropout
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor, packed: Packed, angles: Rotation | None) -> Tensor:
+        """`angles` None leaves queries and keys as they are (learned positions)."""
+        qkv: Tensor = self.qkv(hidden)
+        attended = attend(qkv, packed, angles, self.num_heads, self.dropout if self.training else 0.0)
+        output: Tensor = self.output(attended)
+        return output
+
+
+class FeedForward(nn.Module):
+    """GELU MLP: [N, D] -> [N, M] -> [N, D]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gelu = "tanh" if config.gelu == "tanh" else "none"
+        self.expand = nn.Linear(config.hidden_size, config.mlp_size)
+        self.output = nn.Linear(config.mlp_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[N, D] -> [N, D]."""
+        output: Tensor = self.output(F.gelu(self.expand(hidden), approximate=self.gelu))
+        return output
+
+
+class EncoderLayer(nn.Module):
+    """x + attention(LN(x)), then x + MLP(LN(x)): the paper's pre-LayerNorm layer, [N, D] -> [N, D]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = SelfAttention(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, hidden: Tensor, packed: Packed, angles: Rotation | None) -> Tensor:
+        """[N, D] -> [N, D]."""
+        hidden = hidden + self._drop(self.attention(self.attention_norm(hidden), packed, angles))
+        return hidden + self._drop(self.feed_forward(self.feed_forward_norm(hidden)))
+
+    def _drop(self, part: Tensor) -> Tensor:
+        # F.dropout with p = 0 still draws and multiplies on a CPU
+        return F.dropout(part, self.dropout) if self.training and self.dropout > 0.0 else part
 
 
 class ProteinEncoder(nn.Module):
@@ -81,3 +135,22 @@ def initialise(module: nn.Module, deviation: float) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=deviation)
+
+
+class LanguageModelHead(nn.Module):
+    """Dense, exact GELU, LayerNorm, and the encoder's token table as decoder: hidden [M, D] -> logits [M, V]."""
+
+    def __init__(self, config: ModelConfig, token_embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.num_tokens = get_alphabet(config.alphabet).size
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        initialise(self.dense, config.initial_deviation)
+        # The same Parameter object, and this module's own: ZeRO-3 gathers a weight for the modules that register it.
+        self.decoder_weight = token_embedding.weight
+        self.decoder_bias = nn.Parameter(self.dense.weight.new_zeros(config.padded_vocab_size))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[M, D] -> logits [M, V]; the rows that only pad the token table are left out."""
+        transformed = self.norm(F.gelu(self.dense(hidden)))
+        return F.linear(transformed, self.decoder_weight[: self.num_tokens], self.decoder_bias[: self.num_tokens])

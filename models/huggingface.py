@@ -15,9 +15,7 @@ from torch import Tensor
 
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.layers import EncoderLayer
-from proteinlm.models.objectives import LanguageModelHead
+from proteinlm.models.encoder import EncoderLayer, LanguageModelHead, ProteinEncoder
 
 if TYPE_CHECKING:
     from transformers import EsmConfig

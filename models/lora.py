@@ -9,7 +9,7 @@ def add_lora(encoder: ProteinEncoder, *, rank: int, alpha: int, dropout: float, 
     """Put an adapter of `rank` on each linear layer of the encoder's layers that `layers` names, in place.
 
     Afterwards W + (alpha / rank) B A takes the place of W, with B = 0 at first, and of the encoder's parameters A and B
-    alone are trained. `layers` are names in models/layers.py: "qkv", "output" (attention's and the MLP's), "expand".
+    alone are trained. `layers` are names in models/encoder.py: "qkv", "output" (attention's and the MLP's), "expand".
     Raises ImportError that says what to install where peft is missing, ValueError for a name that no layer has.
     """
     try:

@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+NOT_SCORED = -100
+"""Label of a token that the loss does not count (torch's own ignore index)."""
 LENGTH_RATIO = 1.1
 """Longest over shortest protein of a group: at most a tenth of its attention is padding."""
 

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.encoder import ProteinEncoder
+from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.huggingface import from_esm_state
-from proteinlm.models.objectives import LanguageModelHead
 from proteinlm.models.pretrained_config import (
     CONFIG_FILE,
     FORMAT,

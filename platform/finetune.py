@@ -1,21 +1,29 @@
-"""`proteinlm finetune`: a task on a pretrained encoder, on one from scratch, or its baselines."""
+"""`proteinlm finetune`: a task on a pretrained encoder, on one from scratch, or its baselines.
+
+`mode=baseline` and `mode=probe` train no network: they give rows of the same table without a language model, and from
+its attention maps alone.
+"""
 
 from pathlib import Path
 
 from rich.console import Console
 
-from proteinlm.models.config import ModelConfig
-from proteinlm.models.pretrained import read_config
-from proteinlm.platform.baseline import run_baseline, run_probe
-from proteinlm.platform.config import PRETRAINED_MODES, FinetuneConfig
-from proteinlm.platform.data.manifest import read_manifest
-from proteinlm.platform.data.shared_shards import shared_task_shards
+from proteinlm.models.alphabet import get_alphabet
+from proteinlm.models.config import ModelConfig, shape_name
+from proteinlm.models.pretrained import load_pretrained, read_config
+from proteinlm.platform.data.manifest import Manifest, read_manifest
+from proteinlm.platform.labelled.task_data import read_split, shared_task_shards
 from proteinlm.platform.pretrain import check_crop, check_length, crop_notice
-from proteinlm.platform.settings import as_assignments, flat, override, validate
+from proteinlm.platform.results.measure import Measured, measure
+from proteinlm.platform.results.rows import append_rows
+from proteinlm.platform.settings.config import PRETRAINED_MODES, FinetuneConfig
+from proteinlm.platform.settings.loading import as_assignments, flat, override, validate
+from proteinlm.platform.storage.run_directory import is_finished, mark_finished
 from proteinlm.platform.training.driver import as_job, code_version, is_to_run, run_training
-from proteinlm.platform.training.finish import is_finished
+from proteinlm.tasks.baselines import fit_baselines
 from proteinlm.tasks.catalog import build_task
-from proteinlm.tasks.contacts import NAME as CONTACTS
+from proteinlm.tasks.contact_prediction import NAME as CONTACTS
+from proteinlm.tasks.contact_probe import fit_contact_probe
 
 
 def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Path]:
@@ -116,3 +124,45 @@ def task_data(config: FinetuneConfig) -> Path:
         files=config.files,
         valid_fraction=config.valid_fraction,
     )
+
+
+def run_baseline(config: FinetuneConfig, data: Path, manifest: Manifest, code_version: str) -> None:
+    """Fit the task's baselines on the shards in `data`, score valid and test splits, write rows into the run."""
+    task = build_task(config.task, **config.options).on_splits(manifest.splits)
+    train, valid = (read_split(data, manifest, split) for split in (task.train_split, task.valid_splits[0]))
+    splits = {split: read_split(data, manifest, split) for split in (*task.valid_splits, *task.test_splits)}
+    for baseline in fit_baselines(task, train, valid, config.seed):
+        scores = {split: baseline.score(table) for split, table in splits.items()}
+        who = Measured(
+            run=config.name,
+            kind="baseline",
+            model=baseline.name,
+            mode="-",
+            seed=config.seed,
+            code_version=code_version,
+            settings={"description": baseline.description},
+        )
+        append_rows(config.directory, measure(who, task, manifest, scores))
+    mark_finished(config.directory, steps=0)
+
+
+def run_probe(config: FinetuneConfig, data: Path, manifest: Manifest, code_version: str) -> None:
+    """Fit the contact probe on the pretrained encoder's attention maps, score valid and test splits, write rows."""
+    assert config.pretrained is not None
+    task = build_task(config.task, **config.options).on_splits(manifest.splits)
+    encoder = load_pretrained(config.pretrained).encoder.eval()
+    train, alphabet = read_split(data, manifest, task.train_split), get_alphabet(encoder.config.alphabet)
+    probe = fit_contact_probe(encoder, train, alphabet, seed=config.seed)
+    splits = (*task.valid_splits, *task.test_splits)
+    scores = {split: probe.score(encoder, read_split(data, manifest, split)) for split in splits}
+    who = Measured(
+        run=config.name,
+        kind="finetune",
+        model=shape_name(encoder.config),
+        mode=config.mode,
+        seed=config.seed,
+        code_version=code_version,
+        settings={"description": probe.description},
+    )
+    append_rows(config.directory, measure(who, task, manifest, scores))
+    mark_finished(config.directory, steps=0)

@@ -4,12 +4,12 @@ from rich.console import Console
 
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
-from proteinlm.platform.config import PretrainConfig
 from proteinlm.platform.data.manifest import Manifest, Split, read_manifest
-from proteinlm.platform.data.shared_shards import shared_task_shards
-from proteinlm.platform.sections import BatchSection, ProbeSection
+from proteinlm.platform.labelled.task_data import shared_task_shards
+from proteinlm.platform.settings.config import PretrainConfig
+from proteinlm.platform.settings.sections import BatchSection, ProbeSection
 from proteinlm.platform.training.driver import as_job, is_to_run, run_training
-from proteinlm.tasks.contacts import NAME as CONTACTS
+from proteinlm.tasks.contact_prediction import NAME as CONTACTS
 
 NUCLEOTIDES = frozenset("ACGTUN")
 TASK = "masked_language_modeling"
@@ -106,10 +106,10 @@ def crop_notice(batches: BatchSection, train: Split) -> str | None:
 
 def tell_plan(config: PretrainConfig, manifest: Manifest, total_steps: int, console: Console) -> None:
     """Say in a few lines what will be trained on what, and what having learned nothing would look like."""
-    from proteinlm.models.config import num_parameters
+    from proteinlm.models.config import shape_name
+    from proteinlm.models.cost import num_parameters
     from proteinlm.platform.results.measure import language_model_floors
-    from proteinlm.platform.training.finish import shape_name
-    from proteinlm.platform.training.scoring import longest_scored
+    from proteinlm.platform.training.evaluation import longest_scored
 
     train = manifest.split("train")
     simulated = " of simulated proteins" if manifest.is_simulated else ""

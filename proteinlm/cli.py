@@ -62,7 +62,7 @@ def corpus_build(
 ) -> None:
     """Clean, deduplicate, split and shuffle protein sequences into Parquet shards."""
     with plain_errors() as console:
-        from proteinlm.platform.data.corpus_build import build_corpus
+        from proteinlm.platform.corpus.build import build_corpus
 
         manifest = build_corpus(
             sources,
@@ -84,8 +84,8 @@ def corpus_build(
 def corpus_stats(directory: Annotated[Path, typer.Argument(help="A corpus directory.")]) -> None:
     """Counts, lengths, padding factors, floors and leakage of a corpus."""
     with plain_errors() as console:
-        from proteinlm.platform.data.corpus_stats import corpus_stats as examine
-        from proteinlm.platform.data.corpus_stats import render
+        from proteinlm.platform.corpus.stats import corpus_stats as examine
+        from proteinlm.platform.corpus.stats import render
 
         console.print(render(examine(directory)))
 
@@ -104,7 +104,7 @@ def tasks_fetch(
 ) -> None:
     """Download TAPE's records; what broke off goes on where it stopped, what is there already is left."""
     with plain_errors() as console:
-        from proteinlm.platform.data.tape_download import fetch_tape
+        from proteinlm.platform.labelled.tape_download import fetch_tape
 
         for folder in fetch_tape(tasks or [], out, flavour=flavour, mirrors=mirror or [], console=console):
             console.print(str(folder), soft_wrap=True)
@@ -116,7 +116,7 @@ def tasks_check(
 ) -> None:
     """Check every record, and compare the counts with TAPE's; exit code 2 where a record is wrong."""
     with plain_errors() as console:
-        from proteinlm.platform.data.task_check import show_check
+        from proteinlm.platform.labelled.task_check import show_check
 
         num_wrong = show_check(directory, console)
     if num_wrong:
@@ -144,9 +144,9 @@ def plot_contacts(
 def pretrain(config: ConfigFile, settings: Settings = None) -> None:
     """Pretrain a model on a corpus; the same command again goes on where the run stopped."""
     with plain_errors() as console:
-        from proteinlm.platform.config import PretrainConfig
         from proteinlm.platform.pretrain import pretrain as run
-        from proteinlm.platform.settings import load_settings
+        from proteinlm.platform.settings.config import PretrainConfig
+        from proteinlm.platform.settings.loading import load_settings
 
         chosen = load_settings(PretrainConfig, config, settings or [])
         run(chosen, console)
@@ -160,9 +160,9 @@ def pretrain(config: ConfigFile, settings: Settings = None) -> None:
 def finetune(config: ConfigFile, settings: Settings = None) -> None:
     """Finetune a model on a task or on all, in one mode or several, with the task's baselines beside it."""
     with plain_errors() as console:
-        from proteinlm.platform.config import FinetuneConfig
         from proteinlm.platform.finetune import finetune as run
-        from proteinlm.platform.settings import load_settings
+        from proteinlm.platform.settings.config import FinetuneConfig
+        from proteinlm.platform.settings.loading import load_settings
 
         chosen = load_settings(FinetuneConfig, config, settings or [])
         if chosen.is_many:
@@ -183,7 +183,7 @@ def sweep(
 ) -> None:
     """Run a sweep's pretraining and finetuning trials in parallel, into one table; the same command again goes on."""
     with plain_errors() as console:
-        from proteinlm.sweeps.load import load_sweep
+        from proteinlm.sweeps.planning.load import load_sweep
         from proteinlm.sweeps.sweep import sweep as run
 
         chosen = load_sweep(config, settings or [])
@@ -200,15 +200,15 @@ def table(
 ) -> None:
     """The results of runs as one table."""
     with plain_errors() as console:
-        from proteinlm.platform.results.store import gather_rows
-        from proteinlm.platform.results.table import render, to_csv, to_json, to_markdown
+        from proteinlm.platform.results.rows import gather_rows
+        from proteinlm.platform.results.table_text import render, to_csv, to_json, to_markdown
 
         writers = {"markdown": to_markdown, "csv": to_csv, "json": to_json}
         if format != "terminal" and format not in writers:
             raise ValueError(f"--format: found {format!r}; accepted: terminal, {', '.join(writers)}")
         rows = gather_rows(runs)
         if published:
-            from proteinlm.platform.results.published import published_rows
+            from proteinlm.platform.results.tables import published_rows
 
             rows += published_rows(row.task for row in rows)
         if format == "terminal":
@@ -238,8 +238,8 @@ def end_trials(failed: list[str], directory: Path, console: "Console") -> None:
 
 def show_table(runs: list[Path], console: "Console") -> None:
     """Print the result rows of `runs` as a table."""
-    from proteinlm.platform.results.store import gather_rows
-    from proteinlm.platform.results.table import render
+    from proteinlm.platform.results.rows import gather_rows
+    from proteinlm.platform.results.table_text import render
 
     render(gather_rows(runs), console)
 

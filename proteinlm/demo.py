@@ -27,7 +27,7 @@ def _type(console: Console, command: str) -> None:
 
 
 def _simulate(out: Path, console: Console) -> Path:
-    from proteinlm.platform.data.simulate import simulate
+    from proteinlm.platform.simulated.proteins import simulate
 
     folder = out / "simulated"
     console.print(f"Simulated proteins, not real ones: {FAMILIES} families evolve along trees into {folder}")
@@ -36,8 +36,8 @@ def _simulate(out: Path, console: Console) -> Path:
 
 
 def _build_corpus(out: Path, simulated: Path, console: Console) -> None:
-    from proteinlm.platform.data.corpus_build import build_corpus
-    from proteinlm.platform.data.corpus_stats import corpus_stats, render
+    from proteinlm.platform.corpus.build import build_corpus
+    from proteinlm.platform.corpus.stats import corpus_stats, render
 
     corpus, fasta, clans = out / "corpus", simulated / "simulated.fasta", simulated / "clans.tsv"
     options = "--shard-rows 1024 --holdout-fraction 0.05 --simulated"
@@ -49,9 +49,9 @@ def _build_corpus(out: Path, simulated: Path, console: Console) -> None:
 
 
 def _pretrain(out: Path, console: Console) -> None:
-    from proteinlm.platform.config import PretrainConfig
     from proteinlm.platform.pretrain import pretrain
-    from proteinlm.platform.settings import load_settings
+    from proteinlm.platform.settings.config import PretrainConfig
+    from proteinlm.platform.settings.loading import load_settings
 
     file, settings = _shipped("platform/configs/demo.yaml"), [f"corpus={out / 'corpus'}", f"storage={out}"]
     _type(console, " ".join(["pretrain", str(file), *settings]))
@@ -59,7 +59,7 @@ def _pretrain(out: Path, console: Console) -> None:
 
 
 def _sweep(out: Path, console: Console) -> None:
-    from proteinlm.sweeps.load import load_sweep
+    from proteinlm.sweeps.planning.load import load_sweep
     from proteinlm.sweeps.sweep import sweep
 
     file = _shipped("sweeps/demo.yaml")
@@ -72,8 +72,8 @@ def _sweep(out: Path, console: Console) -> None:
 
 def _table_and_picture(out: Path, console: Console) -> None:
     from proteinlm.platform.results.plots import plot_curves
-    from proteinlm.platform.results.store import gather_rows
-    from proteinlm.platform.results.table import render, to_markdown
+    from proteinlm.platform.results.rows import gather_rows
+    from proteinlm.platform.results.table_text import render, to_markdown
     from proteinlm.platform.training.tracking import read_metrics
 
     _type(console, f"table {out}")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from proteinlm.platform.config import FinetuneConfig, PretrainConfig
-from proteinlm.platform.training.finish import is_finished
-from proteinlm.sweeps.config import HalvingSection, SweepConfig
-from proteinlm.sweeps.cost import Cost, pretraining_cost
-from proteinlm.sweeps.forecast import show_plan
-from proteinlm.sweeps.plan import Plan, plan_sweep
-from proteinlm.sweeps.plan_finetuning import plan_finetuning
+from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
+from proteinlm.platform.storage.run_directory import is_finished
+from proteinlm.sweeps.planning.config import HalvingSection, SweepConfig
+from proteinlm.sweeps.planning.cost import Cost, pretraining_cost
+from proteinlm.sweeps.planning.forecast import show_plan
+from proteinlm.sweeps.planning.plan import Plan, plan_sweep
+from proteinlm.sweeps.planning.plan_finetuning import plan_finetuning
 from proteinlm.sweeps.results.report import FINDINGS, FORMS, ONE_BY_ONE, PAGE, write_report
 from proteinlm.sweeps.trials.halving import Halving
 from proteinlm.sweeps.trials.trials import TrialResources, check_trials, run_trials, validation_losses

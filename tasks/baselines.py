@@ -8,15 +8,14 @@ from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 
-from proteinlm.tasks.baseline import Baseline
 from proteinlm.tasks.baselines_contact import fit_contact_baselines
-from proteinlm.tasks.baselines_residue import fit_residue_baselines
-from proteinlm.tasks.baselines_sequence import (
+from proteinlm.tasks.baselines_protein import (
     fit_fluorescence_baselines,
     fit_homology_baselines,
     fit_stability_baselines,
 )
-from proteinlm.tasks.task import Task
+from proteinlm.tasks.baselines_residue import fit_residue_baselines
+from proteinlm.tasks.task import Baseline, Task
 
 Fit = Callable[[Task, pa.Table, pa.Table, int], tuple[Baseline, ...]]
 """(task, train, valid, seed) -> baselines."""

@@ -13,10 +13,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, joined_letters
-from proteinlm.tasks.baseline import Baseline
 from proteinlm.tasks.contact_precision import precision_counts, stacked
-from proteinlm.tasks.contacts import NAME, coordinates_of_each, scored_pairs
-from proteinlm.tasks.task import Columns, Task
+from proteinlm.tasks.contact_prediction import NAME, coordinates_of_each, scored_pairs
+from proteinlm.tasks.task import Baseline, Columns, Task
 
 NUM_LETTERS = len(STANDARD_AMINO_ACIDS) + 1
 """A: the 20 amino acids, and one for any other letter."""

@@ -14,10 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS
-from proteinlm.models.objectives import NOT_SCORED
-from proteinlm.tasks.baseline import Baseline
+from proteinlm.models.packed import NOT_SCORED
 from proteinlm.tasks.secondary_structure import LABEL_COLUMNS, residue_labels
-from proteinlm.tasks.task import Columns, Task
+from proteinlm.tasks.task import Baseline, Columns, Task
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from proteinlm.tasks.contacts import contact_prediction
+from proteinlm.tasks.contact_prediction import contact_prediction
 from proteinlm.tasks.fluorescence import fluorescence
 from proteinlm.tasks.masked_language_modeling import masked_language_modeling
 from proteinlm.tasks.remote_homology import remote_homology

@@ -6,10 +6,9 @@ telling them apart alone already gives a high rank correlation: it is measured i
 
 import math
 
-from proteinlm.tasks.heads import HeadName
+from proteinlm.tasks.heads import HeadName, PoolName
 from proteinlm.tasks.records import protein_count
 from proteinlm.tasks.regression import Mode, Target, regression
-from proteinlm.tasks.sequence_heads import PoolName
 from proteinlm.tasks.task import Task
 
 NAME = "fluorescence"

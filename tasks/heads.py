@@ -1,16 +1,21 @@
-"""The names of heads, the paper's head for every token, and the loss that all heads on tokens share.
+"""Heads that answer for each token or for each protein: the paper's and TAPE's, and the loss of heads on tokens.
 
-Shapes: N tokens of the micro batch, M scored tokens among them, B proteins, D hidden, C classes.
+TAPE's head for labels on residues is two convolutions along each protein; gaps between the proteins of a micro batch
+keep each protein from seeing its neighbours. Heads on proteins read one vector for each protein, made by pooling.
+
+Shapes: N tokens of the micro batch, M scored tokens among them, B proteins, D hidden, C classes (or 1 number),
+G positions of the stream with gaps.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 
-from proteinlm.models.objectives import NOT_SCORED
-from proteinlm.models.packed import Packed
+from proteinlm.models.packed import NOT_SCORED, Packed
 
 HeadName = Literal["paper", "tape"]
 """paper: ProteinLM's Megatron path, behind its 3B column. tape: TAPE's PyTorch heads."""
@@ -78,3 +83,104 @@ def classify_tokens(
         }
     columns["loss"] = sum_per_protein(cross_entropy, protein_index, num_proteins)
     return columns, cross_entropy
+
+
+TAPE_HIDDEN_SIZE = 512
+GAP = 2
+"""Empty places after each protein: what the wider convolution reaches beyond a protein's end."""
+
+
+class ConvolutionHead(nn.Module):
+    """BatchNorm(D), Conv(D, 512, width 5), ReLU, Conv(512, C, width 3), both weight-normalised over the whole kernel.
+
+    Source: SimpleConv in TAPE's tape/models/modeling_utils.py. TAPE's batch statistics count padding and ours have
+    none to count; in training they are those of the micro batch, so this head alone depends on how batches are cut.
+    """
+
+    def __init__(self, hidden_size: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(hidden_size)
+        self.wide = weight_norm(nn.Conv1d(hidden_size, TAPE_HIDDEN_SIZE, 5, padding=2), dim=WHOLE_WEIGHT)
+        self.narrow = weight_norm(nn.Conv1d(TAPE_HIDDEN_SIZE, num_classes, 3, padding=1), dim=WHOLE_WEIGHT)
+
+    def forward(self, hidden: Tensor, packed: Packed) -> Tensor:
+        """Hidden [N, D] of every token, special ones too as in TAPE -> logits [N, C]."""
+        place = torch.arange(packed.num_tokens, device=hidden.device) + GAP * packed.protein_index
+        num_places = packed.num_tokens + GAP * packed.num_proteins
+        is_token = torch.zeros(num_places, dtype=hidden.dtype, device=hidden.device)
+        is_token[place] = 1
+        normed = self._normed(hidden)
+        spread = normed.new_zeros(num_places, hidden.shape[1]).index_copy(0, place, normed)
+        features = torch.relu(self.wide(spread.T[None])) * is_token  # gaps are as empty as what lies beyond an end
+        logits: Tensor = self.narrow(features)[0].T[place]
+        return logits
+
+    def _normed(self, hidden: Tensor) -> Tensor:
+        if len(hidden) > 1:
+            normed: Tensor = self.norm(hidden)
+            return normed
+        norm = self.norm  # one token has no variance: it is measured by what was seen before
+        return functional.batch_norm(hidden, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+
+
+PoolName = Literal["cls", "mean"]
+LAST_SPECIAL_ID = 3
+"""In every alphabet <cls> and the end token have an id up to this one, and residues have higher ones."""
+
+
+def first_token(hidden: Tensor, packed: Packed) -> Tensor:
+    """Hidden [N, D] of each protein's <cls> [B, D]: what the paper and TAPE read."""
+    return hidden[packed.cumulative_lengths[:-1].long()]
+
+
+def mean_of_residues(hidden: Tensor, packed: Packed) -> Tensor:
+    """Mean [B, D] over each protein's residues, special tokens left out; zeros for a protein without residues.
+
+    Pretraining by masked residues alone never trains <cls>; this reads what it does train.
+    """
+    weights = (packed.tokens > LAST_SPECIAL_ID).float()
+    sums = torch.zeros(packed.num_proteins, hidden.shape[1], dtype=torch.float32, device=hidden.device)
+    sums = sums.index_add(0, packed.protein_index, hidden.float() * weights[:, None])
+    counts = torch.zeros(packed.num_proteins, device=hidden.device).index_add(0, packed.protein_index, weights)
+    return (sums / counts.clamp(min=1)[:, None]).to(hidden.dtype)
+
+
+POOLS: Mapping[str, Callable[[Tensor, Packed], Tensor]] = {"cls": first_token, "mean": mean_of_residues}
+
+
+def get_pool(name: str) -> Callable[[Tensor, Packed], Tensor]:
+    """The pooling `name`; ValueError names the accepted ones."""
+    if name not in POOLS:
+        raise ValueError(f"pool is {name!r}; accepted: {', '.join(POOLS)}")
+    return POOLS[name]
+
+
+class TapeSequenceHead(nn.Module):
+    """TAPE's head for a label on the protein: Linear(D, D), tanh, Linear(D, 512), ReLU, Linear(512, C).
+
+    The last two are weight-normalised over the whole matrix, and no dropout is between them. Source: TAPE's
+    ProteinBertPooler, and SimpleMLP in tape/models/modeling_utils.py, which starts as PyTorch's layers do.
+    """
+
+    def __init__(self, hidden_size: int, num_outputs: int) -> None:
+        super().__init__()
+        self.pooler = nn.Linear(hidden_size, hidden_size)
+        nn.init.normal_(self.pooler.weight, mean=0.0, std=INITIAL_STANDARD_DEVIATION)
+        nn.init.zeros_(self.pooler.bias)
+        self.dense = weight_norm(nn.Linear(hidden_size, TAPE_HIDDEN_SIZE), dim=WHOLE_WEIGHT)
+        self.output = weight_norm(nn.Linear(TAPE_HIDDEN_SIZE, num_outputs), dim=WHOLE_WEIGHT)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Pooled [B, D] -> logits or numbers [B, C]."""
+        outputs: Tensor = self.output(torch.relu(self.dense(torch.tanh(self.pooler(pooled)))))
+        return outputs
+
+
+def make_sequence_head(name: HeadName, hidden_size: int, num_outputs: int) -> nn.Module:
+    """The head `name` from pooled [B, D] to [B, C].
+
+    "paper" has the layers of the paper's head on residues: its pooler, Linear(D, D) and tanh, then dropout and
+    Linear(D, C) (ProteinLM's megatron/model/classification.py).
+    """
+    check_head(name)
+    return TokenHead(hidden_size, num_outputs) if name == "paper" else TapeSequenceHead(hidden_size, num_outputs)

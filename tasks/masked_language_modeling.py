@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.objectives import LanguageModelHead, check_fractions, mask_tokens
+from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
+from proteinlm.models.masking import check_fractions, mask_tokens
 from proteinlm.tasks.heads import classify_tokens, scored_tokens, sum_per_protein
 from proteinlm.tasks.metrics import PooledRatio
 from proteinlm.tasks.task import Batch, Metric, Task, Window

@@ -5,7 +5,6 @@ The head answers in deviations from the task's usual value, so that it starts ne
 Shapes: B proteins, D hidden.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,11 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.tasks.correlation import Spearman
-from proteinlm.tasks.heads import HeadName, check_head
-from proteinlm.tasks.metrics import PooledRatio
-from proteinlm.tasks.records import LabelField, TaskSchema, protein_number
-from proteinlm.tasks.sequence_heads import PoolName, get_pool, make_sequence_head
+from proteinlm.tasks.heads import HeadName, PoolName, check_head, get_pool, make_sequence_head
+from proteinlm.tasks.metrics import PooledRatio, Spearman
+from proteinlm.tasks.records import LabelField, TaskSchema, one_label, protein_number
 from proteinlm.tasks.task import Batch, Metric, Task, Window
 
 UNIT = "proteins"
@@ -68,11 +65,6 @@ def regression(
         test_splits=("test",),
         records=TaskSchema(name, name, (protein_number(target.column), *further_fields), one_label),
     )
-
-
-def one_label(row: Mapping[str, object]) -> int:
-    """A checked record of a task with one label for each protein has that label."""
-    return 1
 
 
 def regression_columns(

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.objectives import NOT_SCORED
-from proteinlm.tasks.heads import HeadName, check_head
+from proteinlm.models.packed import NOT_SCORED
+from proteinlm.tasks.heads import HeadName, PoolName, check_head, get_pool, make_sequence_head
 from proteinlm.tasks.metrics import PooledRatio
-from proteinlm.tasks.records import TaskSchema, protein_class
-from proteinlm.tasks.regression import one_label
-from proteinlm.tasks.sequence_heads import PoolName, get_pool, make_sequence_head
+from proteinlm.tasks.records import TaskSchema, one_label, protein_class
 from proteinlm.tasks.task import Batch, Metric, Task, Window
 
 NAME = "remote_homology"

@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.objectives import NOT_SCORED
-from proteinlm.tasks.convolution_head import ConvolutionHead
-from proteinlm.tasks.heads import HeadName, TokenHead, check_head, classify_tokens
+from proteinlm.models.packed import NOT_SCORED
+from proteinlm.tasks.heads import ConvolutionHead, HeadName, TokenHead, check_head, classify_tokens
 from proteinlm.tasks.metrics import PooledRatio
 from proteinlm.tasks.records import TaskSchema, residue_classes, residue_mask
-from proteinlm.tasks.residue_labels import kept_residues
-from proteinlm.tasks.task import Batch, Metric, Task, Window
+from proteinlm.tasks.task import Batch, Metric, Task, Window, kept_residues
 
 LABEL_COLUMNS: Mapping[int, str] = {3: "ss3", 8: "ss8"}
 MASK_COLUMN = "valid_mask"

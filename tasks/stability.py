@@ -4,9 +4,8 @@ The score is the log10 of the concentration at which half is cut, over that pred
 valid are whole designs of several rounds, test the single mutants around 17 proteins.
 """
 
-from proteinlm.tasks.heads import HeadName
+from proteinlm.tasks.heads import HeadName, PoolName
 from proteinlm.tasks.regression import Target, regression
-from proteinlm.tasks.sequence_heads import PoolName
 from proteinlm.tasks.task import Task
 
 NAME = "stability"

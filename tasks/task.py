@@ -3,7 +3,8 @@
 Pretraining is the task `masked_language_modeling`; the TAPE tasks are its siblings. A new task is one file that returns
 a `Task`, and one line in tasks/catalog.py. Nothing here knows Ray, DeepSpeed or a training loop.
 
-Shapes: N tokens of the micro batch (residues and special tokens), B proteins, D hidden, V alphabet.
+Shapes: N tokens of the micro batch or window (residues and special tokens), B proteins, D hidden, V alphabet,
+R residues of all stored proteins, K residues that were kept when proteins were cropped.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,8 +19,7 @@ from torch import Tensor, nn
 
 from proteinlm.models.alphabet import Alphabet
 from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.objectives import NOT_SCORED
-from proteinlm.models.packed import Packed
+from proteinlm.models.packed import NOT_SCORED, Packed
 from proteinlm.tasks.records import TaskSchema
 
 
@@ -185,3 +185,28 @@ class TaskModel(nn.Module):
             hidden = self.encoder(batch.packed)
             pooled = self.task.pool(hidden, batch.packed)
         return self.task.score(self.head, pooled, batch)
+
+
+def kept_residues(window: Window, residues: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Whether a token is a residue [N], and for those that are, where its label is among the stored ones [K].
+
+    `residues` [B] is how many each stored protein has, before it was cropped: labels [R] lie protein after protein.
+    """
+    lengths = window.lengths.astype(np.int64)
+    num_trailing = 0 if window.alphabet.eos_id is None else 1
+    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)  # in the protein, <cls> at 0
+    is_residue = (place > 0) & (place < np.repeat(lengths - num_trailing, lengths))
+    first = np.cumsum(residues) - residues + window.starts  # of each protein's kept residues, among the stored ones
+    source = np.repeat(first - 1, lengths) + place
+    return is_residue, source[is_residue]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A fitted baseline."""
+
+    name: str
+    description: str
+    """What it is and what it was fitted on: printed with its figures."""
+    score: Callable[[pa.Table], Columns]
+    """Rows [B] of a split -> per-protein columns [B] as `Task.score` gives them."""

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from proteinlm.platform.results.picture import blank_picture, save_picture
-from proteinlm.platform.training.predictions import FOLDER
+from proteinlm.platform.results.plots import blank_picture, save_picture
+from proteinlm.platform.storage.run_directory import PREDICTIONS_FOLDER
 from proteinlm.tasks.contact_precision import CONTACT_DISTANCE, MIN_SEPARATION, RANGES
-from proteinlm.tasks.contacts import COORDINATES_COLUMN, MASK_COLUMN, PROBABILITY, scored_pairs
+from proteinlm.tasks.contact_prediction import COORDINATES_COLUMN, MASK_COLUMN, PROBABILITY, scored_pairs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -184,7 +184,7 @@ def _read(run: Path, split: str) -> "pa.Table":
 
     if not run.is_dir():
         raise FileNotFoundError(f"no run at {run}")
-    folder = run / FOLDER
+    folder = run / PREDICTIONS_FOLDER
     file = folder / f"{split}.parquet"
     if not file.is_file():
         found = ", ".join(sorted(path.stem for path in folder.glob("*.parquet"))) or "none"

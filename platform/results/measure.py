@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from proteinlm.models.objectives import context_free_floor
+from proteinlm.models.masking import context_free_floor
 from proteinlm.platform.data.manifest import Manifest
-from proteinlm.platform.results.store import ResultRow
+from proteinlm.platform.results.rows import ResultRow
 from proteinlm.tasks.metrics import evaluate
 from proteinlm.tasks.task import Columns, Metric, Task
 

@@ -14,11 +14,11 @@ from typing import Protocol
 
 from torch import distributed as dist
 
-from proteinlm.platform.sections import TrainingSection
-from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY
+from proteinlm.platform.settings.sections import TrainingSection
+from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY, convert_to_universal
 from proteinlm.platform.training.engine import Engine
-from proteinlm.platform.training.universal import convert_to_universal
 
+CHECKPOINTS_FOLDER = "checkpoints"
 CURSOR_FILE = "cursor.json"
 
 
@@ -100,3 +100,38 @@ def loadable(
     finally:
         if is_first_worker:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+class LocalCheckpoints:
+    """Checkpoints as folders of the run directory, the newest `keep` of them."""
+
+    def __init__(self, run_directory: Path, keep: int) -> None:
+        self._folder, self._keep = run_directory / CHECKPOINTS_FOLDER, keep
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._aside = self._folder / "unfinished"
+
+    def aside(self) -> Path:
+        """A directory beside the finished ones; what a killed process left there is deleted."""
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self._aside.mkdir()
+        return self._aside
+
+    def _finished(self) -> list[Path]:
+        return sorted(path for path in self._folder.iterdir() if path.name.startswith("step_"))
+
+    @contextmanager
+    def newest(self) -> Iterator[Path | None]:
+        """The newest checkpoint, None where there is none yet."""
+        finished = self._finished()
+        yield finished[-1] if finished else None
+
+    def take(self, folder: Path, name: str, figures: Mapping[str, float], *, wait: bool) -> None:
+        """Put a whole checkpoint in its place by renaming it, and delete those that are too old."""
+        shutil.rmtree(self._folder / name, ignore_errors=True)
+        folder.rename(self._folder / name)
+        for old in self._finished()[: -self._keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def notice(self) -> str | None:
+        """None: a process hears of no node that is taken away."""
+        return None

@@ -1,6 +1,14 @@
-"""DeepSpeed ZeRO 0 to 3 behind the engine's five methods (engine.py): the one door to `deepspeed`."""
+"""DeepSpeed ZeRO 0 to 3 behind the engine's five methods (engine.py): the one door to `deepspeed`.
+
+ZeRO cuts optimizer state into as many parts as there are workers, and refuses any other number. A checkpoint for
+another number of workers is converted when a run starts, to DeepSpeed's universal format, which holds whole tensors, a
+file for each parameter (DeepSpeed, checkpoint/ds_to_universal.py).
+"""
 
 import math
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +17,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from proteinlm.platform.sections import OptimizerSection, TrainingSection
+from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
+from proteinlm.platform.training.engine import StepReport, count_scored, seed_dropout, sum_over_workers, world_size
 from proteinlm.platform.training.optim import make_optimizer, set_learning_rate
-from proteinlm.platform.training.step import StepReport, count_scored, seed_dropout, sum_over_workers, world_size
 from proteinlm.tasks.task import Batch, TaskModel
 
 STATE_DIRECTORY = "state"
@@ -144,3 +152,22 @@ class DeepSpeedEngine:
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key != "params"}
+
+
+CONVERTER = "deepspeed.checkpoint.ds_to_universal"
+
+
+def convert_to_universal(state: Path, converted: Path) -> None:
+    """Write the universal form of DeepSpeed's `state` directory as `converted`; RuntimeError where that fails.
+
+    In a process of its own: the converter forks, which a worker with threads and a process group must not.
+    """
+    shutil.rmtree(converted, ignore_errors=True)  # half of an earlier attempt
+    converted.parent.mkdir(parents=True, exist_ok=True)
+    folders = ["--input_folder", str(state), "--output_folder", str(converted)]
+    # Engines other than Megatron's do not write the state that this flag fills in.
+    command = [sys.executable, "-m", CONVERTER, *folders, "--inject_missing_state"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise RuntimeError(f"the checkpoint in {state} could not be converted to the universal format: {last[0]}")

@@ -1,10 +1,13 @@
 """The driver's side of a training run: check, write the run directory, launch the workers, wait. Shared by the verbs.
 
 <storage>/<name>/run.json          resolved settings, code version, data hash, package versions
-                 metrics.jsonl     step figures          tensorboard/  the same as event files
+                 metrics.jsonl     metrics of each step  tensorboard/  the same as event files
                  step_.../         checkpoints (the newest ones)
                  rows.jsonl        result rows           model/        config.json + model.safetensors
                  finished.json     written last
+
+Small finetuning jobs run in the driver's own process, without Ray Train: nothing has to be started, and nobody restarts
+the job; the same command resumes it.
 """
 
 import json
@@ -18,20 +21,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from proteinlm.cluster.connect import ClusterSize, connected
 from proteinlm.cluster.launch import check_fits, launch, worker_group
-from proteinlm.platform.atomic import write_atomically
-from proteinlm.platform.config import RunConfig
 from proteinlm.platform.data.manifest import Manifest
-from proteinlm.platform.settings import flat
-from proteinlm.platform.training.finish import is_finished, take_stopped
+from proteinlm.platform.settings.config import RunConfig
+from proteinlm.platform.settings.loading import flat
+from proteinlm.platform.storage.atomic import write_atomically
+from proteinlm.platform.storage.run_directory import is_finished, take_stopped
+from proteinlm.platform.training.checkpoint import LocalCheckpoints
+from proteinlm.platform.training.device import give_back_memory, settle
 from proteinlm.platform.training.interrupts import request_stop, withdraw_stop
-from proteinlm.platform.training.job import TrainingJob
+from proteinlm.platform.training.job import Place, TrainingJob
 from proteinlm.platform.training.loop import AS_ASKED, PAUSED
-from proteinlm.platform.training.precision import settle
 from proteinlm.platform.training.progress import progress_bar
+from proteinlm.platform.training.run_job import run_job
 
 RUN_FILE = "run.json"
 PACKAGES = ("proteinlm", "ray", "torch", "deepspeed", "pyarrow", "numpy")
@@ -81,8 +87,6 @@ def run_training(config: RunConfig, job: TrainingJob, manifest: Manifest, consol
 
 def _train_here(config: RunConfig, job: TrainingJob, size: ClusterSize) -> None:
     import torch
-
-    from proteinlm.platform.training.in_process import run_in_process
 
     use_gpu = torch.cuda.is_available() if config.cluster.use_gpu is None else config.cluster.use_gpu
     run_in_process(job, use_gpu)
@@ -226,10 +230,19 @@ def as_job(config: RunConfig, manifest: Manifest, **rest: Any) -> TrainingJob:
         **rest,
     )
     if section.steps is None:
-        from proteinlm.platform.data.plan import BatchPlan
+        from proteinlm.platform.batches.order import BatchPlan
 
         plan = BatchPlan(
             manifest.split("train"), config.seed, config.batches.lanes, config.batches.micro_batch_residues
         )
         job = job.model_copy(update={"total_steps": max(1, round((section.epochs or 1) * plan.steps_per_epoch))})
     return job
+
+
+def run_in_process(job: TrainingJob, use_gpu: bool) -> None:
+    """Run `job` on the only worker there is: this process."""
+    device = torch.device("cuda" if use_gpu else "cpu")
+    try:
+        run_job(job, Place(0, 1, device), LocalCheckpoints(job.directory, job.training.keep_checkpoints), 1)
+    finally:
+        give_back_memory()

@@ -10,19 +10,58 @@ gradient does not depend on workers, micro batches or ZeRO stage. A step whose g
 skipped on all: weights and optimizer state stay as they were.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
-from proteinlm.platform.sections import OptimizerSection, TrainingSection
-from proteinlm.platform.training.deepspeed_engine import DeepSpeedEngine
-from proteinlm.platform.training.plain_engine import PlainEngine
-from proteinlm.platform.training.step import StepReport
+from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
+from proteinlm.platform.training.optim import make_optimizer, set_learning_rate
 from proteinlm.tasks.task import Batch, TaskModel
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimizer step gave, over all workers."""
+
+    loss: float
+    """Mean loss of a scored label of the global batch."""
+    scored: int
+    gradient_norm: float
+    """Norm of the whole gradient before clipping."""
+    is_skipped: bool = False
+    """The gradient was not finite, so the optimizer did not step."""
+    loss_scale: float = 1.0
+    """What fp16 multiplies its loss with, so that small gradients are not lost."""
+
+
+def world_size() -> int:
+    """Workers that share a global batch."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_over_workers(value: Tensor) -> Tensor:
+    """`value` summed in place over all workers, on whatever device it lies."""
+    if world_size() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def count_scored(batches: Sequence[Batch], device: torch.device) -> Tensor:
+    """Scored labels of the global batch, as a tensor on `device`: known before the first forward pass."""
+    local = sum(batch.num_scored for batch in batches)
+    return sum_over_workers(torch.tensor(float(local), dtype=torch.float64)).to(device)
+
+
+def seed_dropout(seed: int, batch: Batch) -> None:
+    """Make dropout depend on (seed, step, rows), not on how often a generator was used: resume needs no state."""
+    torch.manual_seed((seed * 1_000_003 + (batch.rows[0] if batch.rows else 0)) % 2**63)
 
 
 class Engine(Protocol):
@@ -45,19 +84,71 @@ class Engine(Protocol):
         """The whole model on every worker while the context is open; with `writes`, the first one's changes stay."""
 
 
-def make_engine(
-    model: TaskModel,
-    training: TrainingSection,
-    optimizer: OptimizerSection,
-    *,
-    device: torch.device,
-    micro_batches: int,
-    loads_universal: bool = False,
-) -> Engine:
-    """The engine that `training.engine` names; `micro_batches` per worker and step.
+_STATE_FILE = "state.pt"
 
-    `loads_universal`: what it will load was converted from another number of workers (universal.py).
-    """
-    if training.engine == "plain":
-        return PlainEngine(model, training, optimizer, device)
-    return DeepSpeedEngine(model, training, optimizer, device, micro_batches, loads_universal)
+
+class PlainEngine:
+    """PyTorch alone on one device: what small finetuning trials need, and the reference the other engine is held to."""
+
+    def __init__(
+        self, model: TaskModel, training: TrainingSection, optimizer: OptimizerSection, device: torch.device
+    ) -> None:
+        self._model = model.to(device)
+        self._optimizer = make_optimizer(model, optimizer)
+        self._device = device
+        self._clip = optimizer.gradient_clip
+        self._dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[training.precision]
+        self._scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+
+    def _forward(self, batch: Batch) -> dict[str, Tensor]:
+        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
+            return cast(dict[str, Tensor], self._model(batch.to(self._device)))
+
+    def train_step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepReport:
+        """One optimizer step."""
+        self._model.train()
+        set_learning_rate(self._optimizer.param_groups, learning_rate)
+        scored = count_scored(batches, self._device)
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        self._optimizer.zero_grad(set_to_none=True)
+        for batch in batches:
+            seed_dropout(seed, batch)
+            loss = self._forward(batch)["loss"].sum()
+            self._scaler.scale(loss / scored.clamp(min=1).to(loss.dtype)).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        self._scaler.unscale_(cast(torch.optim.Optimizer, self._optimizer))
+        trainable = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        norm = float(torch.nn.utils.clip_grad_norm_(trainable, self._clip))
+        is_skipped = not math.isfinite(norm)
+        if self._scaler.is_enabled() or not is_skipped:  # the scaler passes over a step that is not finite by itself
+            self._scaler.step(cast(torch.optim.Optimizer, self._optimizer))
+        scale = self._scaler.get_scale()
+        self._scaler.update()
+        return StepReport(float(total / scored.clamp(min=1)), int(scored), norm, is_skipped, scale)
+
+    @torch.no_grad()
+    def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Per-protein columns [B] of the task."""
+        self._model.eval()
+        return self._forward(batch)
+
+    def save(self, directory: Path) -> None:
+        """Write model, optimizer and loss scale."""
+        state = {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+        torch.save(state, directory / _STATE_FILE)
+
+    def load(self, directory: Path) -> None:
+        """Read what `save` wrote."""
+        state = torch.load(directory / _STATE_FILE, map_location=self._device, weights_only=True)
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+
+    @contextmanager
+    def module(self, writes: bool = False) -> Iterator[TaskModel]:
+        """The model itself."""
+        yield self._model

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 
-from proteinlm.platform.atomic import write_atomically
+from proteinlm.platform.storage.atomic import write_atomically
 
 STOP_FILE = "stop.json"
 POLL_SECONDS = 1.0

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from proteinlm.models.config import ModelConfig
-from proteinlm.platform.sections import (
+from proteinlm.platform.settings.sections import (
     BatchSection,
     LoraSection,
     OptimizerSection,

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from proteinlm.platform.sections import OptimizerSection, TrainingSection
-from proteinlm.platform.training.engine import Engine
-from proteinlm.platform.training.guards import SkippedSteps
+from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
+from proteinlm.platform.training.device import SkippedSteps
+from proteinlm.platform.training.engine import Engine, StepReport
 from proteinlm.platform.training.interrupts import Decision
 from proteinlm.platform.training.optim import learning_rate
-from proteinlm.platform.training.step import StepReport
 from proteinlm.platform.training.telemetry import Meter
 from proteinlm.tasks.task import Batch
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from proteinlm.platform.sections import OptimizerSection
+from proteinlm.platform.settings.sections import OptimizerSection
 
 LAYERS = "encoder.layers."
 """Where the names of the parameters begin whose matrices Muon trains: neither embeddings nor the head are below it."""

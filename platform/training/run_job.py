@@ -1,27 +1,31 @@
 """What every worker of a training job does, in pretraining and finetuning alike; it knows neither Ray nor DeepSpeed.
 
     job -> model -> engine -> newest checkpoint, if any -> loop over the stream -> the best step's weights, where an
-    epoch is chosen on valid -> final scores, predictions, rows, pretrained model
+    epoch is chosen on valid -> final scores, predictions, rows, pretrained model, and last the mark `finished.json`
 
-Where checkpoints go is the caller's: Ray Train's workers (worker.py), or this process alone (in_process.py).
+Where checkpoints go is decided by the caller: Ray Train's workers (worker.py), or one process alone (driver.py).
 """
 
-import os
-import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
 
 import torch
 
-from proteinlm.models.convolution import ConvolutionEncoder
-from proteinlm.models.encoder import ProteinEncoder
+from proteinlm.models.cnn import ConvolutionEncoder
+from proteinlm.models.config import CNN_NAME, shape_name
+from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.lora import add_lora
-from proteinlm.models.pretrained import load_pretrained
+from proteinlm.models.pretrained import load_pretrained, save_pretrained
+from proteinlm.platform.batches.order import BatchPlan, micro_batches_per_step
+from proteinlm.platform.batches.stream import training_steps
 from proteinlm.platform.data.manifest import Manifest, Split, read_manifest
-from proteinlm.platform.data.plan import BatchPlan, micro_batches_per_step
-from proteinlm.platform.data.stream import training_steps
-from proteinlm.platform.settings import flat
+from proteinlm.platform.results.measure import Measured, language_model_floors, measure
+from proteinlm.platform.results.rows import append_rows
+from proteinlm.platform.settings.loading import flat
+from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
+from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY, mark_finished, mark_stopped
 from proteinlm.platform.training.checkpoint import (
     Checkpoints,
     Cursor,
@@ -30,26 +34,24 @@ from proteinlm.platform.training.checkpoint import (
     read_cursor,
     save_checkpoint,
 )
-from proteinlm.platform.training.embeddings import EmbeddingStore, embeddings_of
-from proteinlm.platform.training.engine import Engine, make_engine
-from proteinlm.platform.training.finish import finish, mark_stopped
-from proteinlm.platform.training.guards import explained_out_of_memory
+from proteinlm.platform.training.deepspeed_engine import DeepSpeedEngine
+from proteinlm.platform.training.device import explained_out_of_memory, prepare_process, with_precision
+from proteinlm.platform.training.embedding_cache import EmbeddingStore, embeddings_of
+from proteinlm.platform.training.engine import Engine, PlainEngine
+from proteinlm.platform.training.evaluation import ContactThermometer, Scores, Watched, make_reading, write_predictions
 from proteinlm.platform.training.interrupts import Interrupts
 from proteinlm.platform.training.job import CNN, Place, TrainingJob
 from proteinlm.platform.training.loop import Outcome, Schedule, train
-from proteinlm.platform.training.precision import with_precision
-from proteinlm.platform.training.scoring import Watched, make_reading
-from proteinlm.platform.training.selection import Selection
+from proteinlm.platform.training.selection import Chosen, Selection
 from proteinlm.platform.training.telemetry import Meter, batch_flops, matmul_peak
-from proteinlm.platform.training.thermometer import ContactThermometer
-from proteinlm.platform.training.tracking import Tracker
+from proteinlm.platform.training.tracking import Tracker, log_result
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Task, TaskModel
 
 
 def run_job(job: TrainingJob, place: Place, checkpoints: Checkpoints, workers_on_node: int) -> None:
     """Run one training job on this worker, from its newest checkpoint where there is one."""
-    _prepare_process(job, place.device, workers_on_node)
+    prepare_process(job, place.device, workers_on_node)
     job = job.model_copy(update={"training": with_precision(job.training, place.device)})
     manifest = read_manifest(job.data)
     task = build_task(job.task, **job.task_options).on_splits(manifest.splits)
@@ -173,11 +175,62 @@ def make_model(job: TrainingJob, task: Task) -> TaskModel:
     return TaskModel(task, encoder, frozen=job.mode == "frozen")
 
 
-def _prepare_process(job: TrainingJob, device: torch.device, workers_on_node: int) -> None:
-    if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would look for an accelerator of its own
-        # Micro batches differ in size, and oneDNN would keep kernels for the last 1024 sizes: gigabytes.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-        torch.set_num_threads(job.threads_per_worker or max(1, (os.cpu_count() or 1) // workers_on_node))
-    # DeepSpeed 0.19.8 uses two collectives under names that torch 2.13 calls old.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"deepspeed|torch\.distributed")
+def finish(
+    job: TrainingJob,
+    task: Task,
+    manifest: Manifest,
+    model: TaskModel,
+    scores: Mapping[str, Scores],
+    *,
+    outcome: Outcome,
+    chosen: Chosen | None,
+) -> None:
+    """Write rows for `scores`, predictions (finetuning), the pretrained directory (pretraining) and the mark, in order.
+
+    `chosen` is the step whose weights were scored, where that is a choice; None: the last one's.
+    """
+    who = Measured(
+        run=job.name,
+        kind=job.kind,
+        model=CNN_NAME if job.mode == CNN else shape_name(job.model),
+        mode=job.mode,
+        seed=job.seed,
+        code_version=job.code_version,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        steps=chosen.step if chosen else outcome.step,
+        residues=outcome.residues,
+        settings={"chosen": asdict(chosen)} if chosen else None,
+    )
+    is_pretraining = job.kind == "pretrain"
+    columns = {split: found.columns for split, found in scores.items()}
+    floors = {split: language_model_floors(manifest, split, job.task_options) for split in scores if is_pretraining}
+    if not is_pretraining:
+        for split, found in scores.items():
+            write_predictions(job.directory, job.data, manifest, task, split, found)
+    rows = measure(who, task, manifest, columns, floors)
+    append_rows(job.directory, rows)
+    log_result(job.directory, outcome.step, {f"{row.split}/{row.metric}": row.value for row in rows if row.is_main})
+    if is_pretraining:
+        about = {"steps": outcome.step, "residues": outcome.residues}
+        extra = {"run": job.name, "data_hash": manifest.content_hash, **about}
+        assert isinstance(model.head, LanguageModelHead)
+        save_pretrained(job.directory / MODEL_DIRECTORY, model.encoder, model.head, extra)
+    mark_finished(job.directory, outcome.step)
+
+
+def make_engine(
+    model: TaskModel,
+    training: TrainingSection,
+    optimizer: OptimizerSection,
+    *,
+    device: torch.device,
+    micro_batches: int,
+    loads_universal: bool = False,
+) -> Engine:
+    """The engine that `training.engine` names; `micro_batches` per worker and step.
+
+    `loads_universal`: what it will load was converted from another number of workers (universal.py).
+    """
+    if training.engine == "plain":
+        return PlainEngine(model, training, optimizer, device)
+    return DeepSpeedEngine(model, training, optimizer, device, micro_batches, loads_universal)

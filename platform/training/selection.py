@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from proteinlm.platform.atomic import write_atomically
+from proteinlm.platform.storage.atomic import write_atomically
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.job import Place, TrainingJob
 from proteinlm.tasks.task import Task

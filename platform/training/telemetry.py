@@ -18,7 +18,7 @@ import torch
 from torch import distributed as dist
 
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.flops import forward_flops, training_flops
+from proteinlm.models.cost import forward_flops, training_flops
 from proteinlm.models.packed import Packed
 from proteinlm.tasks.task import Batch
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from proteinlm.platform.atomic import write_atomically
+from proteinlm.platform.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
     from ray.util.metrics import Gauge

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
-from proteinlm.models.config import num_parameters
-from proteinlm.platform.results.compare import without_seed
-from proteinlm.platform.results.store import ResultRow
-from proteinlm.sweeps.plan import Trial
-from proteinlm.sweeps.results.notes import column_notes, cost_notes, measures, paper_figures, paper_notes, seed_note
+from proteinlm.models.cost import num_parameters
+from proteinlm.platform.results.rows import ResultRow
+from proteinlm.platform.results.tables import without_seed
+from proteinlm.sweeps.planning.plan import Trial
 from proteinlm.sweeps.results.runs import Group, Run, make_groups, read_run, remarks_of, state_of
+from proteinlm.sweeps.results.table7 import column_notes, cost_notes, measures, paper_figures, paper_notes, seed_note
 from proteinlm.sweeps.results.values import (
     COLUMNS,
     MASKED_LANGUAGE_MODELING,

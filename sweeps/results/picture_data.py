@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from proteinlm.platform.results.picture import COLOURS, Floats
+from proteinlm.platform.results.plots import COLOURS, Floats
 from proteinlm.sweeps.results.values import ConfigurationResult
 
 Box = tuple[float, float, float, float]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from proteinlm.platform.results.picture import DOTS, Floats, blank_picture, loss_limits, save_picture, smooth
+from proteinlm.platform.results.plots import DOTS, Floats, blank_picture, loss_limits, save_picture, smooth
 from proteinlm.sweeps.results.picture_data import (
     Law,
     colour_of,

@@ -1,23 +1,26 @@
 """The end of a sweep: its table in five forms, its pictures, and what it says, all in `<storage>/<name>/results`.
 
 table.md .csv .tex .json   index.html   findings.txt   loss.png/.svg   shape.png/.svg   pretraining.png/.svg
+
+Device time is split into training steps (residues over residues/s of each logged stretch of metrics.jsonl, waiting for
+data included, saving and validation not) and the rest of what a trial held: start, validation, scoring and saving.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
-from proteinlm.platform.atomic import write_atomically
-from proteinlm.platform.training.finish import is_finished
+from proteinlm.platform.storage.atomic import write_atomically
+from proteinlm.platform.storage.run_directory import is_finished
 from proteinlm.platform.training.tracking import read_metrics
-from proteinlm.sweeps.config import SweepConfig
-from proteinlm.sweeps.cost import Cost
 from proteinlm.sweeps.findings.compute_optimal import fit_joint_law, measured_flops
 from proteinlm.sweeps.findings.effects import what_mattered
 from proteinlm.sweeps.findings.scaling import PowerLaw, fit_power_law
-from proteinlm.sweeps.plan import Plan
-from proteinlm.sweeps.results.device_time import device_time
+from proteinlm.sweeps.planning.config import SweepConfig
+from proteinlm.sweeps.planning.cost import Cost
+from proteinlm.sweeps.planning.plan import Plan
 from proteinlm.sweeps.results.gather import gather_results
 from proteinlm.sweeps.results.json_form import to_json
 from proteinlm.sweeps.results.page import to_html
@@ -25,7 +28,7 @@ from proteinlm.sweeps.results.picture_data import pretrained_lines
 from proteinlm.sweeps.results.pictures import VALID_LOSS, plot_against_shape, plot_loss_against, plot_pretraining
 from proteinlm.sweeps.results.text import to_csv, to_latex, to_markdown
 from proteinlm.sweeps.results.values import ConfigurationResult, SweepResults
-from proteinlm.sweeps.trials.trial_state import device_seconds
+from proteinlm.sweeps.trials.trial_state import attempts, device_seconds
 
 FOLDER = "results"
 PAGE = "index.html"
@@ -144,3 +147,30 @@ def _draw(config: SweepConfig, plan: Plan, results: SweepResults, laws: Laws, fo
             except ValueError:  # nothing measured of it
                 path.unlink(missing_ok=True)
     return drawn
+
+
+def device_time(runs: Sequence[Path]) -> str | None:
+    """A sentence on the device-time of the trials with these run directories; None where none held any.
+
+    A sweep that was interrupted has its pauses in the wall time.
+    """
+    spans = {run: attempts(run) for run in runs}
+    everything = [span for found in spans.values() for span in found]
+    held = sum(span.device_seconds for span in everything)
+    if not held:
+        return None
+    wall = max(span.end for span in everything) - min(span.start for span in everything)
+    stepping = sum(training_seconds(run) * found[0].devices for run, found in spans.items() if found)
+    device = {"core": "cores", "gpu": "GPUs"}[everything[0].device]
+    return (
+        f"{len(runs)} trials in {wall / 60:.1f} min: {held / wall:.2f} {device} held on average, "
+        f"{stepping / wall:.2f} of them in training steps ({stepping / held:.0%} of what was held)."
+    )
+
+
+def training_seconds(run_directory: Path) -> float:
+    """Seconds of the run in training steps; what a resumed run did twice counts once."""
+    rows = [row for row in read_metrics(run_directory) if row.get("residues_per_s")]
+    seen = [0.0, *(row["residues"] for row in rows)]
+    stretches = zip(pairwise(seen), rows, strict=True)
+    return float(sum((now - before) / row["residues_per_s"] for (before, now), row in stretches))

@@ -10,15 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proteinlm.models.config import ModelConfig
+from proteinlm.models.config import ModelConfig, shape_name
 from proteinlm.models.pretrained import read_config
-from proteinlm.platform.config import PretrainConfig
-from proteinlm.platform.results.compare import without_seed
-from proteinlm.platform.results.store import ResultRow, gather_rows
-from proteinlm.platform.settings import flat
+from proteinlm.platform.results.rows import ResultRow, gather_rows
+from proteinlm.platform.results.tables import without_seed
+from proteinlm.platform.settings.config import PretrainConfig
+from proteinlm.platform.settings.loading import flat
 from proteinlm.platform.training.driver import changes_no_result
-from proteinlm.platform.training.finish import shape_name
-from proteinlm.sweeps.plan import Trial
+from proteinlm.sweeps.planning.plan import Trial
 from proteinlm.sweeps.results.values import State
 from proteinlm.sweeps.trials.trial_state import TrialState, device_seconds, read_state
 

@@ -1,22 +1,27 @@
-"""How a trial stands and how long it held its devices, from the files in its run directory beside its rows.
+"""What a trial leaves in its run directory beside its rows, and how it stands by these files.
 
     finished.json     it ended with its results written         failed.json  {"why": "...", "step": 30 or null}
     halted.json       {"step": 120, "why": "..."}               metrics.jsonl, whose time is a run's last sign of life
     attempts.jsonl    {"event": "start", "time": seconds, "devices": 1.0, "device": "core" or "gpu"}
                       {"event": "end", "time": seconds}
+    lock              held by the process that runs it
 
 An attempt without an end was killed. Times are seconds since 1970.
 """
 
+import fcntl
 import json
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from proteinlm.platform.training.finish import is_finished
+from proteinlm.platform.storage.atomic import write_atomically
+from proteinlm.platform.storage.run_directory import is_finished
 from proteinlm.platform.training.tracking import METRICS_FILE
-from proteinlm.sweeps.trials.outcomes import ATTEMPTS_FILE, FAILED_FILE, HALTED_FILE
 
 LONGEST = 300
 """Characters of a reason that tables show."""
@@ -123,3 +128,79 @@ def _read(path: Path) -> dict[str, Any]:
 def _one_line(why: object) -> str:
     text = " ".join(str(why or "no reason was given").split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+ATTEMPTS_FILE = "attempts.jsonl"
+FAILED_FILE = "failed.json"
+HALTED_FILE = "halted.json"
+LOCK_FILE = "lock"
+PATIENCE = 60.0
+"""Seconds to wait for the process of a killed sweep to go."""
+
+
+def mark_failed(run_directory: Path, why: str, trace: str = "") -> None:
+    """Leave word that the trial failed: `why` in one line, and the traceback for who wants to mend it."""
+    _mark(run_directory / FAILED_FILE, {"why": why, "traceback": trace})
+
+
+def mark_halted(run_directory: Path, step: int, why: str) -> None:
+    """Leave word that the trial rests after `step`."""
+    _mark(run_directory / HALTED_FILE, {"step": step, "why": why})
+
+
+def forget_outcome(run_directory: Path) -> None:
+    """The trial is run (again): what was said of it holds no longer."""
+    for name in (FAILED_FILE, HALTED_FILE):
+        (run_directory / name).unlink(missing_ok=True)
+
+
+def _mark(path: Path, said: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(said) + "\n")
+
+
+@contextmanager
+def attempt(run_directory: Path, devices: float, device: str, scheduled: float) -> Iterator[None]:
+    """Note when the body began and ended to hold so many devices ("core" or "gpu"), and when it was scheduled."""
+    _end_killed_attempt(run_directory)
+    start = {"event": "start", "time": time.time(), "devices": devices, "device": device, "scheduled": scheduled}
+    _note(run_directory, start)
+    try:
+        yield
+    finally:
+        _note(run_directory, {"event": "end", "time": time.time()})
+
+
+def _end_killed_attempt(run_directory: Path) -> None:
+    """Of an attempt that noted no end: it ended at the run's last sign of life."""
+    path, metrics = run_directory / ATTEMPTS_FILE, run_directory / METRICS_FILE
+    if path.is_file() and metrics.is_file():
+        last = path.read_text().splitlines()[-1:]
+        if last and '"event": "start"' in last[0]:
+            _note(run_directory, {"event": "end", "time": metrics.stat().st_mtime})
+
+
+def _note(run_directory: Path, said: dict[str, Any]) -> None:
+    run_directory.mkdir(parents=True, exist_ok=True)
+    with (run_directory / ATTEMPTS_FILE).open("a") as file:
+        file.write(json.dumps(said) + "\n")
+
+
+@contextmanager
+def alone_in(run_directory: Path, patience: float = PATIENCE) -> Iterator[None]:
+    """Run the body while no other process runs this trial; RuntimeError where one does not go within `patience`.
+
+    A killed sweep's processes may outlive it by seconds, and two writers would mix their steps.
+    """
+    run_directory.mkdir(parents=True, exist_ok=True)
+    with (run_directory / LOCK_FILE).open("w") as file:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise RuntimeError(f"{run_directory} is being run by another process, perhaps a sweep") from None
+                time.sleep(0.2)
+        yield

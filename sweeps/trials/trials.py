@@ -1,12 +1,13 @@
 """Run trials in parallel under Ray Tune, each one a verb's own run in its run directory.
 
-Run again, the same trials go on: finished ones are left alone, interrupted ones resume from their checkpoints. So
-nothing is restored from Tune's own (pickled) state.
+Run again, the same trials are resumed: finished ones are left alone, interrupted ones continue from their checkpoints.
+Nothing is restored from Tune's own (pickled) state: a trial's result is what the verb leaves in its run directory.
 """
 
 import math
 import os
 import shutil
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,15 +19,15 @@ from rich.console import Console
 
 from proteinlm.cluster.connect import ClusterSize, connected
 from proteinlm.cluster.launch import DATA_CPUS, WorkerGroup, check_fits, worker_group
-from proteinlm.platform.config import TRAINED_MODES, PretrainConfig
-from proteinlm.platform.finetune import check_finetune
-from proteinlm.platform.pretrain import check_pretrain
-from proteinlm.platform.training.driver import check_same_run, check_writable
-from proteinlm.platform.training.finish import is_finished
+from proteinlm.platform.finetune import check_finetune, finetune
+from proteinlm.platform.pretrain import check_pretrain, pretrain
+from proteinlm.platform.settings.config import TRAINED_MODES, FinetuneConfig, PretrainConfig
+from proteinlm.platform.storage.run_directory import is_finished
+from proteinlm.platform.training.driver import PausedError, check_same_run, check_writable
 from proteinlm.platform.training.tracking import read_metrics
-from proteinlm.sweeps.plan import Trial
+from proteinlm.sweeps.planning.plan import Trial
 from proteinlm.sweeps.trials.halving import Halving
-from proteinlm.sweeps.trials.outcomes import mark_failed, mark_halted
+from proteinlm.sweeps.trials.trial_state import alone_in, attempt, forget_outcome, mark_failed, mark_halted
 
 HEAD = {"node:__internal_head__": 0.001}
 """What a trial's own process reserves where its workers are a group of their own: nothing that they need. With Tune's
@@ -160,8 +161,7 @@ def _run(
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
 
-    from proteinlm.sweeps.trials.run_trial import run_trial
-    from proteinlm.sweeps.trials.search import RoadSearcher, Room
+    from proteinlm.sweeps.trials.scheduler import RoadSearcher, Room
     from proteinlm.sweeps.trials.watch import SweepWatch
 
     most = float(each.max_concurrent or math.inf)
@@ -235,3 +235,35 @@ def _note_deaths(directory: Path, name: str, times: int) -> None:
 def _tell(console: Console | None, text: str) -> None:
     if console:
         console.print(text)
+
+
+def run_trial(told: dict[str, Any]) -> dict[str, Any]:
+    """Run the trial and say what it came to: `done`, `paused` (the step) or `failed` (why). It raises nothing.
+
+    What Tune hears of as an error is then a process that died: killed, or with its node.
+    """
+    make = PretrainConfig if told["verb"] == "pretrain" else FinetuneConfig
+    config = make.model_validate(told["values"])
+    said: dict[str, Any] = {"trial": told["trial"]}
+    try:
+        with alone_in(config.directory), attempt(config.directory, *_devices(config), told["scheduled"]):
+            forget_outcome(config.directory)
+            pretrain(config) if isinstance(config, PretrainConfig) else finetune(config)
+    except PausedError as pause:
+        return said | {"paused": pause.step}
+    except Exception as error:
+        why = _in_one_line(error)
+        mark_failed(config.directory, why, traceback.format_exc())
+        return said | {"failed": why}
+    return said | {"done": True}
+
+
+def _devices(config: PretrainConfig | FinetuneConfig) -> tuple[float, str]:
+    """How many devices the trial holds, and what they are; the sweep has settled both (`with_share`)."""
+    workers = config.cluster.most_workers
+    return (workers, "gpu") if config.cluster.use_gpu else (workers * (config.cluster.threads_per_worker or 1), "core")
+
+
+def _in_one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines) or type(error).__name__

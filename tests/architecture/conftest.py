@@ -35,7 +35,7 @@ class Module:
     name: str
     path: Path
     file: str
-    """Path from the repository's root, such as "platform/settings.py"."""
+    """Path from the repository's root, such as "platform/settings/loading.py"."""
     tree: ast.Module
     imports: tuple[Import, ...]
 

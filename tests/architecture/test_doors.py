@@ -4,7 +4,7 @@ from typing import Protocol
 
 DOORS: dict[str, tuple[str, ...]] = {
     "ray": ("cluster/",),
-    "ray.data": ("platform/data/stream.py", "platform/data/corpus_build.py"),
+    "ray.data": ("platform/batches/stream.py", "platform/corpus/ray_tasks.py"),
     "ray.train": ("cluster/", "platform/training/worker.py"),
     "ray.tune": ("sweeps/",),
     "ray.util.metrics": ("platform/training/",),
@@ -14,17 +14,17 @@ DOORS: dict[str, tuple[str, ...]] = {
     "transformers": ("models/huggingface.py",),
     "peft": ("models/lora.py",),
     "matplotlib": (
-        "platform/results/picture.py",
+        "platform/results/plots.py",
         "platform/results/plots.py",
         "platform/results/contact_map.py",
         "sweeps/results/pictures.py",
     ),
-    "sklearn": ("tasks/baselines_residue.py", "tasks/baselines_sequence.py", "tasks/contact_probe.py"),
+    "sklearn": ("tasks/baselines_residue.py", "tasks/baselines_protein.py", "tasks/contact_probe.py"),
     "tensorboard": ("platform/training/",),
     "torch.utils.tensorboard": ("platform/training/",),
     "typer": ("proteinlm/cli.py",),
     # TAPE's LMDB values by a restricted unpickler; and our own objects between the stages of a corpus build.
-    "pickle": ("platform/data/unpickle.py", "platform/data/corpus_build.py"),
+    "pickle": ("platform/data/unpickle.py", "platform/corpus/ray_tasks.py"),
 }
 WORKER_SIDE = ("platform/training/worker.py",)
 DRIVER_NAMES = {"DataParallelTrainer", "TorchTrainer", "ScalingConfig", "RunConfig", "FailureConfig"}

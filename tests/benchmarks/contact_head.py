@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from proteinlm.tasks.contact_heads import ConcatenationHead
-from tests.measuring import in_turns, median_ratio, report
+from tests.made.measuring import in_turns, median_ratio, report
 
 SEPARATION = 6
 CONTACT_SHARE = 0.03

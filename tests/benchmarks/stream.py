@@ -21,14 +21,14 @@ import ray
 import torch
 
 from proteinlm.cluster.connect import connected
-from proteinlm.models.objectives import NOT_SCORED
-from proteinlm.platform.data.corpus_build import build_corpus
+from proteinlm.models.packed import NOT_SCORED
+from proteinlm.platform.batches.order import BatchPlan
+from proteinlm.platform.batches.stream import training_steps
+from proteinlm.platform.batches.windows import Reading, WindowSlice, read_window
+from proteinlm.platform.corpus.build import build_corpus
 from proteinlm.platform.data.manifest import read_manifest
-from proteinlm.platform.data.plan import BatchPlan
-from proteinlm.platform.data.simulate import simulate
-from proteinlm.platform.data.stream import training_steps
-from proteinlm.platform.data.windows import Reading, WindowSlice, read_window
-from tests.measuring import REAL_DATA, report
+from proteinlm.platform.simulated.proteins import simulate
+from tests.made.measuring import REAL_DATA, report
 
 STRETCHES_PER_EPOCH = 4
 

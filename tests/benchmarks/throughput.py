@@ -9,7 +9,7 @@ positions, no dropout, 15 % of the residues masked, proteins cropped at 1022 res
 optimizer; batches are made before the clock starts, and every step has another one.
 
 They run in turns in one process, each turn between two measurements of the matrix product peak; ratios are medians over
-the rounds. FLOPs are the model's (models/flops.py): neither padding nor recomputation counts. Figures per CPU second
+the rounds. FLOPs are the model's (models/cost.py): neither padding nor recomputation counts. Figures per CPU second
 hold on a machine that others use too, best with `--threads 1` (threads that wait for each other burn CPU time).
 """
 
@@ -26,16 +26,17 @@ import torch
 from torch import Tensor, nn
 from transformers import EsmForMaskedLM
 
-from proteinlm.models.config import ModelConfig, num_parameters
+from proteinlm.models.config import ModelConfig
+from proteinlm.models.cost import num_parameters
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.huggingface import esm_config
-from proteinlm.platform.sections import OptimizerSection
+from proteinlm.platform.settings.sections import OptimizerSection
 from proteinlm.platform.training.optim import make_optimizer
 from proteinlm.platform.training.telemetry import attention_slots, batch_flops
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Batch, TaskModel
-from tests.batches import SPECIALS, Padded, packed_batches, padded_batches
-from tests.measuring import median_ratio, proteins, report
+from tests.made.batches import SPECIALS, Padded, packed_batches, padded_batches
+from tests.made.measuring import median_ratio, proteins, report
 
 ESM_BATCH = 32
 BATCHES_ON_DEVICE = 64

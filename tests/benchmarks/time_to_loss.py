@@ -24,19 +24,25 @@ import torch
 
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.objectives import context_free_floor
+from proteinlm.models.masking import context_free_floor
+from proteinlm.platform.batches.order import BatchPlan, WindowPlace
+from proteinlm.platform.batches.windows import Reading, WindowSlice, is_empty, read_window, to_batch
 from proteinlm.platform.data.manifest import Manifest, read_manifest
-from proteinlm.platform.data.plan import BatchPlan, WindowPlace
-from proteinlm.platform.data.windows import Reading, WindowSlice, is_empty, read_window, to_batch
-from proteinlm.platform.sections import BatchSection, ObjectiveSection, OptimizerSection, TrainingSection
-from proteinlm.platform.training.engine import Engine, make_engine
+from proteinlm.platform.settings.sections import (
+    BatchSection,
+    ObjectiveSection,
+    OptimizerSection,
+    TrainingSection,
+)
+from proteinlm.platform.training.engine import Engine
+from proteinlm.platform.training.evaluation import score_split
 from proteinlm.platform.training.optim import learning_rate
-from proteinlm.platform.training.scoring import score_split
+from proteinlm.platform.training.run_job import make_engine
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.masked_language_modeling import NAME
 from proteinlm.tasks.task import Batch, TaskModel
-from tests.batches import steps_of_one_worker
-from tests.measuring import in_turns, report
+from tests.made.batches import steps_of_one_worker
+from tests.made.measuring import in_turns, report
 
 TRAINING = TrainingSection(steps=1, engine="plain", precision="bf16")
 LANES = 2

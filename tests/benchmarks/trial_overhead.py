@@ -18,14 +18,14 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from proteinlm.platform.settings import validate
+from proteinlm.platform.settings.loading import validate
 from proteinlm.platform.training.tracking import read_metrics
-from proteinlm.sweeps.config import SweepConfig
-from proteinlm.sweeps.plan import plan_sweep
+from proteinlm.sweeps.planning.config import SweepConfig
+from proteinlm.sweeps.planning.plan import plan_sweep
 from proteinlm.sweeps.sweep import sweep
-from proteinlm.sweeps.trials.outcomes import ATTEMPTS_FILE
-from tests.measuring import report
-from tests.sweeps.small_sweep import small_sweep
+from proteinlm.sweeps.trials.trial_state import ATTEMPTS_FILE
+from tests.made.measuring import report
+from tests.made.small_sweep import small_sweep
 
 
 def main() -> None:

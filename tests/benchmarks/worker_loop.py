@@ -29,20 +29,20 @@ from typing import Any
 import psutil
 import torch
 
-from proteinlm.models.config import num_parameters
+from proteinlm.models.cost import num_parameters
 from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.platform.config import PretrainConfig
+from proteinlm.platform.batches.order import BatchPlan
+from proteinlm.platform.batches.windows import Reading
 from proteinlm.platform.data.manifest import read_manifest
-from proteinlm.platform.data.plan import BatchPlan
-from proteinlm.platform.data.windows import Reading
 from proteinlm.platform.pretrain import pretrain
+from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.training.optim import make_optimizer
 from proteinlm.platform.training.tracking import MetricsTail, read_metrics
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Batch, TaskModel
-from tests.batches import steps_of_one_worker
 from tests.benchmarks.stream import built_corpus
-from tests.measuring import ROOT, median_ratio, report
+from tests.made.batches import steps_of_one_worker
+from tests.made.measuring import ROOT, median_ratio, report
 
 TASK = "masked_language_modeling"
 LEFT_OUT = 2

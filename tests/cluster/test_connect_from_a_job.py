@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.platform.small_corpus import write_small_corpus
+from tests.made.small_corpus import write_small_corpus
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 

@@ -8,9 +8,8 @@ from transformers import EsmModel
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.attention_maps import attention_maps
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.encoder import ProteinEncoder
+from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.huggingface import esm_config, to_esm_state
-from proteinlm.models.objectives import LanguageModelHead
 from proteinlm.models.packed import Packed, pack
 
 SEQUENCES = ["MKTAYIAKQR", "GAVLIX", "MSTNPKPQRKTKRNTNRRPQDVKFPGG", "W", "GAVLIM"]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from proteinlm.models.config import PRESETS, ModelConfig, expand_preset, num_parameters
-from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.objectives import LanguageModelHead
+from proteinlm.models.config import PRESETS, ModelConfig, expand_preset
+from proteinlm.models.cost import num_parameters
+from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 
 PAPER_TOTALS = {
     "hidden-512-layer-32-head-8": 102_320_768,

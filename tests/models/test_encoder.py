@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.objectives import LanguageModelHead
+from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.packed import Packed, pack
 
 

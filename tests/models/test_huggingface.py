@@ -14,9 +14,8 @@ from transformers import EsmConfig, EsmForMaskedLM, EsmModel
 
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.encoder import ProteinEncoder
+from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.huggingface import esm_config, to_esm_state
-from proteinlm.models.objectives import LanguageModelHead
 from proteinlm.models.packed import pack
 from proteinlm.models.pretrained import load_pretrained, read_config, save_pretrained
 

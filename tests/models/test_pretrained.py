@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.objectives import LanguageModelHead
+from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.packed import pack
 from proteinlm.models.pretrained import load_pretrained, save_pretrained
 

@@ -8,16 +8,15 @@ import pytest
 import torch
 
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.objectives import LanguageModelHead
+from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.pretrained import load_pretrained, save_pretrained
-from proteinlm.platform.config import FinetuneConfig
 from proteinlm.platform.data.manifest import read_manifest
-from proteinlm.platform.data.simulate import simulate
 from proteinlm.platform.finetune import finetune, task_data
 from proteinlm.platform.results.measure import Measured, measure
-from proteinlm.platform.results.store import ResultRow, gather_rows
-from proteinlm.platform.settings import validate
+from proteinlm.platform.results.rows import ResultRow, gather_rows
+from proteinlm.platform.settings.config import FinetuneConfig
+from proteinlm.platform.settings.loading import validate
+from proteinlm.platform.simulated.proteins import simulate
 from proteinlm.platform.training.tracking import read_metrics
 from proteinlm.tasks.catalog import build_task
 

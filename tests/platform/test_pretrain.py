@@ -15,16 +15,16 @@ import psutil
 import pytest
 
 from proteinlm.models.pretrained import load_pretrained
-from proteinlm.platform.config import PretrainConfig
 from proteinlm.platform.pretrain import pretrain
-from proteinlm.platform.results.store import gather_rows
-from proteinlm.platform.settings import validate
+from proteinlm.platform.results.rows import gather_rows
+from proteinlm.platform.settings.config import PretrainConfig
+from proteinlm.platform.settings.loading import validate
+from proteinlm.platform.settings.yaml_text import to_yaml
 from proteinlm.platform.training.driver import StoppedError
 from proteinlm.platform.training.interrupts import request_stop
 from proteinlm.platform.training.tracking import read_metrics
-from proteinlm.platform.yaml_text import to_yaml
 from tests.conftest import ROOT
-from tests.platform.small_corpus import MOTIF, write_small_corpus
+from tests.made.small_corpus import MOTIF, write_small_corpus
 
 STEPS = 300
 KILLS = int(os.environ.get("PROTEINLM_KILLS", "3"))

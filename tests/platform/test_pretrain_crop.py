@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from proteinlm.platform.config import PretrainConfig
 from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.pretrain import check_pretrain, tell_plan
-from proteinlm.platform.settings import validate
-from tests.platform.small_corpus import write_small_corpus
+from proteinlm.platform.settings.config import PretrainConfig
+from proteinlm.platform.settings.loading import validate
+from tests.made.small_corpus import write_small_corpus
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from proteinlm.platform.training.tracking import read_metrics
 from tests.conftest import ROOT
-from tests.platform.elastic_cluster import CADENCE, STEPS, config
+from tests.made.elastic_cluster import CADENCE, STEPS, config
 
 
 @pytest.mark.skipif(
@@ -18,7 +18,7 @@ from tests.platform.elastic_cluster import CADENCE, STEPS, config
     reason="takes two nodes' time: Ray waits a minute for the node that is gone; PROTEINLM_CLUSTER_TESTS=1 runs it",
 )
 def test_a_preempted_node_costs_a_worker_and_no_step_before_the_notice(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.platform.elastic_cluster", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.made.elastic_cluster", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

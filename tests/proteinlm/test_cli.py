@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from proteinlm.cli import app
 from tests.conftest import ROOT
-from tests.platform.archive_server import packed, serve
-from tests.platform.small_corpus import write_small_corpus
+from tests.made.archive_server import packed, serve
+from tests.made.small_corpus import write_small_corpus
 
 VERBS = (
     ["tasks", "fetch"],

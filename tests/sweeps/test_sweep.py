@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from proteinlm.platform.results.store import gather_rows
-from proteinlm.platform.settings import validate
+from proteinlm.platform.results.rows import gather_rows
+from proteinlm.platform.settings.loading import validate
 from proteinlm.platform.training.tracking import read_metrics
-from proteinlm.sweeps.config import SweepConfig
-from proteinlm.sweeps.plan import plan_sweep
+from proteinlm.sweeps.planning.config import SweepConfig
+from proteinlm.sweeps.planning.plan import plan_sweep
 from proteinlm.sweeps.sweep import sweep
 from proteinlm.sweeps.trials.trial_state import read_state
-from tests.sweeps.small_sweep import TRIALS, small_sweep
-from tests.sweeps.test_plan import readable
+from tests.made.small_sweep import TRIALS, small_sweep
+from tests.sweeps.planning.test_plan import readable
 
 
 @pytest.fixture(scope="module")

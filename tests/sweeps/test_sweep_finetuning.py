@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.objectives import LanguageModelHead
+from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.pretrained import save_pretrained
-from proteinlm.platform.config import FinetuneConfig
-from proteinlm.platform.results.store import gather_rows
-from proteinlm.platform.settings import validate
+from proteinlm.platform.results.rows import gather_rows
+from proteinlm.platform.settings.config import FinetuneConfig
+from proteinlm.platform.settings.loading import validate
 from proteinlm.sweeps.sweep import finetune_many
 from proteinlm.tasks.catalog import TAPE_TASKS, build_task
-from tests.platform.tape_records import FILE_STEMS, tape_record, write_as_tape
+from tests.made.tape_records import FILE_STEMS, tape_record, write_as_tape
 
 
 @pytest.fixture(scope="module")

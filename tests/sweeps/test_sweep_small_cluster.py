@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.sweeps.small_sweep import small_sweep, write_sweep
+from tests.made.small_sweep import small_sweep, write_sweep
 
 ON_TWO_CPUS = """
 import sys, tempfile
 from pathlib import Path
 import ray
-from proteinlm.sweeps.load import load_sweep
+from proteinlm.sweeps.planning.load import load_sweep
 from proteinlm.sweeps.sweep import sweep
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from proteinlm.platform.results.store import ResultRow, gather_rows
-from proteinlm.platform.settings import validate
-from proteinlm.sweeps.config import SweepConfig
+from proteinlm.platform.results.rows import ResultRow, gather_rows
+from proteinlm.platform.settings.loading import validate
+from proteinlm.sweeps.planning.config import SweepConfig
 from proteinlm.sweeps.sweep import sweep
 from tests.conftest import ROOT
-from tests.sweeps.small_sweep import small_sweep, write_sweep
+from tests.made.small_sweep import small_sweep, write_sweep
 
 KILLS = int(os.environ.get("PROTEINLM_KILLS", "2"))
 """Drivers killed in one sweep; a thorough check takes 5."""

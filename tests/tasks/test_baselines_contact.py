@@ -7,7 +7,7 @@ from sklearn.metrics import log_loss
 
 from proteinlm.tasks import baselines_contact
 from proteinlm.tasks.baselines_contact import NUM_LETTERS, fit_contact_baselines, pairs_of_each
-from proteinlm.tasks.contacts import contact_prediction
+from proteinlm.tasks.contact_prediction import contact_prediction
 from proteinlm.tasks.metrics import evaluate
 from proteinlm.tasks.secondary_structure import secondary_structure
 

@@ -7,12 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss
 
 from proteinlm.tasks.baselines import fit_baselines
-from proteinlm.tasks.baselines_residue import (
-    NUM_LETTERS,
-    fit_majority_class,
-    fit_one_hot_window,
-    one_hot_windows,
-)
+from proteinlm.tasks.baselines_residue import NUM_LETTERS, fit_majority_class, fit_one_hot_window, one_hot_windows
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.metrics import evaluate
 from proteinlm.tasks.secondary_structure import residue_labels

@@ -13,8 +13,8 @@ from transformers.models.esm.modeling_esm import average_product_correct, symmet
 from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
+from proteinlm.tasks.contact_prediction import contact_prediction
 from proteinlm.tasks.contact_probe import ContactProbe, corrected, fit_contact_probe, residue_maps
-from proteinlm.tasks.contacts import contact_prediction
 from proteinlm.tasks.metrics import PooledRatio
 
 ESM = get_alphabet("esm")

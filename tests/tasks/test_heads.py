@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from proteinlm.models.objectives import NOT_SCORED
-from proteinlm.models.packed import pack
+from proteinlm.models.packed import NOT_SCORED, pack
 from proteinlm.tasks.heads import TokenHead, classify_tokens, scored_tokens, sum_per_protein
 
 LENGTHS = np.array([4, 7, 3], np.int32)

@@ -7,10 +7,11 @@ import torch
 from torch.nn import functional
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.objectives import NOT_SCORED, LanguageModelHead
+from proteinlm.models.encoder import LanguageModelHead
+from proteinlm.models.packed import NOT_SCORED
 from proteinlm.tasks.masked_language_modeling import masked_language_modeling
 from proteinlm.tasks.task import Batch
-from tests.tasks.proteins import SEQUENCES, make_batch, make_window, tiny_model
+from tests.made.small_models import SEQUENCES, make_batch, make_window, tiny_model
 
 TABLE = pa.table({"sequence": list(SEQUENCES) * 20})
 

@@ -17,7 +17,7 @@ from proteinlm.tasks.records import check_record
 from proteinlm.tasks.regression import Target, regression_columns
 from proteinlm.tasks.stability import TARGET as STABILITY
 from proteinlm.tasks.stability import stability
-from tests.tasks.proteins import make_batch, make_window, tiny_model
+from tests.made.small_models import make_batch, make_window, tiny_model
 
 BUILDERS = [(fluorescence, FLUORESCENCE), (stability, STABILITY)]
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"

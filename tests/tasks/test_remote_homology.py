@@ -7,12 +7,12 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch import nn
 
-from proteinlm.models.objectives import NOT_SCORED
+from proteinlm.models.packed import NOT_SCORED
 from proteinlm.tasks.metrics import evaluate
 from proteinlm.tasks.records import check_record
 from proteinlm.tasks.remote_homology import NUM_FOLDS, remote_homology
 from proteinlm.tasks.task import Batch
-from tests.tasks.proteins import SEQUENCES, make_batch, make_window, tiny_model
+from tests.made.small_models import SEQUENCES, make_batch, make_window, tiny_model
 
 TABLE = pa.table({"sequence": list(SEQUENCES), "fold_label": pa.array([1194, 3, 77], pa.int32())})
 

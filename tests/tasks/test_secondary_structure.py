@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from proteinlm.models.objectives import NOT_SCORED
+from proteinlm.models.packed import NOT_SCORED
 from proteinlm.tasks.secondary_structure import SS3_OF_SS8, SS8_LETTERS, residue_labels, secondary_structure
-from tests.tasks.proteins import SEQUENCES, make_batch, make_window, tiny_model
+from tests.made.small_models import SEQUENCES, make_batch, make_window, tiny_model
 
 NONE = NOT_SCORED
 

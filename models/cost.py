@@ -1,0 +1,44 @@
+"""Model FLOPs: what a model's forward and training pass must compute, whatever an implementation adds to it.
+
+A multiply-add counts as two operations. Padding and recomputation are not work, so they do not count: flash attention,
+attention groups and activation checkpointing leave these figures alone. LayerNorm, GELU, softmax, rotary positions and
+the embedding are left out, as usual (below one percent).
+
+Sources: Kaplan et al. 2020 (arXiv 2001.08361), table 1; Chowdhery et al. 2022 (PaLM, arXiv 2204.02311), appendix B,
+whose per-token formula holds for one sequence length; here the attention of each protein has its own length.
+
+Shapes: N tokens of the micro batch, L tokens of one protein, D hidden, M width of the MLP, V alphabet.
+"""
+
+from collections.abc import Sequence
+
+from proteinlm.models.alphabet import get_alphabet
+from proteinlm.models.config import ModelConfig
+
+
+def forward_flops(config: ModelConfig, lengths: Sequence[int], num_scored: int = 0) -> int:
+    """Model FLOPs of the forward pass over proteins of `lengths` [B] tokens, special tokens included.
+
+    `num_scored` tokens go through the language model head; 0 counts the encoder alone.
+    """
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    weights = 4 * hidden * hidden + 2 * hidden * config.mlp_size  # of one layer: queries, keys, values, output; MLP
+    linear = 2 * weights * sum(lengths)
+    attention = 4 * hidden * sum(length * length for length in lengths)  # scores and weighted values, 2 L^2 D each
+    head = 2 * hidden * (hidden + get_alphabet(config.alphabet).size) * num_scored
+    return layers * (linear + attention) + head
+
+
+def training_flops(config: ModelConfig, lengths: Sequence[int], num_scored: int = 0) -> int:
+    """Model FLOPs of forward and backward pass: the gradient of each product is two more of the same size."""
+    return 3 * forward_flops(config, lengths, num_scored)
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """Parameters of the encoder and the language model head, the tied token table counted once."""
+    hidden, mlp, vocab = config.hidden_size, config.mlp_size, config.padded_vocab_size
+    attention = 4 * hidden * hidden + 4 * hidden
+    layer = attention + 2 * hidden * mlp + mlp + hidden + 4 * hidden  # the last: two LayerNorms
+    positions = config.max_positions * hidden if config.position == "learned" else 0
+    head = hidden * hidden + 3 * hidden + vocab
+    return config.num_hidden_layers * layer + 2 * hidden + vocab * hidden + positions + head

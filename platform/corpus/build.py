@@ -1,0 +1,275 @@
+"""Building a corpus from proteins: four stages over files, spread over the cluster by Ray Data.
+
+    sources -> scatter -> check_ids -> gather -> cut_shard -> OUT/<split>/shard-00000.parquet ... OUT/manifest.json
+
+Tasks hand only counts back; the proteins go through files under `OUT.building`, in pieces of a fixed size, so memory
+does not grow with the corpus. The order is that of seeded hash keys: a shuffle that does not depend on the number of
+tasks. OUT must be a path that all nodes see. The work of one task is in passes.py, the rules in cleaning.py.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from proteinlm.cluster.connect import connected
+from proteinlm.platform.corpus.cleaning import (
+    TAPE_HOLDOUT_CLANS,
+    TAPE_HOLDOUT_FAMILIES,
+    HeldOut,
+    choose_held_out,
+    read_clans,
+)
+from proteinlm.platform.corpus.passes import SPLITS, check_ids, cut_shard, gather, scatter, shard_plans
+from proteinlm.platform.corpus.ray_tasks import CHUNK_BYTES, Item, RayDataRunner, Result, quiet_data
+from proteinlm.platform.corpus.request import CorpusRequest, check_request, same_build
+from proteinlm.platform.corpus.scratch import (
+    Chunk,
+    LineNumbers,
+    Recipe,
+    Scattered,
+    built_aside,
+    list_rejects,
+    refuse_too_many,
+)
+from proteinlm.platform.data.manifest import Manifest, Split, WrittenShard, split_of, write_manifest
+from proteinlm.platform.data.sources import Source, lmdb_length
+
+Progress = Callable[[str, int, int | None], None]
+"""(what is being done, units done, units in all where known)"""
+
+RECORD_BYTES = 512
+"""About what a record of an LMDB takes, to cut it into chunks."""
+
+
+class Runner(Protocol):
+    """Runs tasks in any number at once, and gives their results in any order."""
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Text that one task reads at a time."""
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """`function` of each item."""
+
+    def map_streams(
+        self, function: Callable[[Chunk], Result], sources: Sequence[tuple[int, Source]]
+    ) -> Iterator[Result]:
+        """`function` of each chunk of the numbered sources' decompressed text."""
+
+
+def make_corpus(
+    request: CorpusRequest,
+    recipe: Recipe,
+    runner: Runner,
+    progress: Progress,
+    *,
+    settings: dict[str, object],
+    max_reject_fraction: float,
+    rejects_beside: Path,
+) -> Manifest:
+    """Shards and rejects.jsonl in `recipe.work`, and the manifest that is to be written there last."""
+    for folder in ("rows", "ids", "rejects", "repeated", "repeated-rejects", *(f"runs/{split}" for split in SPLITS)):
+        recipe.scratch(folder).mkdir(parents=True)
+    counts: Counter[str] = Counter()
+    families, lines = _read(recipe, runner, progress, counts)
+    buckets = range(recipe.buckets)
+    for done, repeated in enumerate(runner.map(partial(check_ids, recipe=recipe), buckets), 1):
+        counts["rejected"] += repeated
+        progress("checking ids", done, recipe.buckets)
+    listed = Path(recipe.work, "rejects.jsonl")
+    list_rejects(listed, recipe, lines)
+    refuse_too_many(counts, max_reject_fraction, listed, rejects_beside)
+    held_out = choose_held_out(
+        families,
+        clans=request.holdout_clans,
+        families=request.holdout_families,
+        fraction=request.holdout_fraction,
+        seed=request.seed,
+    )
+    splits = _cut(recipe, runner, progress, _gather(recipe, runner, progress, counts, held_out), request.shard_rows)
+    if "train" not in splits:
+        raise ValueError("no protein is left for the split train: all were rejected, held out or drawn for valid")
+    return Manifest(
+        kind="corpus",
+        splits=splits,
+        settings={**settings, "held_out": {"clans": list(held_out.clans), "families": list(held_out.families)}},
+        counts={name: counts[name] for name in ("read", "kept", "rejected", "duplicates", *SPLITS)},
+        is_simulated=request.is_simulated,
+    )
+
+
+def _read(
+    recipe: Recipe, runner: Runner, progress: Progress, counts: Counter[str]
+) -> tuple[Counter[tuple[str | None, str | None]], LineNumbers]:
+    """Records per (family, clan), and where each chunk's lines begin."""
+    families: Counter[tuple[str | None, str | None]] = Counter()
+    lines, read = LineNumbers(recipe), Counter[int]()
+    for scattered in _scattered(recipe, runner):
+        lines.add(scattered)
+        read[scattered.source] += scattered.records
+        counts["read"] += scattered.records
+        counts["rejected"] += scattered.rejected
+        for family, clan, count in scattered.families:
+            families[family, clan] += count
+        progress("reading proteins", counts["read"], None)
+    lines.finish()
+    for number, source in enumerate(recipe.sources):
+        if not read[number]:
+            raise ValueError(f"{source.path} is empty: it holds no record")
+    return families, lines
+
+
+def _scattered(recipe: Recipe, runner: Runner) -> Iterator[Scattered]:
+    """Every source through `scatter`: gzip files as streams of chunks, the rest by ranges."""
+    numbered = list(enumerate(recipe.sources))
+    task = partial(scatter, recipe=recipe)
+    streams = [(number, source) for number, source in numbered if source.is_gzip]
+    if streams:
+        yield from runner.map_streams(task, streams)
+    ranges = [
+        chunk
+        for number, source in numbered
+        if not source.is_gzip
+        for chunk in _ranges(number, source, runner.chunk_bytes)
+    ]
+    if ranges:
+        yield from runner.map(task, ranges)
+
+
+def _ranges(number: int, source: Source, chunk_bytes: int) -> Iterator[Chunk]:
+    is_lmdb = source.kind == "lmdb"
+    end = lmdb_length(source) if is_lmdb else source.size
+    step = max(1, chunk_bytes // RECORD_BYTES) if is_lmdb else chunk_bytes
+    for place, start in enumerate(range(0, end, step)):
+        yield Chunk(number, place, start, min(start + step, end))
+
+
+def _gather(
+    recipe: Recipe, runner: Runner, progress: Progress, counts: Counter[str], held_out: HeldOut
+) -> dict[str, list[int]]:
+    """Rows of each split in each bucket."""
+    runs = {split: [0] * recipe.buckets for split in SPLITS}
+    task = partial(gather, recipe=recipe, held_out=held_out)
+    for done, gathered in enumerate(runner.map(task, range(recipe.buckets)), 1):
+        counts["duplicates"] += gathered.duplicates
+        for split in SPLITS:
+            runs[split][gathered.bucket] = gathered.rows[split]
+            counts[split] += gathered.rows[split]
+            counts["kept"] += gathered.rows[split]
+        progress("ordering and splitting", done, recipe.buckets)
+    return runs
+
+
+def _cut(
+    recipe: Recipe, runner: Runner, progress: Progress, runs: dict[str, list[int]], shard_rows: int
+) -> dict[str, Split]:
+    """The splits that have proteins, each with its shards in order."""
+    plans = [plan for split in SPLITS for plan in shard_plans(split, runs[split], shard_rows)]
+    written: dict[str, list[tuple[int, WrittenShard]]] = {}
+    for done, (plan, shard) in enumerate(runner.map(partial(cut_shard, recipe=recipe), plans), 1):
+        written.setdefault(plan.split, []).append((plan.number, shard))
+        progress("writing shards", done, len(plans))
+    return {
+        split: split_of([shard for _, shard in sorted(written[split], key=lambda pair: pair[0])])
+        for split in SPLITS
+        if split in written
+    }
+
+
+BUCKET_BYTES = 4 << 20
+MAX_BUCKETS = 512
+"""Beyond it (2 GB of text) buckets grow instead: each chunk is cut into one piece per bucket, and pieces get tiny."""
+GZIP_RATIO = 3
+"""About how much smaller gzip makes proteins: only for the number of buckets, which changes nothing in the corpus."""
+
+
+def build_corpus(
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    clans: Path | None = None,
+    seed: int = 0,
+    valid_fraction: float = 0.05,
+    holdout_fraction: float = 0.02,
+    holdout_clans: Sequence[str] = TAPE_HOLDOUT_CLANS,
+    holdout_families: Sequence[str] = TAPE_HOLDOUT_FAMILIES,
+    shard_rows: int = 4096,
+    max_reject_fraction: float = 0.01,
+    min_length: int = 1,
+    is_simulated: bool = False,
+    on_progress: Progress | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    bucket_bytes: int = BUCKET_BYTES,
+    max_tasks: int | None = None,
+    address: str | None = None,
+) -> Manifest:
+    """Build a corpus at `out` from FASTA, JSON lines and LMDB `sources`, on the Ray of `address` (see `connected`).
+
+    Held out are the named clans and families and whole further ones drawn by `seed` up to `holdout_fraction` of the
+    records; of the rest `valid_fraction` goes to valid. A split that gets no protein is left out of the manifest. Rules
+    of cleaning: `clean_sequence`; of duplicates: `check_ids` and `gather`. In the counts, read = kept + rejected +
+    duplicates. `chunk_bytes`, `bucket_bytes` and `max_tasks` (at once) change the work, never the corpus.
+
+    A finished build of the same settings at `out` is returned as it is. ValueError, FileNotFoundError or OSError name
+    what is wrong; then nothing stands at `out`, and `OUT.rejects.jsonl` where too many records were rejected.
+    """
+    request = CorpusRequest(
+        tuple(Path(path) for path in sources),
+        Path(clans) if clans else None,
+        seed,
+        valid_fraction,
+        holdout_fraction,
+        tuple(sorted(holdout_clans)),
+        tuple(sorted(holdout_families)),
+        shard_rows,
+        min_length,
+        is_simulated,
+    )
+    inspected = check_request(request)
+    clan_of = read_clans(request.clans) if request.clans else {}
+    settings = request.settings()
+    out = Path(out).absolute()
+    progress = on_progress or (lambda what, done, total: None)
+    standing = same_build(out, settings)
+    if standing is not None:
+        progress("this very corpus is there already", 1, 1)
+        return standing
+    beside = out.with_name(out.name + ".rejects.jsonl")
+    with connected(address), built_aside(out) as work, quiet_data(chunk_bytes):
+        beside.unlink(missing_ok=True)
+        recipe = Recipe(
+            str(work),
+            inspected,
+            _labels(inspected),
+            clan_of,
+            seed,
+            min_length,
+            valid_fraction,
+            _buckets(inspected, bucket_bytes),
+        )
+        manifest = make_corpus(
+            request,
+            recipe,
+            RayDataRunner(chunk_bytes, max_tasks),
+            progress,
+            settings=settings,
+            max_reject_fraction=max_reject_fraction,
+            rejects_beside=beside,
+        )
+        shutil.rmtree(recipe.scratch())
+        write_manifest(work, manifest)
+    return manifest
+
+
+def _labels(sources: Sequence[Source]) -> tuple[str, ...]:
+    """Per source, what records without an id are called after: its name, numbered where two sources share it."""
+    stems = [Path(source.path).name.split(".")[0] for source in sources]
+    return tuple(f"{stem}-{n}" if stems.count(stem) > 1 else stem for n, stem in enumerate(stems))
+
+
+def _buckets(sources: Sequence[Source], bucket_bytes: int) -> int:
+    text = sum(source.size * (GZIP_RATIO if source.is_gzip else 1) for source in sources)
+    return min(MAX_BUCKETS, max(1, round(text / bucket_bytes)))

@@ -1,0 +1,222 @@
+"""Files of a corpus build between its stages: the staging directory, buckets of rows, ordered runs, and rejects.
+
+Scratch files are written under a temporary name and renamed, so that a task that Ray runs again writes the same file
+again. Rejects are one JSON line each, with file, line, id and reason.
+"""
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from proteinlm.platform.data.sources import Source
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """What became of one chunk."""
+
+    source: int
+    chunk: int
+    lines: int
+    """Lines (text) or records (LMDB) of the chunk: what line numbers of later chunks are counted from."""
+    records: int
+    rejected: int
+    families: tuple[tuple[str | None, str | None, int], ...]
+    """(family, clan, records)"""
+
+
+RUN_ROWS = 1024
+"""Rows of one record batch of a run: what is read at least to get at a row."""
+MAX_SOURCES, MAX_CHUNKS, MAX_LINES = 1 << 13, 1 << 20, 1 << 30
+"""What a place, one 63-bit number, has room for."""
+
+
+@contextmanager
+def built_aside(out: Path) -> Iterator[Path]:
+    """`OUT.building`, renamed to `out` at the end, or removed with all that is in it where something fails."""
+    work = out.with_name(out.name + ".building")
+    try:
+        if work.exists():
+            shutil.rmtree(work)  # left by a build that was killed
+        work.mkdir(parents=True)
+        yield work
+        work.rename(out)
+    except OSError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, f"the disk is full: no space left to build {out}; nothing was kept") from None
+        raise
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def place_of(source: int, chunk: int, line: int) -> int:
+    """One number that orders records as they were given: by source, chunk, line in the chunk."""
+    return (source * MAX_CHUNKS + chunk) * MAX_LINES + line
+
+
+def unplaced(place: int) -> tuple[int, int, int]:
+    """(source, chunk, line in the chunk) of a place."""
+    rest, line = divmod(place, MAX_LINES)
+    source, chunk = divmod(rest, MAX_CHUNKS)
+    return source, chunk, line
+
+
+def write_buckets(path: Path, rows: pa.RecordBatch, hi: NDArray[np.uint64], buckets: int) -> None:
+    """Write `rows` as one record batch per bucket; the bucket is a prefix of `hi`."""
+    bucket = (hi >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)
+    order = np.argsort(bucket, kind="stable")
+    rows = rows.take(pa.array(order))
+    edges = np.searchsorted(bucket[order], np.arange(buckets + 1))
+    write_ipc(path, (rows.slice(first, last - first) for first, last in pairwise(edges)), rows.schema)
+
+
+def write_ipc(path: Path, batches: Sequence[pa.RecordBatch] | Iterator[pa.RecordBatch], schema: pa.Schema) -> None:
+    """Write `batches` to `path`."""
+    aside = _aside(path)
+    options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+    with aside.open("wb") as file, pa.ipc.new_file(file, schema, options=options) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    os.replace(aside, path)
+
+
+def write_rejects(path: Path, rejects: Sequence[tuple[int, str, str | int]]) -> None:
+    """Write (place, id, reason or place of the first) lines to `path`."""
+    aside = _aside(path)
+    aside.write_text("".join(json.dumps(reject) + "\n" for reject in rejects))
+    os.replace(aside, path)
+
+
+def _aside(path: Path) -> Path:
+    """A name of its own beside `path`: Ray may run a task twice at once."""
+    return path.with_suffix(f".{uuid.uuid4().hex[:8]}.writing")
+
+
+def read_bucket(folder: Path, bucket: int, schema: pa.Schema) -> pa.Table:
+    """The rows of one bucket from all files of `folder`, in one piece per column."""
+    batches = []
+    for path in sorted(folder.glob("*.arrow")):
+        with pa.OSFile(str(path)) as file:
+            batches.append(pa.ipc.open_file(file).get_batch(bucket))
+    return pa.Table.from_batches(batches, schema).combine_chunks()
+
+
+def read_rows(path: Path, first: int, last: int) -> Iterator[pa.RecordBatch]:
+    """Rows `first` to `last - 1` of a run."""
+    with pa.OSFile(str(path)) as file:
+        reader = pa.ipc.open_file(file)
+        for number in range(first // RUN_ROWS, -(-last // RUN_ROWS)):
+            begin = number * RUN_ROWS
+            yield reader.get_batch(number).slice(
+                max(first - begin, 0), min(last - begin, RUN_ROWS) - max(first - begin, 0)
+            )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a source that one task reads: the text itself (gzip), or a range of bytes (plain) or records (LMDB)."""
+
+    source: int
+    number: int
+    start: int = 0
+    stop: int = 0
+    text: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all tasks of a build know."""
+
+    work: str
+    """The directory aside that becomes the corpus; its `scratch` goes before."""
+    sources: tuple[Source, ...]
+    labels: tuple[str, ...]
+    """Per source: what records without an id are called after."""
+    clan_of: dict[str, str]
+    seed: int
+    min_length: int
+    valid_fraction: float
+    buckets: int
+
+    def scratch(self, *names: str) -> Path:
+        """A path under the scratch directory."""
+        return Path(self.work, "scratch", *names)
+
+
+class LineNumbers:
+    """Turns a place into a line of its file (from 1), or a record of its LMDB (from 0), once all chunks are counted."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._lines: dict[tuple[int, int], int] = {}
+        self._first: dict[tuple[int, int], int] = {}
+
+    def add(self, scattered: Scattered) -> None:
+        """Count the lines of a chunk; chunks may come in any order."""
+        self._lines[scattered.source, scattered.chunk] = scattered.lines
+
+    def finish(self) -> None:
+        """Sum up where each chunk begins."""
+        line, last_source = 0, -1
+        for source, chunk in sorted(self._lines):
+            if source != last_source:
+                line, last_source = (0 if self._recipe.sources[source].kind == "lmdb" else 1), source
+            self._first[source, chunk] = line
+            line += self._lines[source, chunk]
+
+    def locate(self, place: int) -> tuple[str, int]:
+        """(path, line or record) of a place."""
+        source, chunk, line = unplaced(place)
+        return self._recipe.sources[source].path, self._first[source, chunk] + line
+
+
+def list_rejects(path: Path, recipe: Recipe, lines: LineNumbers) -> None:
+    """Gather the rejects of all tasks into `path`: first those no protein, as given, then repeated ids, by id hash."""
+    with path.open("w") as file:
+        for reject in _rejects(recipe, lines):
+            file.write(json.dumps(reject) + "\n")
+
+
+def _rejects(recipe: Recipe, lines: LineNumbers) -> Iterator[dict[str, Any]]:
+    for place, name, reason in _entries(recipe.scratch("rejects")):
+        source, line = lines.locate(place)
+        yield {"source": source, "line": line, "id": name, "reason": reason}
+    for place, name, original in _entries(recipe.scratch("repeated-rejects")):
+        source, line = lines.locate(place)
+        first_source, first_line = lines.locate(original)
+        reason = f"id stands for another sequence at {first_source} line {first_line}"
+        yield {"source": source, "line": line, "id": name, "reason": reason}
+
+
+def _entries(folder: Path) -> Iterator[list[Any]]:
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open() as file:
+            yield from map(json.loads, file)
+
+
+def refuse_too_many(counts: Mapping[str, int], max_fraction: float, listed: Path, beside: Path) -> None:
+    """ValueError where more than `max_fraction` of the records were rejected; then `listed` is copied to `beside`."""
+    if counts["rejected"] <= max_fraction * counts["read"]:
+        return
+    shutil.copyfile(listed, beside)
+    with listed.open() as file:
+        first = [json.loads(line) for line in islice(file, 3)]
+    examples = "; ".join(f"{Path(item['source']).name} line {item['line']}: {item['reason']}" for item in first)
+    raise ValueError(
+        f"{counts['rejected']} of {counts['read']} records were rejected, more than the accepted share of "
+        f"{max_fraction:g} (raise it with --max-reject-fraction). The first: {examples}. All are in {beside}"
+    )

@@ -1,0 +1,278 @@
+"""A task's labelled records as Parquet shards and a manifest: the form in which the stream reads them.
+
+    SOURCE/secondary_structure_{train,valid,cb513,...}.jsonl.gz | .json | .lmdb | .csv | .txt
+      -> check each record -> OUT/<split>/shard-00000.parquet ... OUT/manifest.json
+
+Only the train split is shuffled. A build is made in a staging directory and renamed, so that several processes may ask
+for the same one. Runs of one storage that read the same records share one build.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from proteinlm.platform.data.manifest import MANIFEST_FILE, Manifest, Shard, Split, read_manifest, write_manifest
+from proteinlm.platform.labelled.files import ENDINGS, TEST_SPLIT, Row, checked_rows, faults_message, is_simulated
+from proteinlm.tasks.catalog import build_task
+from proteinlm.tasks.records import TaskSchema
+from proteinlm.tasks.task import Task
+
+SHARD_ROWS = 512
+
+
+def build_task_shards(
+    task_name: str,
+    source: Path | str,
+    out: Path | str,
+    *,
+    seed: int,
+    max_train_examples: int | None = None,
+    max_test_examples: int | None = None,
+    shard_rows: int = SHARD_ROWS,
+    files: Mapping[str, str] | None = None,
+    valid_fraction: float = 0.0,
+    simulated: bool | None = None,
+) -> Manifest:
+    """Shards of `task_name`'s records from the folder `source`, in `out`; a finished build of equal settings is reused.
+
+    Splits are the files `<file stem>_<split>` that are there, of those the task names. `files` names others: split ->
+    file or file stem in `source`. With `valid_fraction` above 0 no valid file is read: that share of the train file's
+    sequences is cut off. `max_train_examples`: the first ones of the shuffled train split. `max_test_examples`: at most
+    so many of every test split, the same ones for all seeds. `simulated`: None looks for the marker of `simulate`. Of a
+    file whose records have a `set`, each split takes its own.
+    Raises ValueError for wrong records, a split without a single label, and an `out` that holds another build;
+    FileNotFoundError where a split that is needed has no file.
+    """
+    task, schema = _task_of(task_name)
+    folder, directory = Path(source), Path(out)
+    _check_arguments(max_train_examples, max_test_examples, shard_rows, valid_fraction)
+    paths = find_split_files(task, folder, files or {}, needs_valid=valid_fraction == 0)
+    settings: dict[str, object] = {
+        "task": task_name,
+        "sources": {split: {"file": path.name, "sha256": _file_digest(path)} for split, path in paths.items()},
+        "seed": seed,
+        "max_train_examples": max_train_examples,
+        "shard_rows": shard_rows,
+        "valid_fraction": valid_fraction,
+    }
+    if max_test_examples is not None:
+        settings["max_test_examples"] = max_test_examples
+    is_made_up = is_simulated(folder) if simulated is None else simulated
+    finished = _finished(directory, settings, is_made_up)
+    if finished is not None:
+        return finished
+    aside = directory.with_name(f".{directory.name}.building-{uuid.uuid4().hex[:8]}")
+    try:
+        aside.mkdir(parents=True)
+        splits, counts = _read_splits(schema, paths, seed, max_train_examples, valid_fraction)
+        for split in splits.keys() - {task.train_split, *task.valid_splits}:
+            splits[split] = _sample(splits[split], max_test_examples)
+        _count_labels(schema, paths, splits, counts)
+        written = {name: _write_split(aside, name, rows, schema, shard_rows) for name, rows in splits.items()}
+        manifest = Manifest(kind=task_name, splits=written, settings=settings, counts=counts, is_simulated=is_made_up)
+        write_manifest(aside, manifest)
+        return _put_in_place(aside, directory, manifest)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_split(directory: Path | str, manifest: Manifest, split: str) -> pa.Table:
+    """All rows of a split in order; for baselines and other readers that want a whole split in memory."""
+    shards = manifest.split(split).shards
+    return pa.concat_tables([pa.parquet.ParquetFile(Path(directory) / shard.file).read() for shard in shards])
+
+
+def find_split_files(task: Task, folder: Path, files: Mapping[str, str], *, needs_valid: bool) -> dict[str, Path]:
+    """Split -> file: `files`, else `<file stem>_<split>` for the splits that the task names and the simulated one."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder} for the records of task {task.name!r}")
+    assert task.records is not None
+    paths: dict[str, Path] = {}
+    for split in (task.train_split, *task.valid_splits, *task.test_splits, TEST_SPLIT):
+        if split in task.valid_splits and not needs_valid:
+            continue
+        found = _with_ending(folder, f"{task.records.file_stem}_{split}")
+        if split not in files and found is not None:
+            paths[split] = found
+    for split, name in files.items():
+        found = folder / name if (folder / name).exists() else _with_ending(folder, name)
+        if found is None:
+            raise FileNotFoundError(
+                f"file {name!r} of split {split!r} is not in {folder} (tried it and {', '.join(ENDINGS)})"
+            )
+        paths[split] = found
+    for split in (task.train_split, *(task.valid_splits if needs_valid else ())):
+        if split not in paths:
+            raise FileNotFoundError(
+                f"task {task.name!r}: {folder} has no {task.records.file_stem}_{split} ({' or '.join(ENDINGS)})"
+            )
+    return paths
+
+
+def _task_of(task_name: str) -> tuple[Task, TaskSchema]:
+    task = build_task(task_name)
+    if task.records is None:
+        raise ValueError(f"task {task_name!r} has no labelled records: it reads what `proteinlm corpus build` makes")
+    return task, task.records
+
+
+def _check_arguments(
+    max_train_examples: int | None, max_test_examples: int | None, shard_rows: int, valid_fraction: float
+) -> None:
+    for name, most in (("max_train_examples", max_train_examples), ("max_test_examples", max_test_examples)):
+        if most is not None and most < 1:
+            raise ValueError(f"{name} is {most}; accepted: at least 1, or none for all")
+    if shard_rows < 1:
+        raise ValueError(f"shard_rows is {shard_rows}; accepted: at least 1")
+    if not 0 <= valid_fraction < 1:
+        raise ValueError(f"valid_fraction is {valid_fraction}; accepted: 0 (a valid file is read) to below 1")
+
+
+def _with_ending(folder: Path, stem: str) -> Path | None:
+    return next((folder / (stem + ending) for ending in ENDINGS if (folder / (stem + ending)).exists()), None)
+
+
+def _file_digest(path: Path) -> str:
+    with (path / "data.mdb" if path.is_dir() else path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_splits(
+    schema: TaskSchema, paths: Mapping[str, Path], seed: int, max_train_examples: int | None, valid_fraction: float
+) -> tuple[dict[str, list[Row]], dict[str, int]]:
+    """Checked rows of every split, train shuffled, and how many were read of each."""
+    faults: list[str] = []
+    splits = {split: list(checked_rows(schema, path, split, faults)) for split, path in paths.items()}
+    if faults:
+        raise ValueError(faults_message(faults, len(faults) + sum(map(len, splits.values()))))
+    counts = {f"{split}_read": len(rows) for split, rows in splits.items()}
+    generator = np.random.default_rng([seed, 0x7A5C])
+    train = [splits["train"][i] for i in generator.permutation(len(splits["train"]))]
+    if valid_fraction > 0:
+        splits["valid"], train = _cut_valid(train, valid_fraction)
+    splits["train"] = train[:max_train_examples]
+    return splits, counts
+
+
+def _sample(rows: list[Row], most: int | None) -> list[Row]:
+    """At most so many of `rows`, in their order: those whose sequence's SHA-256 comes first, in whatever file."""
+    if most is None or len(rows) <= most:
+        return rows
+    digests = [hashlib.sha256(str(row["sequence"]).encode()).digest() for row in rows]
+    return [rows[i] for i in sorted(sorted(range(len(rows)), key=digests.__getitem__)[:most])]
+
+
+def _count_labels(
+    schema: TaskSchema, paths: Mapping[str, Path], splits: Mapping[str, list[Row]], counts: dict[str, int]
+) -> None:
+    """Add rows and labels of every split to `counts`; ValueError for a split without a single label."""
+    for split, rows in splits.items():
+        labels = sum(schema.count_labels(row) for row in rows)
+        if labels == 0:
+            keys = " and ".join(repr(field.key) for field in schema.fields)
+            file = paths.get(split, paths["train"])  # valid may be cut off train
+            raise ValueError(
+                f"split {split!r} of task {schema.task!r}: {file} has {len(rows):,} records and not one label "
+                f"to score in {keys}; name another file for this split with files={{{split!r}: NAME}}"
+                + (" or cut it off train with valid_fraction" if split == "valid" else "")
+            )
+        counts[f"{split}_kept"], counts[f"{split}_labels"] = len(rows), labels
+
+
+def _cut_valid(train: list[Row], fraction: float) -> tuple[list[Row], list[Row]]:
+    """The first share of the shuffled train rows and the rest; copies of one sequence stay on one side."""
+    in_valid = {row["sequence"] for row in train[: max(1, round(fraction * len(train)))]}
+    valid = [row for row in train if row["sequence"] in in_valid]
+    return valid, [row for row in train if row["sequence"] not in in_valid]
+
+
+def _write_split(directory: Path, split: str, rows: list[Row], schema: TaskSchema, shard_rows: int) -> Split:
+    (directory / split).mkdir()
+    shards, counts = [], np.zeros(256, np.int64)
+    for start in range(0, len(rows), shard_rows):
+        part = rows[start : start + shard_rows]
+        file = f"{split}/shard-{start // shard_rows:05d}.parquet"
+        columns = {name: [row[name] for row in part] for name in schema.arrow_schema().names}
+        pa.parquet.write_table(pa.table(columns, schema=schema.arrow_schema()), directory / file, compression="zstd")
+        digest = hashlib.sha256("".join(f"{row['id']}\t{row['sequence']}\n" for row in part).encode()).hexdigest()
+        letters = "".join(str(row["sequence"]) for row in part).encode("ascii")
+        shards.append(Shard(file=file, rows=len(part), residues=len(letters), digest=digest))
+        counts += np.bincount(np.frombuffer(letters, np.uint8), minlength=256)
+    longest = max(len(str(row["sequence"])) for row in rows)
+    residue_counts = {chr(letter): int(counts[letter]) for letter in np.flatnonzero(counts)}
+    return Split(shards=tuple(shards), residue_counts=residue_counts, longest=longest)
+
+
+def _finished(directory: Path, settings: Mapping[str, object], is_made_up: bool) -> Manifest | None:
+    """The manifest of a finished build of these settings; ValueError where `directory` holds something else."""
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return None
+    if not (directory / MANIFEST_FILE).is_file():
+        raise ValueError(f"{directory} exists and holds no finished build; name another directory or remove it")
+    manifest = read_manifest(directory)
+    wanted = {**settings, "is_simulated": is_made_up}
+    there = {**manifest.settings, "is_simulated": manifest.is_simulated}
+    different = [name for name in sorted({*wanted, *there}) if wanted.get(name) != there.get(name)]
+    if different:
+        found = "; ".join(f"{name}: {there.get(name)!r}, wanted {wanted.get(name)!r}" for name in different)
+        raise ValueError(f"{directory} holds a build of other settings ({found}); name another directory or remove it")
+    return manifest
+
+
+def _put_in_place(aside: Path, directory: Path, manifest: Manifest) -> Manifest:
+    """Rename the build; where another process was faster, take its build if it is the same."""
+    try:
+        os.rename(aside, directory)  # replaces an empty directory, and refuses one that holds something
+    except OSError:
+        other = _finished(directory, manifest.settings, manifest.is_simulated)
+        if other is None:
+            raise
+        return other
+    return manifest
+
+
+FOLDER = "task-data"
+
+
+def records_folder(task: str, data: Path) -> Path:
+    """Where the task's records lie: `data`, or the folder in it that is named as the task's files are."""
+    schema = build_task(task).records
+    folder = data / schema.file_stem if schema else data
+    return folder if folder.is_dir() else data
+
+
+def shared_task_shards(
+    task: str,
+    data: Path,
+    storage: Path,
+    *,
+    seed: int,
+    max_train_examples: int | None = None,
+    max_test_examples: int | None = None,
+    files: Mapping[str, str] | None = None,
+    valid_fraction: float = 0.0,
+) -> Path:
+    """The directory of the task's shards; raises as `build_task_shards` does."""
+    source = records_folder(task, data)
+    chosen = [task, str(source.resolve()), seed, max_train_examples, max_test_examples, files or {}, valid_fraction]
+    known_by = json.dumps(chosen, sort_keys=True)
+    out = storage / FOLDER / f"{task}-{hashlib.sha256(known_by.encode()).hexdigest()[:12]}"
+    build_task_shards(
+        task,
+        source,
+        out,
+        seed=seed,
+        max_train_examples=max_train_examples,
+        max_test_examples=max_test_examples,
+        files=files,
+        valid_fraction=valid_fraction,
+    )
+    return out

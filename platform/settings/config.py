@@ -1,0 +1,139 @@
+"""The settings of a pretraining and of a finetuning run, made of sections (sections.py). A run is <storage>/<name>."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from proteinlm.platform.settings.sections import (
+    BatchSection,
+    ClusterSection,
+    LoraSection,
+    ModelSection,
+    ObjectiveSection,
+    OptimizerSection,
+    ProbeSection,
+    RunName,
+    Section,
+    TrainingSection,
+)
+
+
+class RunConfig(Section):
+    """What pretraining and finetuning have in common."""
+
+    name: RunName
+    storage: Path = Path("runs")
+    seed: int = Field(0, ge=0)
+    batches: BatchSection = BatchSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    training: TrainingSection
+    cluster: ClusterSection = ClusterSection()
+
+    @property
+    def directory(self) -> Path:
+        """The run directory `<storage>/<name>`."""
+        return self.storage / self.name
+
+    @property
+    def runs_in_process(self) -> bool:
+        """Whether training goes on in the process that asks for it."""
+        return bool(self.cluster.in_process)
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> Self:
+        if self.cluster.most_workers > self.batches.lanes:
+            raise ValueError(
+                f"cluster.num_workers is {self.cluster.most_workers}; accepted: up to batches.lanes "
+                f"({self.batches.lanes}), for every worker takes at least one lane of a global batch"
+            )
+        if self.optimizer.name == "muon" and self.training.engine == "deepspeed" and self.training.zero_stage > 0:
+            raise ValueError(
+                f"optimizer.name: muon needs whole matrices, and training.zero_stage {self.training.zero_stage} cuts "
+                "them up; accepted: training.zero_stage=0 or training.engine=plain"
+            )
+        if self.training.engine == "plain" and self.cluster.most_workers > 1:
+            raise ValueError("training.engine: plain trains on one worker; use deepspeed for more")
+        if self.training.engine == "deepspeed" and self.cluster.in_process:
+            raise ValueError("cluster.in_process: DeepSpeed needs a worker group; accepted: training.engine=plain")
+        return self
+
+
+class PretrainConfig(RunConfig):
+    """`proteinlm pretrain`: masked language modelling on a corpus."""
+
+    corpus: Path
+    """Directory that `proteinlm corpus build` made."""
+    model: ModelSection
+    objective: ObjectiveSection = ObjectiveSection()
+    probe: ProbeSection | None = None
+
+
+Mode = Literal["full", "frozen", "lora", "scratch", "cnn", "probe", "baseline"]
+TRAINED_MODES = ("full", "frozen", "lora", "scratch", "cnn")
+PRETRAINED_MODES = ("full", "frozen", "lora", "probe")
+ALL_TASKS = "all"
+
+
+class FinetuneConfig(RunConfig):
+    """`proteinlm finetune`: a task on a pretrained encoder, or on the same encoder from scratch, or its baselines.
+
+    With `task: all`, several `seeds` or several `modes` it is many runs, which go in parallel into one table.
+    """
+
+    task: str
+    """A task's name, or all: the five of TAPE (secondary structure with 3 and with 8 classes)."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the task, such as head: tape."""
+    data: Path
+    """Folder of TAPE-style records (`<file stem>_<split>.jsonl.gz`, .json, .lmdb), or of one such folder for each task,
+    named by the file stem."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """Split -> file or file stem in `data`, where the names differ from `<file stem>_<split>`."""
+    valid_fraction: float = Field(0.0, ge=0, lt=1)
+    """Above 0: no valid file is read, this share of the training records is cut off instead."""
+    mode: Mode = "full"
+    """full: encoder and head are trained; frozen: the head, on embeddings computed once; lora: the head and low-rank
+    adapters; scratch: no pretrained weights; cnn: a small convolutional encoder, from scratch; probe: logistic
+    regression on attention maps (contact prediction); baseline: no encoder."""
+    lora: LoraSection = LoraSection()
+    pretrained: Path | None = None
+    """Directory of config.json and model.safetensors, such as `<run>/model`, or one of transformers' EsmForMaskedLM;
+    for scratch its architecture alone."""
+    model: ModelSection | None = None
+    """Architecture, where `pretrained` does not give it (modes scratch and cnn)."""
+    max_train_examples: int | None = Field(None, ge=1)
+    """Train on so many proteins, chosen by `seed`."""
+    max_test_examples: int | None = Field(None, ge=1)
+    """Score at most so many proteins of each test split, the same for all seeds; figures say so and are never ranked
+    with those of whole splits."""
+    with_baselines: bool = True
+    """Also fit the task's baselines, once for these records, so that no figure stands alone."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """A run for each; empty: `seed` alone, and for all tasks three."""
+    modes: tuple[Mode, ...] = ()
+    """A run in each; empty: `mode` alone, and for all tasks also scratch and the baselines."""
+    per_task: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Task -> settings that are laid over all others wherever that task is run, such as training.epochs: 3."""
+
+    @property
+    def is_many(self) -> bool:
+        """Whether this is several runs."""
+        return self.task == ALL_TASKS or bool(self.seeds) or bool(self.modes)
+
+    @property
+    def runs_in_process(self) -> bool:
+        """Whether training goes on in the process that asks for it: with the plain engine, unless told otherwise."""
+        chosen = self.cluster.in_process
+        return self.training.engine == "plain" if chosen is None else chosen
+
+    @model_validator(mode="after")
+    def _has_an_encoder(self) -> Self:
+        for mode in self.modes or (self.mode,):
+            if mode in PRETRAINED_MODES and self.pretrained is None:
+                raise ValueError(f"pretrained: missing; mode {mode} needs a pretrained directory, such as RUN/model")
+            if mode in ("scratch", "cnn") and self.pretrained is None and self.model is None:
+                raise ValueError(
+                    f"model: missing; mode {mode} needs a model section, or a pretrained directory for its shape"
+                )
+        return self

@@ -1,0 +1,144 @@
+"""What a worker's device is given: precision, threads, and guards against runs that waste hours.
+
+Precision is chosen by what the hardware computes in, not by what can be emulated: `torch.cuda.is_bf16_supported()` also
+says yes on a V100, where bf16 is emulated and slow; the compute capability does not.
+"""
+
+import ctypes
+import gc
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import distributed as dist
+
+from proteinlm.platform.settings.sections import BatchSection, TrainingSection
+from proteinlm.platform.training.job import TrainingJob
+
+Precision = Literal["fp32", "bf16", "fp16"]
+FIRST_WITH_BF16 = (8, 0)
+"""CUDA compute capability (sm_80, Ampere)."""
+
+
+def with_precision(section: TrainingSection, device: torch.device) -> TrainingSection:
+    """`section` with its precision settled for `device`; ValueError where the device cannot compute in it.
+
+    All workers call it: ValueError as well where they have different hardware and would compute differently.
+    """
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    has_cpu_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    settled = settle(section.precision, capability, has_cpu_bf16)
+    check_agreement(settled, _everywhere(settled))
+    return section.model_copy(update={"precision": settled})
+
+
+def check_agreement(here: str, everywhere: Sequence[str]) -> None:
+    """ValueError where workers on different hardware settled on different precisions."""
+    if set(everywhere) != {here}:
+        raise ValueError(
+            f"training.precision: auto is {' and '.join(sorted(set(everywhere)))} on this cluster's different GPUs; "
+            "accepted: one that all of them compute in, by name"
+        )
+
+
+def _everywhere(settled: Precision) -> list[str]:
+    everyone = [str(settled)]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        everyone = [""] * dist.get_world_size()
+        dist.all_gather_object(everyone, settled)
+    return everyone
+
+
+def settle(wanted: str, capability: tuple[int, int] | None, has_cpu_bf16: bool) -> Precision:
+    """The precision for a GPU of `capability`, or for a CPU (None); ValueError names what is accepted."""
+    if wanted == "auto":
+        if capability is None:
+            return "bf16" if has_cpu_bf16 else "fp32"
+        return "bf16" if capability >= FIRST_WITH_BF16 else "fp16"
+    if wanted == "fp16" and capability is None:
+        raise ValueError("training.precision: fp16 needs a GPU; accepted on this CPU: auto, bf16, fp32")
+    if wanted == "bf16" and capability is not None and capability < FIRST_WITH_BF16:
+        raise ValueError(
+            f"training.precision: bf16 is only emulated on this GPU (sm_{capability[0]}{capability[1]}); "
+            "accepted: auto, fp16, fp32"
+        )
+    return "fp32" if wanted == "fp32" else "bf16" if wanted == "bf16" else "fp16"
+
+
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
+
+
+class SkippedSteps:
+    """Counts optimizer steps that the engine skipped because their loss or gradient was not finite."""
+
+    def __init__(self, section: TrainingSection, before: int) -> None:
+        """`before`: steps skipped before the checkpoint that the run goes on from."""
+        self._most = section.max_skipped_steps
+        self._last_good = 0
+        self.total = before
+        self.in_a_row = 0
+
+    def note(self, step: int, is_skipped: bool) -> None:
+        """Count step `step` (1-based)."""
+        self.in_a_row = self.in_a_row + 1 if is_skipped else 0
+        self.total += is_skipped
+        if not is_skipped:
+            self._last_good = step
+
+    def reason_to_stop(self, last_checkpoint: int) -> str | None:
+        """What to tell the user once too many steps in a row were skipped; None as long as training may go on."""
+        if self.in_a_row < self._most:
+            return None
+        return (
+            f"training.max_skipped_steps: the loss or the gradient of the {self.in_a_row} optimizer steps after step "
+            f"{self._last_good} was not finite; the checkpoint of step {last_checkpoint} is kept. "
+            "Lower optimizer.learning_rate, or lengthen optimizer.warmup_steps, under another name"
+        )
+
+
+@contextmanager
+def explained_out_of_memory(batches: BatchSection) -> Iterator[None]:
+    """Turn an allocator's error into one message with the residue budget to try, as a RuntimeError."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and _CPU_ALLOCATOR not in str(error):
+            raise
+        raise RuntimeError(out_of_memory_message(batches)) from error
+
+
+def out_of_memory_message(batches: BatchSection) -> str:
+    """The next smaller micro batch, and how many lanes keep the global batch as it is."""
+    smaller = max(1, batches.micro_batch_residues // 2)
+    crop = f" batches.max_length={smaller}" if batches.max_length > smaller else ""
+    return (
+        f"out of memory: micro batches of {batches.micro_batch_residues} residues do not fit; try "
+        f"batches.micro_batch_residues={smaller} batches.lanes={batches.lanes * 2}{crop} (the same global batch), "
+        "or model.activation_checkpointing=true"
+    )
+
+
+def prepare_process(job: TrainingJob, device: torch.device, workers_on_node: int) -> None:
+    """Set the process's threads, arithmetic and warnings for `job`; `workers_on_node` workers share the cores."""
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would look for an accelerator of its own
+        # Micro batches differ in size, and oneDNN would keep kernels for the last 1024 sizes: gigabytes.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+        torch.set_num_threads(job.threads_per_worker or max(1, (os.cpu_count() or 1) // workers_on_node))
+    # DeepSpeed 0.19.8 uses two collectives under names that torch 2.13 calls old.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"deepspeed|torch\.distributed")
+
+
+def give_back_memory() -> None:
+    """Return what was freed to the system, where the allocator is glibc's.
+
+    Micro batches differ in size, so freed blocks lie between others in use, and glibc keeps them: about a gigabyte for
+    each trial that the same process runs.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,122 @@
+"""A frozen encoder's embeddings, computed once and kept in the storage: what finetuning with mode frozen trains on.
+
+    <storage>/embeddings/<key>/<split>/values.npy   what `Task.pool` gave, protein after protein in the order of rows
+                                       starts.npy   [B + 1] where each protein begins among the values
+
+The key is a hash of all that they depend on: the encoder's weights, the proteins, their order and cropping, the task's
+pooling and the precision. A run that finds them runs no encoder.
+
+Shapes: B proteins of a split, D hidden, N tokens of a micro batch, V values: tokens of the split, or its proteins.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from proteinlm.models.pretrained import load_pretrained
+from proteinlm.platform.batches.stream import validation_batches
+from proteinlm.platform.batches.windows import Reading
+from proteinlm.platform.data.manifest import Manifest
+from proteinlm.platform.training.engine import Engine
+from proteinlm.platform.training.evaluation import make_reading
+from proteinlm.platform.training.job import TrainingJob
+from proteinlm.tasks.task import Batch, Task, every_token
+
+FOLDER = "embeddings"
+KEPT_AS: dict[str, type] = {"tokens": np.float16, "proteins": np.float32}
+"""Half precision for every token: LayerNorm's outputs are of size one, and a split of them is gigabytes otherwise."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    values: NDArray[Any]
+    """[V, D], mapped from the file."""
+    starts: NDArray[np.int64]
+
+
+class EmbeddingStore:
+    """The embeddings of all splits of one task under one encoder."""
+
+    def __init__(self, splits: dict[str, _Stored], hidden_size: int, *, of_tokens: bool) -> None:
+        self._splits, self._hidden_size, self._of_tokens = splits, hidden_size, of_tokens
+
+    def complete(self, batch: Batch, split: str) -> Batch:
+        """The micro batch with its proteins' embeddings [N, D] or [B, D] from the store."""
+        if not batch.rows:  # the blank micro batch that fills up a worker's step
+            size = batch.packed.num_tokens if self._of_tokens else batch.packed.num_proteins
+            return replace(batch, pooled=torch.zeros(size, self._hidden_size))
+        stored = self._splits[split]
+        parts = [stored.values[stored.starts[row] : stored.starts[row + 1]] for row in batch.rows]
+        return replace(batch, pooled=torch.from_numpy(np.concatenate(parts).astype(np.float32)))
+
+
+def embeddings_of(job: TrainingJob, task: Task, manifest: Manifest, engine: Engine) -> EmbeddingStore:
+    """The store of a frozen job on one worker: from disk, or computed now and then kept."""
+    assert job.pretrained is not None
+    encoder_hash = load_pretrained(job.pretrained).content_hash
+    of_tokens = task.pool is every_token
+    splits = {}
+    for split in (task.train_split, *task.valid_splits, *task.test_splits):
+        reading = make_reading(manifest, task, job, split, seed=0)
+        folder = job.directory.parent / FOLDER / _key(encoder_hash, job, reading) / split
+        if not (folder / "starts.npy").is_file():
+            _compute(folder, job, task, reading, engine, of_tokens=of_tokens)
+        starts = np.load(folder / "starts.npy")
+        splits[split] = _Stored(np.load(folder / "values.npy", mmap_mode="r"), starts)
+    return EmbeddingStore(splits, job.model.hidden_size, of_tokens=of_tokens)
+
+
+def _key(encoder_hash: str, job: TrainingJob, reading: Reading) -> str:
+    known = [
+        encoder_hash,
+        reading.split.content_hash,
+        reading.max_length,
+        job.task,
+        sorted(job.task_options.items()),
+        job.training.precision,
+    ]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+
+
+def _compute(folder: Path, job: TrainingJob, task: Task, reading: Reading, engine: Engine, *, of_tokens: bool) -> None:
+    """Run the encoder over a whole split; the folder is there whole or not at all."""
+    kept: list[tuple[int, NDArray[Any]]] = []
+    dtype = KEPT_AS["tokens" if of_tokens else "proteins"]
+    batches, _ = validation_batches(
+        reading, rank=0, world_size=1, micro_batch_residues=job.batches.micro_batch_residues, max_residues=None
+    )
+    for batch in batches:
+        values: NDArray[Any] = _pooled(engine, task, batch, job).numpy().astype(dtype)
+        lengths = batch.packed.lengths if of_tokens else (1,) * batch.packed.num_proteins
+        kept += zip(batch.rows, np.split(values, np.cumsum(lengths)[:-1]), strict=True)
+    kept.sort(key=lambda item: item[0])
+    aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    aside.mkdir(parents=True)
+    np.save(aside / "values.npy", np.concatenate([values for _, values in kept]))
+    np.save(aside / "starts.npy", np.cumsum([0, *(len(values) for _, values in kept)]))
+    try:
+        os.rename(aside, folder)
+    except OSError:  # another trial was faster
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@torch.no_grad()
+def _pooled(engine: Engine, task: Task, batch: Batch, job: TrainingJob) -> Tensor:
+    """What the head would read, [N, D] or [B, D], on the CPU in fp32."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(job.training.precision)
+    with engine.module() as model:
+        model.eval()
+        device = next(model.parameters()).device
+        packed = batch.packed.to(device)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            return task.pool(model.encoder(packed), packed).float().cpu()

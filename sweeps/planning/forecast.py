@@ -1,0 +1,162 @@
+"""The plan of a sweep as people read it before it runs: trials, parameters, FLOPs, residues, and about how long.
+
+Times are model FLOPs over the FLOP/s of a worker, which the settings give or a matrix product measures here; they leave
+out what is not matrix products, but for a share of the peak and a few seconds for each trial (settings `estimate`).
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from proteinlm.models.alphabet import get_alphabet
+from proteinlm.models.config import ModelConfig
+from proteinlm.models.cost import forward_flops
+from proteinlm.models.pretrained import read_config
+from proteinlm.platform.data.manifest import Manifest, read_manifest
+from proteinlm.platform.finetune import task_data
+from proteinlm.platform.results.table_text import amount
+from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
+from proteinlm.sweeps.planning.config import EstimateSection, SweepConfig
+from proteinlm.sweeps.planning.cost import Cost
+from proteinlm.sweeps.planning.plan import Plan, Trial
+from proteinlm.sweeps.results.text import scientific
+from proteinlm.tasks.catalog import build_task
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """About how long a sweep takes."""
+
+    seconds: dict[str, float]
+    """Of each trial, by name."""
+    wall: float
+    """From start to table, seconds."""
+    workers_at_once: float
+    flops_per_worker: float
+    """Model FLOP/s."""
+
+
+def forecast(sweep: SweepConfig, plan: Plan, costs: Mapping[str, Cost]) -> Forecast:
+    """About how long the plan takes on a machine like this one."""
+    cores = os.cpu_count() or 1
+    room = float(sweep.max_concurrent * sweep.workers_per_trial) if sweep.max_concurrent else float(cores)
+    rate = sweep.estimate.flops_per_worker or measured_rate(sweep.estimate, plan, room)
+    models = {trial.name: trial.config.model for trial in plan.trials if isinstance(trial.config, PretrainConfig)}
+    seconds = {}
+    for trial in plan.trials:
+        if trial.name in costs:
+            flops = costs[trial.name].training_flops
+        else:
+            assert isinstance(trial.config, FinetuneConfig)
+            flops = finetuning_flops(trial.config, models.get(trial.needs or ""))
+        seconds[trial.name] = flops / (rate * trial.config.cluster.most_workers) + sweep.estimate.seconds_per_trial
+    return Forecast(seconds, _wall(plan.trials, seconds, room), room, rate)
+
+
+def measured_rate(estimate: EstimateSection, plan: Plan, workers_at_once: float) -> float:
+    """Model FLOP/s that a worker may reach: a share of this machine's matmul peak, on CPU split among the workers."""
+    import torch
+
+    from proteinlm.platform.training.telemetry import matmul_peak
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    is_fp32 = all(trial.config.training.precision == "fp32" for trial in plan.trials)
+    peak = matmul_peak(device, torch.float32 if is_fp32 else torch.bfloat16)
+    return estimate.share_of_peak * (peak if device.type == "cuda" else peak / max(1.0, workers_at_once))
+
+
+def finetuning_flops(config: FinetuneConfig, model: ModelConfig | None) -> float:
+    """Model FLOPs of a finetuning trial: its training, and the scoring of valid and test splits; 0 for baselines.
+
+    `model` is the one that will be there; None: `config` says it. Reads the task's records.
+    """
+    manifest = read_manifest(task_data(config))
+    if config.mode in ("baseline", "probe"):
+        return 0.0
+    if model is None:
+        model = read_config(config.pretrained) if config.pretrained else config.model
+    assert model is not None
+    task = build_task(config.task, **config.options).on_splits(manifest.splits)
+    trained = _training_residues(config, manifest)
+    scored = {split: manifest.split(split).residues for split in (*task.valid_splits, *task.test_splits)}
+    of_training = 3 if config.mode != "frozen" else 0
+    return of_training * trained * _per_residue(model, manifest, task.train_split) + sum(
+        residues * _per_residue(model, manifest, split) for split, residues in scored.items()
+    )
+
+
+def _training_residues(config: FinetuneConfig, manifest: Manifest) -> float:
+    training, batches = config.training, config.batches
+    if training.steps is None:
+        return (training.epochs or 1) * manifest.split("train").residues
+    return float(training.steps * batches.lanes * batches.micro_batch_residues)
+
+
+def _per_residue(model: ModelConfig, manifest: Manifest, split: str) -> float:
+    """Forward FLOPs of the encoder, at the split's mean length."""
+    found = manifest.split(split)
+    if not found.rows:
+        return 0.0
+    length = max(1, round(found.residues / found.rows))
+    return forward_flops(model, [length + get_alphabet(model.alphabet).specials_per_protein]) / length
+
+
+def _wall(trials: list[Trial], seconds: Mapping[str, float], room: float) -> float:
+    """Seconds from start to table: all work spread over the room, and no less than the longest road."""
+    work = sum(seconds[trial.name] * trial.config.cluster.most_workers for trial in trials) / room
+    roads = [seconds[trial.name] + (seconds[trial.needs] if trial.needs else 0.0) for trial in trials]
+    return max([work, *roads])
+
+
+def show_plan(sweep: SweepConfig, plan: Plan, costs: Mapping[str, Cost], console: Console) -> None:
+    """Print the plan: a line for each pretraining trial with what hangs on it, and the sums.
+
+    Size is in parameters, GB in 10^9 bytes of a worker; tasks are finetuning trials on the model, and their time.
+    """
+    found = forecast(sweep, plan, costs)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    table.add_column(f"sweep {sweep.name}", overflow="fold")  # long names wrap: no figure is cut off for them
+    for head in ("size", "steps", "residues", "FLOPs", "GB", "about", "tasks"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for trial in plan.trials:
+        if trial.name in costs:
+            table.add_row(*_line(trial, costs[trial.name], plan, found))
+    if costs:
+        console.print(table)
+    for why in plan.left_out:
+        console.print(f"left out: {why}", soft_wrap=True)
+    own = [trial for trial in plan.trials if trial.name not in costs and trial.needs is None]
+    if own:
+        about = _duration(sum(found.seconds[trial.name] for trial in own))
+        console.print(f"{len(own)} trials on no model of this sweep (baselines and such), about {about}")
+    flops = sum(cost.training_flops for cost in costs.values())
+    console.print(
+        f"{len(plan.trials)} trials, {scientific(flops)} training FLOPs; {found.workers_at_once:g} workers at once of "
+        f"about {scientific(found.flops_per_worker)} FLOP/s each: about {_duration(found.wall)} (a rough estimate)"
+    )
+
+
+def _line(trial: Trial, cost: Cost, plan: Plan, found: Forecast) -> list[str]:
+    finetuned = [other for other in plan.trials if other.needs == trial.name]
+    after = _duration(sum(found.seconds[other.name] for other in finetuned)) if finetuned else ""
+    return [
+        trial.configuration,
+        amount(cost.parameters),
+        f"{cost.steps:,}",
+        amount(cost.residues),
+        scientific(cost.training_flops),
+        f"{cost.memory / 1e9:.2g}",
+        _duration(found.seconds[trial.name]),
+        f"{len(finetuned)}, {after}" if finetuned else "0",
+    ]
+
+
+def _duration(seconds: float) -> str:
+    """Such as 45 s, 12 min, 3.5 h, 21 days."""
+    for unit, size, limit in (("s", 1.0, 90.0), ("min", 60.0, 5400.0), ("h", 3600.0, 172_800.0)):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}" if unit != "h" else f"{seconds / size:.1f} h"
+    return f"{seconds / 86_400:.0f} days"

@@ -1,0 +1,85 @@
+"""The configurations of a sweep before anything is known of them: a list, a grid, or draws; and what may leave one out.
+
+A *point* is a configuration's changes by dotted name. One that is out of the constraints is left out of a grid or a
+search, and a fault in an explicit list: nobody writes down a configuration that is not meant.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count, product
+from typing import Any
+
+import numpy as np
+
+from proteinlm.models.config import expand_preset
+from proteinlm.models.cost import num_parameters
+from proteinlm.platform.settings.config import PretrainConfig
+from proteinlm.sweeps.planning.config import ConstraintSection, SearchSection, SweepConfig
+
+DRAWS_PER_TRIAL = 200
+"""Draws for each configuration wanted before a search is given up."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One configuration to be."""
+
+    source: str
+    """What messages call it."""
+    changes: Mapping[str, Any]
+    is_explicit: bool
+
+
+def points(sweep: SweepConfig) -> Iterator[Point]:
+    """All points of the sweep in order; endless for a search."""
+    if sweep.configurations:
+        for number, changes in enumerate(sweep.configurations):
+            yield Point(f"configurations[{number}]", changes, is_explicit=True)
+    elif sweep.grid:
+        for changes in grid_points(sweep.grid):
+            yield Point(f"grid point {_shown(changes)}", changes, is_explicit=False)
+    elif sweep.search:
+        yield from _draws(sweep.search)
+
+
+def grid_points(grid: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """The product of lists of values by dotted name; of no lists, one point without changes."""
+    return (dict(zip(grid, values, strict=True)) for values in product(*grid.values()))
+
+
+def _draws(search: SearchSection) -> Iterator[Point]:
+    for number in count():
+        generator = np.random.default_rng([search.seed, number])
+        changes = {name: distribution.draw(generator) for name, distribution in search.space.items()}
+        yield Point(f"search draw {number} ({_shown(changes)})", changes, is_explicit=False)
+
+
+def most_points(sweep: SweepConfig) -> tuple[int | None, int | None]:
+    """(points that are wanted, points to look at) of a search; None: all there are."""
+    if sweep.search is None:
+        return None, None
+    return sweep.search.trials, DRAWS_PER_TRIAL * sweep.search.trials
+
+
+def shape_out_of_bounds(model: object, constraints: ConstraintSection) -> str | None:
+    """Why settings of a model section, still unchecked, are left out; None where they are not."""
+    values = expand_preset(model) if isinstance(model, dict) else {}
+    width, heads = values.get("hidden_size"), values.get("num_attention_heads")
+    if not (isinstance(width, int) and isinstance(heads, int) and heads > 0 and constraints.heads_divide_width):
+        return None
+    return f"{heads} heads do not divide a width of {width}" if width % heads else None
+
+
+def size_out_of_bounds(config: PretrainConfig, constraints: ConstraintSection) -> str | None:
+    """Why a configuration's size is out of the constraints; None where it is not."""
+    if constraints.parameters is None:
+        return None
+    fewest, most = constraints.parameters
+    found = num_parameters(config.model)
+    if fewest <= found <= most:
+        return None
+    return f"{found:,} parameters; constraints.parameters is {fewest:,.0f} to {most:,.0f}"
+
+
+def _shown(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in changes.items())

@@ -1,0 +1,126 @@
+"""What must be read beside the figures of a sweep, in words, and the paper's own figures (tasks/published.py).
+
+    rows of a column  -> what it counts, on how many proteins of which data        rows -> which seeds were pooled
+    published Table 7 -> {configuration: {column title: figure}}                   and how its definitions differ
+
+None of it is ranked here: results.py says which figures compete.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from proteinlm.platform.results.rows import ResultRow
+from proteinlm.tasks.contact_prediction import NAME as CONTACTS
+from proteinlm.tasks.published import PublishedFigure, published_figures
+
+PAPER_TABLE = "ProteinLM Table 7"
+PAPER_COUNT = "P@L/5, paper's count"
+"""Title of the column of ours that counts contacts as the paper does."""
+_CONTACT_TITLES = {"paper_precision_l5": "P@L/5", "P@L/2": "P@L/2", "P@L": "P@L"}
+_TITLES = {
+    "fluorescence": "fluorescence",
+    "remote_homology": "RH",
+    "secondary_structure_q3": "SS Q3",
+    "secondary_structure_q8": "SS Q8",
+    "stability": "stability",
+}
+"""Task -> the one column of the paper."""
+
+
+def measures(rows: Sequence[ResultRow]) -> set[tuple[object, ...]]:
+    """The ways in which rows of one column were measured; figures are ranked only where there is one."""
+    return {(row.definition, row.data_hash, row.split_rule, row.mask_seed) for row in rows}
+
+
+def column_notes(columns: Mapping[str, Sequence[ResultRow]]) -> list[str]:
+    """A note for each column (title -> its rows) that has rows: definition, and what was scored."""
+    notes = []
+    for title, rows in columns.items():
+        ways = {}
+        for row in rows:
+            ways[row.definition, row.data_hash, row.split_rule, row.mask_seed] = _measured(row)
+        if len(ways) > 1:
+            notes.append(f"{title}: NOT ALL MEASURED ALIKE, so none is marked as best: {'; or: '.join(ways.values())}")
+        elif ways:
+            notes.append(f"{title}: {next(iter(ways.values()))}")
+    return notes
+
+
+def _measured(row: ResultRow) -> str:
+    masks = "" if row.mask_seed is None else f", mask seed {row.mask_seed}"
+    proteins = "SIMULATED proteins" if row.is_simulated else "proteins"
+    return (
+        f"{row.metric} of {row.task}: {row.definition}. Split {row.split}: {row.num_proteins:,} {proteins}, "
+        f"data {row.data_hash}, split rule: {row.split_rule}{masks}"
+    )
+
+
+def seed_note(pretraining: Sequence[int], finetuning: Sequence[int]) -> str:
+    """Which seeds the figures are means over."""
+    said = [
+        f"{verb} seed{'s' * (len(set(seeds)) > 1)} {', '.join(map(str, sorted(set(seeds))))}"
+        for verb, seeds in (("pretraining", pretraining), ("finetuning", finetuning))
+        if seeds
+    ]
+    return f"Figures are means over seeds, ± their sample standard deviation ({'; '.join(said) or 'no seeds'})"
+
+
+def cost_notes(device: str, pretraining: Sequence[str]) -> list[str]:
+    """What the columns of cost count; `pretraining`: its name for each line that rests on one."""
+    hours = (
+        f"{'GPU' if device == 'gpu' else 'core'}-hours: of pretraining and finetuning over all seeds, a killed attempt "
+        "until its last sign of life; baselines are not counted"
+    )
+    if device == "gpu":
+        hours += ", nor is what ran without a GPU"
+    if len(set(pretraining)) < len(pretraining):
+        hours += "; the pretraining that several lines share counts in each of them"
+    counted = (
+        "training FLOPs (of the model, without recomputation) and residues: of pretraining; of several seeds, the mean"
+    )
+    return [counted, hours]
+
+
+def paper_figures() -> dict[str, dict[str, float]]:
+    """Configuration of the paper's Table 7 -> figure by column title, in the paper's order.
+
+    Its P@L/5 stands under that name and under `PAPER_COUNT`, the column of ours that counts alike.
+    """
+    table: dict[str, dict[str, float]] = {}
+    for figure in _published():
+        line = table.setdefault(figure.model, {})
+        line[_title(figure)] = figure.value
+        if figure.measure.comparable_with and figure.measure.task == CONTACTS:
+            line[PAPER_COUNT] = figure.value
+    return table
+
+
+def paper_notes(stand_ins: Mapping[str, str]) -> tuple[str, ...]:
+    """How the paper's figures were measured, and for each column whether that is as ours.
+
+    `stand_ins`: the paper's configuration -> ours that stands for it.
+    """
+    figures = _published()
+    first = {_title(figure): figure for figure in figures}
+    notes = [f"{figures[0].source}; single runs, no seeds. Definitions differ, so none is ranked with ours"]
+    for title, figure in first.items():
+        measure = figure.measure
+        caveat = f" ({measure.caveat})" if measure.caveat else ""
+        if measure.comparable_with and measure.task == CONTACTS:
+            alike = f"defined as our column {PAPER_COUNT}, where it stands too, and not as our {title}"
+        elif measure.comparable_with:
+            alike = "defined as ours, on the paper's data"
+        else:
+            alike = f"not as ours: {measure.difference}"
+        notes.append(f"{title}: {measure.definition}; {alike}{caveat}")
+    if stand_ins:
+        notes.append("ours for the paper's: " + ", ".join(f"{own} for {name}" for name, own in stand_ins.items()))
+    return tuple(notes)
+
+
+def _published() -> list[PublishedFigure]:
+    return [figure for figure in published_figures() if figure.table == PAPER_TABLE]
+
+
+def _title(figure: PublishedFigure) -> str:
+    measure = figure.measure
+    return _CONTACT_TITLES[measure.metric] if measure.task == CONTACTS else _TITLES[measure.task]

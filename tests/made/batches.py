@@ -1,0 +1,80 @@
+"""Micro batches for tests and benchmarks: what one worker reads, without Ray; the same masked proteins as our packed
+micro batches and as the padded rectangles that transformers' models take.
+
+Shapes: N tokens of a batch, B proteins, L tokens of its longest protein.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from proteinlm.models.alphabet import get_alphabet
+from proteinlm.models.masking import mask_tokens
+from proteinlm.models.packed import NOT_SCORED, pack
+from proteinlm.platform.batches.order import BANDS, BatchPlan, Share, cut_evenly
+from proteinlm.platform.batches.windows import Reading, WindowSlice, read_window, to_batch
+from proteinlm.tasks.catalog import build_task
+from proteinlm.tasks.task import Batch, known_labels
+
+SPECIALS = get_alphabet("esm").specials_per_protein
+"""Special tokens of every protein."""
+
+Padded = dict[str, Tensor]
+"""What EsmForMaskedLM is given: input_ids, attention_mask and labels, [B, L] each."""
+
+
+def masked(sequences: Sequence[str], rows: Sequence[int]) -> tuple[Tensor, Tensor, NDArray[np.integer[Any]]]:
+    """Tokens [N] and labels [N] of the proteins `rows`, masked alike whatever batch they are in, and lengths [B]."""
+    alphabet = get_alphabet("esm")
+    tokens, lengths = alphabet.encode([sequences[row] for row in rows])
+    shown, labels = mask_tokens(tokens, lengths, np.array(rows), alphabet=alphabet, seed=0, epoch=0)
+    return torch.from_numpy(shown.astype(np.int64)), torch.from_numpy(labels.astype(np.int64)), lengths
+
+
+def packed_batches(sequences: Sequence[str], budget: int) -> list[Batch]:
+    """The window cut as in training, in random order."""
+    lengths = np.array([len(sequence) + SPECIALS for sequence in sequences])
+    made = []
+    for rows in cut_evenly(lengths, max(1, round(lengths.sum() / budget)), BANDS):
+        tokens, labels, sizes = masked(sequences, rows.tolist())
+        residues = sum(len(sequences[row]) for row in rows)
+        scored = known_labels(labels.numpy(), sizes)
+        made.append(Batch(pack(tokens.numpy(), sizes), labels, tuple(rows.tolist()), residues, scored))
+    return [made[i] for i in np.random.default_rng(0).permutation(len(made))]
+
+
+def padded_batches(sequences: Sequence[str], size: int) -> list[Padded]:
+    """Shuffled batches of `size` proteins, padded to their longest, as transformers' collator does."""
+    order = np.random.default_rng(0).permutation(len(sequences))
+    made = []
+    for start in range(0, len(order) - size + 1, size):
+        tokens, labels, sizes = masked(sequences, order[start : start + size].tolist())
+        batch = {"input_ids": padded(tokens, sizes, get_alphabet("esm").pad_id)}
+        batch["attention_mask"] = padded(torch.ones_like(tokens), sizes, 0)
+        batch["labels"] = padded(labels, sizes, NOT_SCORED)
+        made.append(batch)
+    return made
+
+
+def padded(values: Tensor, lengths: NDArray[np.integer[Any]], filler: int) -> Tensor:
+    """The tokens' `values` [N] of proteins of `lengths` [B] as a rectangle [B, L], `filler` where no token is."""
+    is_token = torch.arange(int(lengths.max())) < torch.from_numpy(lengths)[:, None]
+    rectangle = torch.full(is_token.shape, filler)
+    rectangle[is_token] = values
+    return rectangle
+
+
+def steps_of_one_worker(reading: Reading, plan: BatchPlan, num_steps: int = sys.maxsize) -> Iterator[list[Batch]]:
+    """The micro batches of every step as a run with one worker reads them; Ray Data is left out."""
+    task, share = build_task(reading.task, **reading.task_options), Share(plan, range(plan.lanes), 0, num_steps)
+    windows = (
+        read_window(reading, WindowSlice(share.window(number), plan.micro_batches, is_training=True))
+        for number in range(share.num_windows)
+    )
+    places = ((window, number) for window in windows for number in range(window.num_rows))
+    return ([to_batch(*place, task) for place in lanes] for lanes in share.steps(places))

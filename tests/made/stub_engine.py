@@ -1,0 +1,50 @@
+"""Micro batches and an engine that computes nothing, for tests of what is done with steps and scores."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proteinlm.models.packed import pack
+from proteinlm.platform.training.engine import StepReport
+from proteinlm.tasks.task import Batch, TaskModel
+
+
+def batch(*rows: int) -> Batch:
+    """A micro batch of proteins of two residues each."""
+    tokens = np.full(4 * len(rows), 5, np.uint8)
+    return Batch(pack(tokens, np.full(len(rows), 4)), torch.zeros(len(tokens)), rows, num_residues=2 * len(rows))
+
+
+class StubEngine:
+    """An engine and a step log that compute nothing and remember what they were asked.
+
+    A protein's loss is its row number; the steps in `not_finite`, counted from 1, are skipped.
+    """
+
+    def __init__(self, not_finite: Sequence[int] = ()) -> None:
+        self.rates: list[float] = []
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self._not_finite = not_finite
+
+    def train_step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepReport:
+        self.rates.append(learning_rate)
+        return StepReport(loss=1.0, scored=1, gradient_norm=1.0, is_skipped=len(self.rates) in self._not_finite)
+
+    def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": torch.tensor([float(row) for row in batch.rows])}
+
+    def save(self, directory: Path) -> None: ...
+
+    def load(self, directory: Path) -> None: ...
+
+    @contextmanager
+    def module(self, writes: bool = False) -> Iterator[TaskModel]:
+        raise NotImplementedError
+        yield
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self.logged.append((step, dict(figures)))

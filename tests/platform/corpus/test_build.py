@@ -1,0 +1,274 @@
+"""What a build makes of its sources: nothing lost, nothing twice, nothing in two splits, nothing half-written.
+
+Run task after task without Ray; test_corpus_build_on_ray.py holds that Ray Data makes the same corpus.
+"""
+
+import errno
+import gzip
+import json
+import random
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proteinlm.platform.corpus import build as corpus_build
+from proteinlm.platform.corpus.build import build_corpus
+from proteinlm.platform.data.manifest import Manifest, read_manifest
+from tests.made.protein_files import (
+    SerialRunner,
+    corpus_rows,
+    fasta_text,
+    json_text,
+    random_proteins,
+    write_file,
+    write_lmdb,
+)
+
+PROTEINS = random_proteins(400)
+
+
+@pytest.fixture(autouse=True)
+def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_build, "RayDataRunner", SerialRunner)
+    monkeypatch.setattr(corpus_build, "_quiet_data", lambda *_: nullcontext())
+    monkeypatch.setattr(corpus_build, "connected", lambda *_: nullcontext())
+
+
+def build(tmp_path: Path, *sources: Path, out: str = "out", **arguments: Any) -> Manifest:
+    settings: dict[str, Any] = {"shard_rows": 64, "holdout_fraction": 0.1, "chunk_bytes": 3000, "bucket_bytes": 4000}
+    return build_corpus(sources, tmp_path / out, **{**settings, **arguments})
+
+
+def left_over(tmp_path: Path, *expected: str) -> bool:
+    return sorted(path.name for path in tmp_path.iterdir()) == sorted(expected)
+
+
+def fasta(tmp_path: Path, text: bytes | None = None, name: str = "a.fasta") -> Path:
+    return write_file(tmp_path / name, fasta_text(PROTEINS) if text is None else text)
+
+
+def test_every_protein_is_in_one_split_with_its_columns(tmp_path: Path) -> None:
+    manifest = build(tmp_path, fasta(tmp_path))
+    rows = corpus_rows(tmp_path / "out", manifest)
+    assert read_manifest(tmp_path / "out") == manifest
+    assert set(rows) == {"train", "valid", "holdout"}
+    found = sorted((row["id"], row["sequence"], row["family"]) for split in rows.values() for row in split)
+    assert found == sorted(PROTEINS)
+    assert all(row["length"] == len(row["sequence"]) for split in rows.values() for row in split)
+    for name, split in manifest.splits.items():
+        assert split.rows == len(rows[name]) == manifest.counts[name]
+        assert split.residues == sum(row["length"] for row in rows[name])
+        assert split.longest == max(row["length"] for row in rows[name])
+        assert split.residue_counts["A"] == sum(row["sequence"].count("A") for row in rows[name])
+        sizes = {shard.rows for shard in split.shards}
+        assert max(sizes) - min(sizes) <= 1
+    assert left_over(tmp_path, "a.fasta", "out")
+    assert left_over(tmp_path / "out", "manifest.json", "rejects.jsonl", *rows)
+
+
+def test_held_out_families_are_in_no_other_split(tmp_path: Path) -> None:
+    manifest = build(tmp_path, fasta(tmp_path), holdout_families=["PF00003"])
+    rows = corpus_rows(tmp_path / "out", manifest)
+    families = {name: {row["family"] for row in split} for name, split in rows.items()}
+    assert "PF00003" in families["holdout"]
+    assert None not in families["holdout"]
+    assert not families["holdout"] & (families["train"] | families["valid"])
+    assert 0.08 <= len(rows["holdout"]) / len(PROTEINS) <= 0.1
+    assert 0.01 <= len(rows["valid"]) / len(PROTEINS) <= 0.1
+
+
+def test_clans_are_held_out_whole(tmp_path: Path) -> None:
+    clans = "".join(f"PF{number:05d}\tCL{number % 5:04d}\n" for number in range(1, 11)).encode()
+    manifest = build(
+        tmp_path, fasta(tmp_path), clans=write_file(tmp_path / "c.tsv", clans), holdout_clans=["CL0002"], seed=3
+    )
+    rows = corpus_rows(tmp_path / "out", manifest)
+    by_clan = {name: {row["clan"] for row in split} - {None} for name, split in rows.items()}
+    assert "CL0002" in by_clan["holdout"]
+    assert not by_clan["holdout"] & (by_clan["train"] | by_clan["valid"])
+
+
+def test_order_is_a_shuffle_that_chunks_buckets_and_kinds_of_file_do_not_change(tmp_path: Path) -> None:
+    plain = fasta(tmp_path)
+    whole = build(tmp_path, plain, chunk_bytes=1 << 20, bucket_bytes=1 << 20)
+    ids = [row["id"] for row in corpus_rows(tmp_path / "out", whole)["train"]]
+    assert ids != sorted(ids)
+    others = [
+        build(tmp_path, plain, out="o1", chunk_bytes=900, bucket_bytes=2500),
+        build(tmp_path, fasta(tmp_path, name="a.fasta.gz"), out="o2", chunk_bytes=5000),
+        build(tmp_path, write_file(tmp_path / "a.jsonl", json_text(PROTEINS)), out="o3"),
+        build(
+            tmp_path,
+            write_lmdb(tmp_path / "a.lmdb", [{"id": i, "primary": s, "family_id": f} for i, s, f in PROTEINS]),
+            out="o4",
+        ),
+    ]
+    assert [other.content_hash for other in others] == [whole.content_hash] * 4
+    assert build(tmp_path, plain, out="o5", seed=1).content_hash != whole.content_hash
+
+
+def test_valid_is_the_share_asked_for(tmp_path: Path) -> None:
+    big = {"chunk_bytes": 1 << 20, "bucket_bytes": 1 << 20}
+    counts = build(tmp_path, fasta(tmp_path, fasta_text(random_proteins(3000))), valid_fraction=0.2, **big).counts
+    assert 0.17 <= counts["valid"] / (counts["valid"] + counts["train"]) <= 0.23
+    assert "valid" not in build(tmp_path, tmp_path / "a.fasta", valid_fraction=0.0, out="none", **big).splits
+
+
+def test_nothing_is_lost_unseen(tmp_path: Path) -> None:
+    """Duplicates and rejects of all sorts, over two sources: read = kept + rejected + duplicates."""
+    name, sequence, family = PROTEINS[301]
+    second = [
+        ("other", sequence, family),  # another id, same sequence: a duplicate
+        (name, sequence.lower(), family),  # the same once more: a duplicate
+        (name, "ACDEFG", family),  # the id of another sequence: rejected
+        ("bad", "ACJ", None),
+        ("stop", "A*C", None),
+        ("fresh", "WWWWW", None),
+        ("fresh", "WWWWWW", None),
+    ]
+    first = fasta(tmp_path)
+    extra = write_file(tmp_path / "b.fasta", fasta_text(second))
+    manifest = build(tmp_path, first, extra, max_reject_fraction=0.05)
+    counts = manifest.counts
+    assert counts == {**counts, "read": 407, "kept": 401, "rejected": 4, "duplicates": 2}
+    assert counts["kept"] == counts["train"] + counts["valid"] + counts["holdout"]
+    rows = {row["id"]: row for split in corpus_rows(tmp_path / "out", manifest).values() for row in split}
+    assert rows[name]["sequence"] == sequence
+    assert rows["fresh"]["sequence"] == "WWWWW"
+    assert not {"other", "bad", "stop"} & set(rows)
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    place = {reject["line"]: reject for reject in rejects}
+    lines = extra.read_text().splitlines()
+    for reject in rejects:
+        assert reject["source"] == str(extra)
+        assert lines[reject["line"] - 1].startswith(f">{reject['id']} ")
+    assert len(place) == 4
+    line = first.read_text().splitlines().index(f">{name} {name} {family}.7;Name;") + 1
+    assert f"id stands for another sequence at {first} line {line}" in [reject["reason"] for reject in rejects]
+
+
+def test_many_random_repeats_never_break_the_sum(tmp_path: Path) -> None:
+    generator = random.Random(5)
+    pool = [sequence for _, sequence, _ in PROTEINS[:60]] + ["ACJ", ""]
+    made = [(f"P{generator.randrange(90)}", generator.choice(pool), None) for _ in range(600)]
+    manifest = build(tmp_path, fasta(tmp_path, fasta_text(made)), max_reject_fraction=1.0, chunk_bytes=500)
+    first: dict[str, str] = {}
+    accepted = set()
+    for name, sequence, _ in made:
+        if sequence not in ("ACJ", "") and first.setdefault(name, sequence) == sequence:
+            accepted.add(sequence)
+    rows = [row for split in corpus_rows(tmp_path / "out", manifest).values() for row in split]
+    assert sorted(row["sequence"] for row in rows) == sorted(accepted)
+    counts = manifest.counts
+    assert counts["read"] == 600 == counts["kept"] + counts["rejected"] + counts["duplicates"]
+
+
+def test_a_sequence_of_a_held_out_family_is_not_in_train_under_another(tmp_path: Path) -> None:
+    proteins = [("a", "ACDEFGHIKL", "PF00001"), ("b", "ACDEFGHIKL", "PF00002"), ("c", "WWWW", "PF00001")]
+    manifest = build(
+        tmp_path,
+        fasta(tmp_path, fasta_text(proteins)),
+        holdout_families=["PF00002"],
+        holdout_fraction=0.0,
+        valid_fraction=0.0,
+    )
+    rows = corpus_rows(tmp_path / "out", manifest)
+    assert [row["id"] for row in rows["holdout"]] == ["b"]
+    assert [row["id"] for row in rows["train"]] == ["c"]
+
+
+def test_too_many_rejects_fail_and_are_listed(tmp_path: Path) -> None:
+    source = fasta(tmp_path, fasta_text(PROTEINS) + b">bad\nACJ\n" * 10)
+    with pytest.raises(ValueError, match=r"10 of 410 records were rejected.*0\.01.*unknown letter 'J'.*out\.rejects"):
+        build(tmp_path, source)
+    assert left_over(tmp_path, "a.fasta", "out.rejects.jsonl")
+    assert len((tmp_path / "out.rejects.jsonl").read_text().splitlines()) == 10
+    assert build(tmp_path, source, max_reject_fraction=0.03).counts["rejected"] == 10
+    assert left_over(tmp_path, "a.fasta", "out")
+
+
+def test_the_same_build_is_not_made_twice_and_no_other_is_overwritten(tmp_path: Path) -> None:
+    source = fasta(tmp_path)
+    manifest = build(tmp_path, source)
+    stamp = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
+    said: list[str] = []
+    assert build(tmp_path, source, on_progress=lambda what, done, total: said.append(what)) == manifest
+    assert said == ["this very corpus is there already"]
+    assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match=r"out holds another corpus \(differing: seed\)"):
+        build(tmp_path, source, seed=1)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match=r"mine exists and is no corpus"):
+        build(tmp_path, source, out="mine")
+
+
+def test_what_a_killed_build_left_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out.building" / "scratch").mkdir(parents=True)
+    build(tmp_path, fasta(tmp_path))
+    assert left_over(tmp_path, "a.fasta", "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.fasta", b"", r"a\.fasta is empty: it holds no record"),
+        ("a.fasta", b"\n\n", r"a\.fasta is empty: it holds no record"),
+        ("a.fasta.gz", b"", r"a\.fasta\.gz is empty: it holds no record"),
+        ("a.fasta", b"ACD\n>x\nACD\n", r"a\.fasta is not FASTA: it begins with 'ACD'"),
+        ("a.txt", b">x\nACD\n", r"a\.txt has the unknown ending '\.txt'; accepted: FASTA"),
+        ("a.json", b"[]", r"a\.json is JSON in one piece"),
+    ],
+)
+def test_what_is_no_source_is_refused_before_any_task(
+    tmp_path: Path, name: str, content: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_file(tmp_path / name, content)
+    monkeypatch.setattr(corpus_build, "connected", None)  # no Ray is asked for
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, source)
+    assert left_over(tmp_path, name)
+
+
+def test_a_long_blank_file_is_empty_too(tmp_path: Path) -> None:
+    blank = fasta(tmp_path, b"\n" * (3 << 20), "blank.fasta")
+    with pytest.raises(ValueError, match=r"blank\.fasta is empty: it holds no record"):
+        build(tmp_path, fasta(tmp_path), blank, chunk_bytes=1 << 20)
+
+
+def test_wrong_arguments_are_named(tmp_path: Path) -> None:
+    source = fasta(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*gone\.fasta"):
+        build(tmp_path, source, tmp_path / "gone.fasta")
+    with pytest.raises(ValueError, match=r"given more than once: .*a\.fasta"):
+        build(tmp_path, source, source)
+    with pytest.raises(ValueError, match=r"valid_fraction is 1\.5; accepted"):
+        build(tmp_path, source, valid_fraction=1.5)
+    with pytest.raises(ValueError, match=r"shard_rows is 0; accepted"):
+        build(tmp_path, source, shard_rows=0)
+    with pytest.raises(ValueError, match=r"no source is given"):
+        build(tmp_path)
+    with pytest.raises(OSError, match=r"cannot be made: .*a\.fasta is not a directory"):
+        build_corpus([source], source / "out")
+    with pytest.raises(ValueError, match=r"no protein is left for the split train"):
+        build(tmp_path, fasta(tmp_path, b">x\nACD\n", "b.fasta"), valid_fraction=0.9999999)
+
+
+def test_a_gzip_cut_short_leaves_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "a.fasta.gz"
+    source.write_bytes(gzip.compress(fasta_text(random_proteins(40000)))[:-2000])
+    with pytest.raises(ValueError, match=r"a\.fasta\.gz is a truncated or damaged gzip file"):
+        build(tmp_path, source, chunk_bytes=1 << 18)
+    assert left_over(tmp_path, "a.fasta.gz")
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(corpus_build, "write_manifest", full)
+    with pytest.raises(OSError, match=r"the disk is full: no space left to build .*out; nothing was kept"):
+        build(tmp_path, fasta(tmp_path))
+    assert left_over(tmp_path, "a.fasta")

@@ -1,0 +1,137 @@
+"""Result rows: nothing half-written, nothing doubled, a broken line named."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proteinlm.platform.results.rows import ROWS_FILE, ResultRow, append_rows, gather_rows
+
+
+def make_row(**changes: Any) -> ResultRow:
+    values: dict[str, Any] = {
+        "run": "tiny",
+        "kind": "pretrain",
+        "model": "hidden-64-layer-2-head-2",
+        "mode": "scratch",
+        "task": "masked_language_modeling",
+        "split": "valid",
+        "metric": "loss",
+        "definition": "cross-entropy of scored residues in nats, pooled over the split",
+        "value": 2.68,
+        "larger_is_better": False,
+        "num_proteins": 50,
+        "num_scored": 1200,
+        "unit": "scored residues",
+        "seed": 0,
+        "data_hash": "0123456789abcdef",
+        "split_rule": "whole clans and families held out",
+        "code_version": "0.1.0",
+        "created": "2021-12-02T10:00:00+00:00",
+    }
+    return ResultRow(**{**values, **changes})
+
+
+def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
+    rows = [make_row(settings={"learning_rate": 1e-3}, low=2.6, high=2.7), make_row(metric="perplexity", value=14.6)]
+    append_rows(tmp_path / "storage" / "tiny", rows)
+    assert gather_rows([tmp_path]) == rows
+
+
+@settings(deadline=None)  # a busy machine is no fault
+@given(value=st.floats(allow_nan=False), seed=st.integers(0, 2**63), model=st.text(st.characters(codec="utf-8")))
+def test_any_value_survives_the_file(
+    tmp_path_factory: pytest.TempPathFactory, value: float, seed: int, model: str
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    row = make_row(value=value, seed=seed, model=model)
+    append_rows(folder, [row])
+    assert gather_rows([folder]) == [row]
+
+
+def test_a_value_that_is_no_number_survives_the_file(tmp_path: Path) -> None:
+    append_rows(tmp_path, [make_row(value=float("nan"))])
+    assert str(gather_rows([tmp_path])[0].value) == "nan"
+
+
+def test_a_trial_run_again_does_not_double_its_rows(tmp_path: Path) -> None:
+    append_rows(tmp_path, [make_row(value=2.7), make_row(split="holdout")])
+    append_rows(tmp_path, [make_row(value=2.6), make_row(split="holdout")])
+    assert len((tmp_path / ROWS_FILE).read_text().splitlines()) == 4
+    assert [(row.split, row.value) for row in gather_rows([tmp_path, tmp_path])] == [("valid", 2.6), ("holdout", 2.68)]
+
+
+@pytest.mark.parametrize("name", ["run", "task", "split", "metric", "model", "mode"])
+def test_figures_that_differ_in_any_part_of_the_key_stay_apart(tmp_path: Path, name: str) -> None:
+    append_rows(tmp_path, [make_row(), make_row(**{name: "other"}), make_row(seed=1)])
+    assert len(gather_rows([tmp_path])) == 3
+
+
+def test_of_several_files_the_row_created_last_is_kept(tmp_path: Path) -> None:
+    append_rows(tmp_path / "a", [make_row(value=1.0, created="2021-12-03T10:00:00+01:00")])
+    append_rows(tmp_path / "b", [make_row(value=2.0, created="2021-12-03T09:30:00+00:00")])
+    append_rows(tmp_path / "c", [make_row(value=3.0, created="2021-12-02T10:00:00+00:00")])
+    assert [row.value for row in gather_rows([tmp_path / "a", tmp_path / "b", tmp_path / "c"])] == [2.0]
+    assert [row.value for row in gather_rows([tmp_path])] == [2.0]
+
+
+def test_rows_are_found_by_file_and_by_uri(tmp_path: Path) -> None:
+    append_rows(tmp_path.as_uri() + "/deep/", [make_row()])
+    assert gather_rows([tmp_path / "deep" / ROWS_FILE]) == gather_rows([tmp_path.as_uri()]) == [make_row()]
+
+
+def test_a_broken_last_line_is_named_by_file_and_line(tmp_path: Path) -> None:
+    append_rows(tmp_path, [make_row()])
+    path = tmp_path / ROWS_FILE
+    path.write_text(path.read_text() + make_row().model_dump_json()[:40])
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 2 is not a result row: Invalid JSON"):
+        gather_rows([tmp_path])
+
+
+def test_a_row_of_another_form_is_named(tmp_path: Path) -> None:
+    (tmp_path / ROWS_FILE).write_text(make_row().model_dump_json().replace('"value":2.68', '"value":"high"') + "\n")
+    with pytest.raises(ValueError, match=r"line 1 is not a result row: value: Input should be a valid number"):
+        gather_rows([tmp_path])
+
+
+def test_a_missing_run_is_named_and_an_empty_one_has_no_rows(tmp_path: Path) -> None:
+    assert gather_rows([tmp_path]) == []
+    with pytest.raises(FileNotFoundError, match=r"no run at .*nowhere"):
+        gather_rows([tmp_path / "nowhere"])
+
+
+def test_a_write_that_is_cut_off_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append_rows(tmp_path, [make_row()])
+    before = (tmp_path / ROWS_FILE).read_bytes()
+
+    def cut(row: ResultRow) -> str:
+        raise InterruptedError(row.seed)
+
+    (tmp_path / f"{ROWS_FILE}.writing").write_text('{"half": ')  # what an earlier, killed writer left
+    with monkeypatch.context() as patched:
+        patched.setattr(ResultRow, "model_dump_json", cut)
+        with pytest.raises(InterruptedError):
+            append_rows(tmp_path, [make_row(seed=1)])
+    assert (tmp_path / ROWS_FILE).read_bytes() == before
+    append_rows(tmp_path, [make_row(seed=1)])
+    assert [row.seed for row in gather_rows([tmp_path])] == [0, 1]
+
+
+def test_a_reader_never_sees_half_a_row(tmp_path: Path) -> None:
+    append_rows(tmp_path, [make_row(seed=0)])
+    writer = threading.Thread(target=lambda: [append_rows(tmp_path, [make_row(seed=seed)]) for seed in range(1, 60)])
+    writer.start()
+    seen = []
+    while writer.is_alive():
+        seen.append(len(gather_rows([tmp_path])))
+    writer.join()
+    assert seen == sorted(seen)
+    assert len(gather_rows([tmp_path])) == 60
+
+
+def test_a_time_without_its_zone_is_refused() -> None:
+    with pytest.raises(ValueError, match="with its zone"):
+        make_row(created="2021-12-02T10:00:00")

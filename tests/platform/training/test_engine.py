@@ -1,0 +1,101 @@
+"""The engines agree: a global batch gives the same loss and gradient for any workers, micro batches and ZeRO stage."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from proteinlm.platform.training.deepspeed_engine import deepspeed_settings
+from tests.made import engine_workers
+from tests.made.engine_workers import CHAIN, LANES, LINEAR, STEPS
+
+STAGES = ("0", "1", "2", "3")
+
+
+@pytest.fixture(scope="module")
+def deepspeed() -> dict[int, Any]:
+    return engine_workers.run_chain()
+
+
+@pytest.fixture(scope="module")
+def plain() -> list[list[float]]:
+    """The uninterrupted run of one plain process over all links of the chain, and two steps more."""
+    return engine_workers.losses(engine_workers.plain_engine(), 0, len(CHAIN) * STEPS + 2)
+
+
+@pytest.fixture(scope="module")
+def gradient() -> np.ndarray[Any, Any]:
+    return np.array(engine_workers.moved(engine_workers.plain_engine(LINEAR), cuts=1))
+
+
+@pytest.mark.parametrize("cuts", ["1", "3"])
+@pytest.mark.parametrize("world_size", CHAIN)
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_gradient_knows_neither_workers_nor_micro_batches_nor_zero_stage(
+    stage: str, world_size: int, cuts: str, deepspeed: dict[int, Any], gradient: np.ndarray[Any, Any]
+) -> None:
+    found = np.array(deepspeed[world_size][stage]["moved"][cuts])
+    # ZeRO's fp32 weights are rounded once when a step is added to them: 1e-7 of a weight, not of its gradient.
+    assert np.linalg.norm(found - gradient) <= 1e-5 * np.linalg.norm(gradient)
+    assert np.linalg.norm(gradient) > 1e-2
+
+
+@pytest.mark.parametrize("world_size", CHAIN)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_goes_on_with_another_number_of_workers(
+    stage: str, world_size: int, deepspeed: dict[int, Any], plain: list[list[float]]
+) -> None:
+    first = CHAIN.index(world_size) * STEPS
+    for found, expected in zip(deepspeed[world_size][stage]["losses"], plain[first : first + STEPS], strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+    for found, expected in zip(
+        deepspeed[world_size][stage]["on"], plain[first + STEPS : first + STEPS + 2], strict=True
+    ):
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_loaded_checkpoint_goes_on_bit_for_bit(stage: str, deepspeed: dict[int, Any]) -> None:
+    found = deepspeed[LANES][stage]
+    assert found["on_again"] == found["on"]
+    assert found["on"] != found["losses"]
+
+
+@pytest.mark.parametrize("world_size", CHAIN)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_that_is_not_finite_on_one_worker_is_skipped_on_all(
+    stage: str, world_size: int, deepspeed: dict[int, Any]
+) -> None:
+    found = deepspeed[world_size][stage]["not_finite"]
+    assert found["is_skipped"]
+    assert found["kept"], "weights stay as they were"
+    engine = engine_workers.plain_engine()
+    first, _, next_ = engine_workers.global_batches(0, 3)
+    engine.train_step(first, 1e-2, seed=0)
+    assert found["next"] == pytest.approx(engine.train_step(next_, 1e-2, seed=0).loss, rel=1e-5)
+
+
+def test_the_plain_engine_skips_a_step_that_is_not_finite() -> None:
+    engine = engine_workers.plain_engine()
+    with engine.module() as whole:
+        hook = whole.register_forward_hook(lambda _, __, columns: columns | {"loss": columns["loss"] * float("inf")})
+        before = {name: weight.clone() for name, weight in whole.state_dict().items()}
+        (step,) = engine_workers.global_batches(0, 1)
+        assert engine.train_step(step, 1e-2, seed=0).is_skipped
+        assert all(weight.equal(before[name]) for name, weight in whole.state_dict().items())
+        hook.remove()
+    assert not engine.train_step(step, 1e-2, seed=0).is_skipped
+
+
+def test_fp16_scales_its_loss_dynamically_and_bf16_keeps_fp32_weights() -> None:
+    def settings(precision: str) -> dict[str, Any]:
+        section = engine_workers.training(2).model_copy(update={"precision": precision})
+        return deepspeed_settings(section, engine_workers.OPTIMIZER, micro_batches=3, device=torch.device("cpu"))
+
+    assert settings("fp16")["fp16"]["enabled"]
+    assert "loss_scale" not in settings("fp16")["fp16"]
+    assert settings("bf16")["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
+    assert "bf16" not in settings("bf16")
+    assert settings("fp32")["gradient_accumulation_steps"] == 3
+    assert settings("fp32")["zero_optimization"]["stage"] == 2

@@ -1,0 +1,71 @@
+"""What a worker makes of its job: the same random model everywhere, pretrained weights where there are some."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from proteinlm.models.config import ModelConfig
+from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
+from proteinlm.models.pretrained import save_pretrained
+from proteinlm.platform.settings.sections import BatchSection, OptimizerSection, TrainingSection
+from proteinlm.platform.training.evaluation import longest_scored
+from proteinlm.platform.training.job import TrainingJob
+from proteinlm.platform.training.run_job import make_model
+from proteinlm.tasks.catalog import build_task
+from proteinlm.tasks.task import TaskModel
+
+SHAPE = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+
+
+def job(**changes: Any) -> TrainingJob:
+    values: dict[str, Any] = {
+        "kind": "finetune",
+        "name": "n",
+        "directory": "d",
+        "task": "secondary_structure_q3",
+        "task_options": {},
+        "data": "data",
+        "model": SHAPE,
+        "pretrained": None,
+        "mode": "full",
+        "seed": 0,
+        "batches": BatchSection(),
+        "optimizer": OptimizerSection(),
+        "training": TrainingSection(steps=1),
+        "total_steps": 1,
+        "threads_per_worker": None,
+        "code_version": "1",
+    }
+    return TrainingJob.model_validate(values | changes)
+
+
+def made(**changes: Any) -> TaskModel:
+    return make_model(job(**changes), build_task("secondary_structure_q3"))
+
+
+def test_a_job_travels_as_plain_values() -> None:
+    assert TrainingJob.model_validate(job().model_dump(mode="json")) == job()
+
+
+def test_scoring_never_crops_what_the_model_can_take() -> None:
+    assert longest_scored(SHAPE) > 100_000
+    learned = SHAPE.model_copy(update={"position": "learned", "max_positions": 512})
+    assert longest_scored(learned) == 510
+
+
+def test_random_weights_come_from_the_seed() -> None:
+    first, again, other = made().state_dict(), made().state_dict(), made(seed=1).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_pretrained_weights_are_taken_and_frozen_ones_are_not_trained(tmp_path: Path) -> None:
+    encoder = ProteinEncoder(SHAPE)
+    save_pretrained(tmp_path / "model", encoder, LanguageModelHead(SHAPE, encoder.token_embedding), {})
+    model = made(pretrained=tmp_path / "model", mode="frozen")
+    assert torch.equal(model.encoder.token_embedding.weight, encoder.token_embedding.weight)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all(name.startswith("head.") for name in trained)
+    assert all(parameter.requires_grad for parameter in made(pretrained=tmp_path / "model").parameters())

@@ -1,0 +1,76 @@
+"""What a trial leaves for its sweep: how it ended, when it held its devices, and that it ran alone."""
+
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from proteinlm.sweeps.trials.trial_state import (
+    ATTEMPTS_FILE,
+    alone_in,
+    attempt,
+    forget_outcome,
+    mark_failed,
+    mark_halted,
+    read_state,
+)
+
+
+def test_an_outcome_is_said_and_forgotten(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    mark_failed(run, "out of memory", "Traceback ...")
+    assert read_state(run).words == "failed: out of memory"
+    mark_halted(run, 30, "4 of 9")
+    assert read_state(run).kind == "halted"
+    forget_outcome(run)
+    assert read_state(run).kind == "interrupted"
+    assert not list(run.iterdir())
+
+
+def test_attempts_are_noted_with_their_ends_also_when_they_fail(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), attempt(tmp_path, 2.0, "core", scheduled=1.5):
+        raise KeyError("x")
+    with attempt(tmp_path, 1.0, "gpu", scheduled=2.5):
+        pass
+    lines = [json.loads(line) for line in (tmp_path / ATTEMPTS_FILE).read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["start", "end", "start", "end"]
+    assert [(line["devices"], line["device"], line["scheduled"]) for line in lines[::2]] == [
+        (2.0, "core", 1.5),
+        (1.0, "gpu", 2.5),
+    ]
+    times = [line["time"] for line in lines]
+    assert times == sorted(times)
+
+
+def hold(run: str, seconds: float) -> None:
+    with alone_in(Path(run)):
+        (Path(run) / "held").touch()
+        time.sleep(seconds)
+
+
+def test_a_second_process_waits_for_the_first_to_go(tmp_path: Path) -> None:
+    holder = multiprocessing.get_context("spawn").Process(target=hold, args=(str(tmp_path), 60.0))
+    holder.start()
+    while not (tmp_path / "held").exists():
+        time.sleep(0.01)
+    with pytest.raises(RuntimeError, match="is being run by another process"), alone_in(tmp_path, patience=0.3):
+        pass
+    holder.kill()
+    with alone_in(tmp_path, patience=30.0):  # a killed process holds nothing
+        pass
+    holder.join()
+
+
+def test_a_killed_attempt_ended_at_the_last_sign_of_life(tmp_path: Path) -> None:
+    killed = {"event": "start", "time": 100.0, "devices": 1.0, "device": "core", "scheduled": 99.0}
+    (tmp_path / ATTEMPTS_FILE).write_text(json.dumps(killed) + "\n")
+    (tmp_path / "metrics.jsonl").write_text("")
+    os.utime(tmp_path / "metrics.jsonl", (130.0, 130.0))
+    with attempt(tmp_path, 1.0, "core", scheduled=999.0):
+        pass
+    lines = [json.loads(line) for line in (tmp_path / ATTEMPTS_FILE).read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["start", "end", "start", "end"]
+    assert lines[1]["time"] == 130.0
