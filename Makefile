@@ -4,10 +4,12 @@
 #   make test        all tests                      make check   types, lint, format
 #   make benchmark   tests/benchmarks/*.py          make clean   caches and builds; never runs, data or .venv
 #
+#   TEST_PROCESSES=4 make test           how many processes run test files side by side (2)
 #   PYTHON=python3.11 make test          another interpreter (3.11 or newer) for a new .venv
 #   TORCH="torch==2.13.0" make demo      the build of torch to install, instead of the one that `torch` below picks
 
 PYTHON ?= python3
+TEST_PROCESSES ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -23,7 +25,7 @@ demo: $(READY)
 	$(LOCAL) $(RUN) -m proteinlm demo
 
 test: $(READY)
-	$(LOCAL) $(RUN) -m pytest -q
+	$(LOCAL) $(RUN) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 check: $(READY)
 	$(RUN) -m ruff check .

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -107,22 +108,37 @@ def test_readme_names_every_folder_of_the_rooms(root: Path, modules: Modules) ->
     assert sorted(folder for folder in folders if f"{folder}/ " not in tree) == []
 
 
-def test_readme_names_only_files_that_are_there(root: Path, modules: Modules) -> None:
+def test_readme_names_only_files_that_are_there(root: Path, modules: Modules, rooms: tuple[str, ...]) -> None:
     tree = (root / "README.md").read_text().partition("## The tree")[2].partition("## ")[0]
-    there = {module.path.name for module in modules.values()} | {path.name for path in root.rglob("*.yaml")}
+    there = {module.path.name for module in modules.values()} | {
+        path.name for room in rooms for path in (root / room).rglob("*.yaml")
+    }
     assert sorted(set(re.findall(r"[\w-]+\.(?:py|yaml)", tree)) - there) == []
 
 
-def test_ruff_sees_every_file_once(root: Path) -> None:
+def test_ruff_sees_every_file_once(root: Path, rooms: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "ruff", "check", "--show-files", "."]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     shown = sorted(Path(line).relative_to(root).as_posix() for line in done.stdout.split("\n") if line.endswith(".py"))
-    folders = [
-        folder for folder in root.iterdir() if folder.is_dir() and folder.name != "proteinlm" and folder.name[0] != "."
-    ]
-    files = [path for folder in folders for path in folder.rglob("*.py") if not {"build", "dist"} & set(path.parts)]
+    files = [path for folder in (*rooms, "tests") for path in (root / folder).rglob("*.py")]
     files += (root / "proteinlm").glob("*.py")
-    assert shown == sorted(path.relative_to(root).as_posix() for path in files)
+    assert [file for file in shown if file != "pyproject.toml"] == sorted(
+        path.relative_to(root).as_posix() for path in files
+    )
+
+
+def test_ruff_leaves_alone_what_users_put_into_a_clone(root: Path, tmp_path: Path) -> None:
+    """Runs with the scripts that libraries write, and virtual environments of other names, are not source."""
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    for folder in ("runs/demo", "results", "data", "venv-of-mine/lib", "models"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "zero_to_fp32.py").write_text("import os\n")
+    command = [sys.executable, "-m", "ruff", "check", "--show-files", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert {Path(line).relative_to(tmp_path).as_posix() for line in done.stdout.split()} == {
+        "pyproject.toml",
+        "models/zero_to_fp32.py",
+    }
 
 
 def test_mypy_is_strict_and_goes_through_the_package(root: Path, modules: Modules) -> None:
