@@ -86,6 +86,17 @@ def test_tests_mirror_the_rooms(root: Path, rooms: tuple[str, ...], modules: Mod
     assert stray == []
 
 
+def test_no_test_file_imports_another(root: Path) -> None:
+    """What several tests need lies in tests/made, once."""
+    wrong = [
+        f"{path.relative_to(root)}:{node.lineno} imports {node.module}"
+        for path in sorted((root / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and re.fullmatch(r"tests\..*\.test_\w+", node.module or "")
+    ]
+    assert wrong == []
+
+
 def test_every_module_is_named_in_a_test_or_behind_one_that_is(
     root: Path, rooms: tuple[str, ...], modules: Modules
 ) -> None:

@@ -37,3 +37,13 @@ def make_batch(task: Task, window: Window) -> Batch:
     tokens, labels = task.prepare(window)
     scored = task.count(labels, window.lengths.astype(np.int64))
     return Batch(pack(tokens, window.lengths), torch.from_numpy(labels), tuple(window.rows.tolist()), num_scored=scored)
+
+
+def secondary_structure_table() -> pa.Table:
+    """Labels are the residue's place modulo 3; one masked residue and one of unknown class in the first protein."""
+    labels = [[i % 3 for i in range(len(sequence))] for sequence in SEQUENCES]
+    mask = [[True] * len(sequence) for sequence in SEQUENCES]
+    labels[0][4], mask[0][2] = -1, False
+    types = {"ss3": pa.list_(pa.int8()), "valid_mask": pa.list_(pa.bool_())}
+    columns = {"ss3": pa.array(labels, types["ss3"]), "valid_mask": pa.array(mask, types["valid_mask"])}
+    return pa.table({"sequence": list(SEQUENCES), **columns})

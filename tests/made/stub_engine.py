@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proteinlm.models.packed import pack
 from proteinlm.platform.training.engine import StepReport
+from proteinlm.platform.training.interrupts import Decision
 from proteinlm.tasks.task import Batch, TaskModel
 
 
@@ -48,3 +49,17 @@ class StubEngine:
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self.logged.append((step, dict(figures)))
+
+
+class Decided:
+    """Interrupts that were decided beforehand, by step."""
+
+    def __init__(self, decisions: Mapping[int, Decision], first_step: int = 0) -> None:
+        self._decisions, self._step, self.num_saved = decisions, first_step, 0
+
+    def decide(self) -> Decision:
+        self._step += 1
+        return self._decisions.get(self._step, Decision(save=False, stop=False))
+
+    def saved(self) -> None:
+        self.num_saved += 1

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from proteinlm.platform.results.rows import ResultRow, append_rows
+from proteinlm.platform.results.rows import append_rows
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.loading import validate
 from proteinlm.platform.storage.run_directory import mark_finished
 from proteinlm.sweeps.planning.plan import Trial
 from proteinlm.sweeps.results.values import COLUMNS, ConfigurationResult, Figure, SweepResults
+from tests.made.result_rows import make_row
 
 BY_TITLE = {column.title: column for column in COLUMNS}
 P_AT_L5, Q3, VALID = BY_TITLE["P@L/5"], BY_TITLE["SS Q3"], BY_TITLE["valid loss"]
@@ -37,33 +38,20 @@ def finetuning(name: str, task: str, needs: Trial | None, *, mode: str = "full",
     return Trial(name, "finetune", config, needs.name if needs else None, needs.configuration if needs else "")
 
 
-def make_row(**changes: Any) -> ResultRow:
-    values: dict[str, Any] = {
-        "run": "run",
-        "kind": "finetune",
-        "model": "hidden-64-layer-2-head-2",
-        "mode": "full",
+def finish_run(directory: Path, trial: Trial, **changes: Any) -> None:
+    """Leave one row of the trial (of Q3, or valid loss) in its run directory, and the mark."""
+    about: dict[str, Any] = {
+        "run": trial.name,
+        "seed": trial.config.seed,
         "task": Q3.task,
         "split": Q3.split,
         "metric": Q3.metric,
-        "definition": "right class of 3",
         "value": 0.5,
-        "larger_is_better": True,
         "num_proteins": 511,
         "num_scored": 9000,
-        "unit": "residues",
-        "seed": 0,
-        "data_hash": "abc",
-        "split_rule": "25 % identity",
-        "code_version": "0.1.0",
-        "created": "2021-12-02T10:00:00+00:00",
+        "definition": "right class of 3",
+        "parameters": None,
     }
-    return ResultRow(**{**values, **changes})
-
-
-def finish_run(directory: Path, trial: Trial, **changes: Any) -> None:
-    """Leave one row of the trial (of Q3, or valid loss) in its run directory, and the mark."""
-    about: dict[str, Any] = {"run": trial.name, "seed": trial.config.seed}
     if trial.verb == "pretrain":
         loss = {"task": VALID.task, "split": VALID.split, "metric": VALID.metric, "larger_is_better": False}
         about |= {"kind": "pretrain", "mode": "pretrain", "residues": 1000, **loss}

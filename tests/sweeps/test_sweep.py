@@ -13,8 +13,8 @@ from proteinlm.sweeps.planning.config import SweepConfig
 from proteinlm.sweeps.planning.plan import plan_sweep
 from proteinlm.sweeps.sweep import sweep
 from proteinlm.sweeps.trials.trial_state import read_state
+from tests.made.planned_sweep import readable
 from tests.made.small_sweep import TRIALS, small_sweep
-from tests.sweeps.planning.test_plan import readable
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ from torch import nn
 from proteinlm.models.packed import pack
 from proteinlm.tasks.heads import ConvolutionHead
 from proteinlm.tasks.secondary_structure import secondary_structure
-from tests.made.small_models import make_batch, make_window, tiny_model
-from tests.tasks.test_secondary_structure import make_table
+from tests.made.small_models import make_batch, make_window, secondary_structure_table, tiny_model
 
 LENGTHS = np.array([4, 7, 1, 3], np.int32)
 
@@ -56,7 +55,7 @@ def test_secondary_structure_takes_it_and_learns(num_labels):
     task = secondary_structure(num_labels, head="tape")
     model = tiny_model(task)
     assert isinstance(model.head, ConvolutionHead)
-    batch = make_batch(task, make_window(make_table().rename_columns({"ss3": task.columns[0]})))
+    batch = make_batch(task, make_window(secondary_structure_table().rename_columns({"ss3": task.columns[0]})))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(25):
         columns = model(batch)

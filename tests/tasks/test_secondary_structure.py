@@ -7,23 +7,13 @@ import torch
 
 from proteinlm.models.packed import NOT_SCORED
 from proteinlm.tasks.secondary_structure import SS3_OF_SS8, SS8_LETTERS, residue_labels, secondary_structure
-from tests.made.small_models import SEQUENCES, make_batch, make_window, tiny_model
+from tests.made.small_models import make_batch, make_window, secondary_structure_table, tiny_model
 
 NONE = NOT_SCORED
 
 
-def make_table() -> pa.Table:
-    """Labels are the residue's place modulo 3; one masked residue and one of unknown class in the first protein."""
-    labels = [[i % 3 for i in range(len(sequence))] for sequence in SEQUENCES]
-    mask = [[True] * len(sequence) for sequence in SEQUENCES]
-    labels[0][4], mask[0][2] = -1, False
-    types = {"ss3": pa.list_(pa.int8()), "valid_mask": pa.list_(pa.bool_())}
-    columns = {"ss3": pa.array(labels, types["ss3"]), "valid_mask": pa.array(mask, types["valid_mask"])}
-    return pa.table({"sequence": list(SEQUENCES), **columns})
-
-
 def labels_of(**window: object) -> list[list[int]]:
-    made = make_window(make_table(), **window)
+    made = make_window(secondary_structure_table(), **window)
     tokens, labels = secondary_structure(3).prepare(made)
     assert tokens is made.tokens
     assert labels.dtype == np.int16
@@ -45,7 +35,7 @@ def test_a_crop_has_its_own_residues_labels():
 
 
 def test_tables_of_several_chunks_and_slices_read_alike():
-    table = make_table()
+    table = secondary_structure_table()
     chunked = pa.concat_tables([table.slice(0, 1), table.slice(1)])
     assert np.array_equal(residue_labels(chunked, "ss3")[0], residue_labels(table, "ss3")[0])
     labels, lengths = residue_labels(table.slice(1, 1), "ss3")
@@ -56,7 +46,7 @@ def test_tables_of_several_chunks_and_slices_read_alike():
 @pytest.mark.parametrize("num_labels", [3, 8])
 def test_the_model_gives_columns_for_each_protein(num_labels):
     task = secondary_structure(num_labels)
-    table = make_table().rename_columns({"ss3": task.columns[0]})
+    table = secondary_structure_table().rename_columns({"ss3": task.columns[0]})
     model = tiny_model(task)
     assert model.head.classifier.out_features == num_labels
     columns = model(make_batch(task, make_window(table)))
@@ -70,7 +60,7 @@ def test_a_frozen_encoder_gets_no_gradient():
     task = secondary_structure(3)
     model = tiny_model(task)
     frozen = type(model)(task, model.encoder, frozen=True)
-    frozen(make_batch(task, make_window(make_table())))["loss"].sum().backward()
+    frozen(make_batch(task, make_window(secondary_structure_table())))["loss"].sum().backward()
     assert all(p.grad is None for p in frozen.encoder.parameters())
     assert frozen.head.dense.weight.grad.any()
 
@@ -79,7 +69,7 @@ def test_a_few_steps_learn_the_labels():
     task = secondary_structure(3)
     model = tiny_model(task)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    batch = make_batch(task, make_window(make_table()))
+    batch = make_batch(task, make_window(secondary_structure_table()))
     for _ in range(25):
         columns = model(batch)
         optimizer.zero_grad()

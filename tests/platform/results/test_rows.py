@@ -2,37 +2,13 @@
 
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proteinlm.platform.results.rows import ROWS_FILE, ResultRow, append_rows, gather_rows
-
-
-def make_row(**changes: Any) -> ResultRow:
-    values: dict[str, Any] = {
-        "run": "tiny",
-        "kind": "pretrain",
-        "model": "hidden-64-layer-2-head-2",
-        "mode": "scratch",
-        "task": "masked_language_modeling",
-        "split": "valid",
-        "metric": "loss",
-        "definition": "cross-entropy of scored residues in nats, pooled over the split",
-        "value": 2.68,
-        "larger_is_better": False,
-        "num_proteins": 50,
-        "num_scored": 1200,
-        "unit": "scored residues",
-        "seed": 0,
-        "data_hash": "0123456789abcdef",
-        "split_rule": "whole clans and families held out",
-        "code_version": "0.1.0",
-        "created": "2021-12-02T10:00:00+00:00",
-    }
-    return ResultRow(**{**values, **changes})
+from tests.made.result_rows import make_row
 
 
 def test_rows_come_back_as_they_went(tmp_path: Path) -> None:

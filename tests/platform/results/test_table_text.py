@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -11,47 +10,7 @@ from rich.console import Console
 from proteinlm.platform.results.rows import ResultRow
 from proteinlm.platform.results.table_text import render, to_csv, to_json, to_markdown
 from proteinlm.platform.results.tables import make_tables
-
-
-def make_row(**changes: Any) -> ResultRow:
-    values: dict[str, Any] = {
-        "run": "full",
-        "kind": "finetune",
-        "model": "hidden-64-layer-2-head-2",
-        "mode": "full",
-        "task": "secondary_structure",
-        "split": "cb513",
-        "metric": "Q3",
-        "definition": "right class of 3 / residues with a valid label",
-        "value": 0.61,
-        "larger_is_better": True,
-        "num_proteins": 513,
-        "num_scored": 84765,
-        "unit": "residues",
-        "seed": 0,
-        "parameters": 107_000,
-        "data_hash": "abc",
-        "split_rule": "25 % identity",
-        "code_version": "0.1.0",
-        "created": "2021-12-02T10:00:00+00:00",
-    }
-    return ResultRow(**{**values, **changes})
-
-
-def baseline(**changes: Any) -> ResultRow:
-    values = {
-        "run": "base",
-        "kind": "baseline",
-        "model": "one-hot window",
-        "mode": "-",
-        "parameters": None,
-        "value": 0.55,
-    }
-    return make_row(**{**values, **changes})
-
-
-def line_of(markdown: str, text: str) -> str:
-    return next(line for line in markdown.splitlines() if text in line)
+from tests.made.result_rows import baseline, line_of, make_row
 
 
 def test_the_best_of_equal_measure_is_bold() -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from proteinlm.platform.results.rows import ResultRow
 from proteinlm.platform.results.table_text import render, to_csv, to_json, to_markdown
 from proteinlm.platform.results.tables import make_tables, published_rows
-from tests.platform.results.test_table_text import baseline, line_of, make_row
+from tests.made.result_rows import baseline, line_of, make_row
 
 APART = "secondary_structure: published, other definitions"
 

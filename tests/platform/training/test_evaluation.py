@@ -4,9 +4,9 @@ from pathlib import Path
 
 from proteinlm.platform.training.evaluation import make_reading, score_split
 from proteinlm.tasks.catalog import build_task
+from tests.made.jobs import job
 from tests.made.small_corpus import write_small_corpus
 from tests.made.stub_engine import StubEngine, batch
-from tests.platform.training.test_run_job import job
 
 
 def test_columns_come_in_the_order_of_rows_and_filling_does_not_count() -> None:

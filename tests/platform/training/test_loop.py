@@ -9,21 +9,7 @@ from proteinlm.platform.settings.sections import OptimizerSection, TrainingSecti
 from proteinlm.platform.training.interrupts import Decision
 from proteinlm.platform.training.loop import AS_ASKED, Outcome, Schedule, train
 from proteinlm.platform.training.telemetry import Meter
-from tests.made.stub_engine import StubEngine, batch
-
-
-class Decided:
-    """Interrupts that were decided beforehand, by step."""
-
-    def __init__(self, decisions: Mapping[int, Decision], first_step: int = 0) -> None:
-        self._decisions, self._step, self.num_saved = decisions, first_step, 0
-
-    def decide(self) -> Decision:
-        self._step += 1
-        return self._decisions.get(self._step, Decision(save=False, stop=False))
-
-    def saved(self) -> None:
-        self.num_saved += 1
+from tests.made.stub_engine import Decided, StubEngine, batch
 
 
 def trained(

@@ -5,39 +5,14 @@ from typing import Any
 
 import torch
 
-from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.pretrained import save_pretrained
-from proteinlm.platform.settings.sections import BatchSection, OptimizerSection, TrainingSection
 from proteinlm.platform.training.evaluation import longest_scored
 from proteinlm.platform.training.job import TrainingJob
 from proteinlm.platform.training.run_job import make_model
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import TaskModel
-
-SHAPE = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
-
-
-def job(**changes: Any) -> TrainingJob:
-    values: dict[str, Any] = {
-        "kind": "finetune",
-        "name": "n",
-        "directory": "d",
-        "task": "secondary_structure_q3",
-        "task_options": {},
-        "data": "data",
-        "model": SHAPE,
-        "pretrained": None,
-        "mode": "full",
-        "seed": 0,
-        "batches": BatchSection(),
-        "optimizer": OptimizerSection(),
-        "training": TrainingSection(steps=1),
-        "total_steps": 1,
-        "threads_per_worker": None,
-        "code_version": "1",
-    }
-    return TrainingJob.model_validate(values | changes)
+from tests.made.jobs import SHAPE, job
 
 
 def made(**changes: Any) -> TaskModel:

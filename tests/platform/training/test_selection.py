@@ -13,8 +13,7 @@ from proteinlm.platform.settings.sections import OptimizerSection, TrainingSecti
 from proteinlm.platform.training.loop import Schedule, train
 from proteinlm.platform.training.selection import Chosen, Selection
 from proteinlm.platform.training.telemetry import Meter
-from tests.made.stub_engine import StubEngine, batch
-from tests.platform.training.test_loop import Decided
+from tests.made.stub_engine import Decided, StubEngine, batch
 
 
 class Weights(StubEngine):

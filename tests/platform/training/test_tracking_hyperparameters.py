@@ -18,8 +18,8 @@ from proteinlm.platform.training.loop import Outcome
 from proteinlm.platform.training.run_job import finish, hyperparameters, make_model
 from proteinlm.platform.training.tracking import Tracker, log_result
 from proteinlm.tasks.catalog import build_task
+from tests.made.jobs import job
 from tests.made.small_corpus import write_small_corpus
-from tests.platform.training.test_run_job import job
 
 STATUSES = [api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE, api_pb2.STATUS_RUNNING]
 

@@ -1,6 +1,5 @@
 """A sweep's settings become trials named by what determines their results, or one message with every fault."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,36 +7,16 @@ import pytest
 
 from proteinlm.models.cost import num_parameters
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
-from proteinlm.platform.settings.loading import merge, validate
+from proteinlm.platform.settings.loading import validate
 from proteinlm.sweeps.planning.config import SweepConfig
 from proteinlm.sweeps.planning.cost import pretraining_cost
 from proteinlm.sweeps.planning.plan import Trial, plan_sweep
+from tests.made.planned_sweep import BASE, FIRST, SECOND, readable, sweep
 from tests.made.small_corpus import write_small_corpus
-
-BASE: dict[str, Any] = {
-    "name": "s",
-    "pretrain": {"corpus": "c", "model": {"preset": "cpu-tiny"}, "training": {"steps": 5}},
-    "configurations": [{"model.hidden_size": 32}, {"model.hidden_size": 64, "optimizer.learning_rate": 0.01}],
-    "finetune": {"data": "d", "training": {"steps": 3}},
-    "tasks": [
-        {"task": "secondary_structure_q3", "mode": "full"},
-        {"task": "secondary_structure_q3", "mode": "baseline"},
-    ],
-}
-FIRST, SECOND = "hidden-32-layer-2-head-2", "hidden-64-layer-2-head-2-learning_rate-0.01"
-
-
-def sweep(**changes: Any) -> SweepConfig:
-    return validate(SweepConfig, merge(BASE, changes), "test")
 
 
 def plan_trials(config: SweepConfig) -> list[Trial]:
     return plan_sweep(config).trials
-
-
-def readable(name: str) -> str:
-    """A trial's name without the hash."""
-    return re.sub(r"-[0-9a-f]{8}(?=-seed-|$)", "", name)
 
 
 def names(**changes: Any) -> list[str]:

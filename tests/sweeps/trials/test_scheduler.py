@@ -8,7 +8,7 @@ from ray.tune.search import Searcher
 from proteinlm.sweeps.planning.plan import Trial, plan_sweep
 from proteinlm.sweeps.trials.halving import Halving
 from proteinlm.sweeps.trials.scheduler import RoadSearcher, Room
-from tests.sweeps.planning.test_plan import FIRST, SECOND, readable, sweep
+from tests.made.planned_sweep import FIRST, SECOND, readable, sweep
 
 TASK = "-secondary_structure_q3-full"
 BASELINE = "secondary_structure_q3-baseline"

@@ -7,7 +7,7 @@ import pytest
 from proteinlm.cluster.connect import ClusterSize
 from proteinlm.sweeps.planning.plan import plan_sweep
 from proteinlm.sweeps.trials.trials import TrialResources, cpu_share, with_share
-from tests.sweeps.planning.test_plan import sweep
+from tests.made.planned_sweep import sweep
 
 PLAIN = {"pretrain": {"training": {"engine": "plain"}}}
 
