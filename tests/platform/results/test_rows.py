@@ -34,10 +34,10 @@ def test_a_value_that_is_no_number_survives_the_file(tmp_path: Path) -> None:
 
 
 def test_a_trial_run_again_does_not_double_its_rows(tmp_path: Path) -> None:
-    append_rows(tmp_path, [make_row(value=2.7), make_row(split="holdout")])
-    append_rows(tmp_path, [make_row(value=2.6), make_row(split="holdout")])
+    append_rows(tmp_path, [make_row(value=2.7), make_row(split="ts115")])
+    append_rows(tmp_path, [make_row(value=2.6), make_row(split="ts115")])
     assert len((tmp_path / ROWS_FILE).read_text().splitlines()) == 4
-    assert [(row.split, row.value) for row in gather_rows([tmp_path, tmp_path])] == [("valid", 2.6), ("holdout", 2.68)]
+    assert [(row.split, row.value) for row in gather_rows([tmp_path, tmp_path])] == [("cb513", 2.6), ("ts115", 0.61)]
 
 
 @pytest.mark.parametrize("name", ["run", "task", "split", "metric", "model", "mode"])
@@ -68,7 +68,7 @@ def test_a_broken_last_line_is_named_by_file_and_line(tmp_path: Path) -> None:
 
 
 def test_a_row_of_another_form_is_named(tmp_path: Path) -> None:
-    (tmp_path / ROWS_FILE).write_text(make_row().model_dump_json().replace('"value":2.68', '"value":"high"') + "\n")
+    (tmp_path / ROWS_FILE).write_text(make_row().model_dump_json().replace('"value":0.61', '"value":"high"') + "\n")
     with pytest.raises(ValueError, match=r"line 1 is not a result row: value: Input should be a valid number"):
         gather_rows([tmp_path])
 
