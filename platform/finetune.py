@@ -17,7 +17,7 @@ from proteinlm.platform.pretrain import check_crop, check_length, crop_notice
 from proteinlm.platform.results.measure import Measured, measure
 from proteinlm.platform.results.rows import append_rows
 from proteinlm.platform.settings.config import PRETRAINED_MODES, FinetuneConfig
-from proteinlm.platform.settings.loading import as_assignments, flat, override, validate
+from proteinlm.platform.settings.loading import flat, set_dotted, validate
 from proteinlm.platform.storage.run_directory import is_finished, mark_finished
 from proteinlm.platform.training.driver import as_job, code_version, is_to_run, run_training
 from proteinlm.tasks.baselines import fit_baselines
@@ -73,7 +73,7 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Pat
 def for_task(config: FinetuneConfig, task: str, **changes: object) -> FinetuneConfig:
     """`config` for the one `task`: with `changes`, and what `per_task` says for it laid over that."""
     values = config.model_dump(mode="json", exclude_unset=True) | {"task": task, "per_task": {}} | changes
-    values = override(values, as_assignments(flat(config.per_task.get(task, {}))))
+    values = set_dotted(values, flat(config.per_task.get(task, {})), f"task {task}")
     return validate(FinetuneConfig, values, f"task {task}")
 
 

@@ -1,42 +1,75 @@
-"""A setting's road: defaults < YAML file < `key=value`, merged once into a frozen pydantic model.
+"""Settings from a YAML file and the command line: defaults < file < `key=value`, merged into a frozen pydantic model.
 
     values = override(merge(read_yaml(path), extra), ["model.hidden_size=256"])     plain dicts, still unchecked
-    config = validate(Config, values, "run.yaml")                                   frozen, checked, or one ValueError
+    values = set_dotted(values, {"optimizer.learning_rate": 1e-3})                   the same with values, not text
+    config = validate(Config, values, "run.yaml")                                   frozen and checked
 
-The command line, a Tune sample and a test all go through `override`. A wrong key or value is refused before anything
-starts: all faults in one message, each with its dotted name, what was found and expected, an unknown key's near name.
+A wrong key or value is refused before anything starts. SettingsError carries every fault at once, each with the
+setting's dotted name, what was found and what was expected; an unknown key also gets the nearest known one.
 """
 
 import copy
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from proteinlm.platform.settings.yaml_text import parse_value, read_yaml, shown, to_yaml
+from proteinlm.platform.settings.yaml_text import parse_value, read_yaml, shown
 
 Settings = TypeVar("Settings", bound=BaseModel)
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One setting that cannot be used."""
+
+    name: str
+    """Dotted name of the setting; "all together" where several settings do not fit each other."""
+    source: str
+    """Where the settings come from: a file, "command line", or what a caller calls them."""
+    text: str
+    """What was found and what is accepted."""
+
+
+class SettingsError(ValueError):
+    """Settings with one or more faults; `faults` holds them as values, `str()` is one message with all of them."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__(tuple(faults))  # `args`, from which pickle makes the error again in another process
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        blocks = []
+        for source in dict.fromkeys(fault.source for fault in self.faults):
+            lines = [f"{fault.name}: {fault.text}" for fault in self.faults if fault.source == source]
+            count = "one fault" if len(lines) == 1 else f"{len(lines)} faults"
+            blocks.append("\n  ".join([f"{count} in the settings ({source}):", *lines]))
+        return "\n".join(blocks)
 
 
 def load_settings(model: type[Settings], path: Path | None, overrides: Sequence[str] = ()) -> Settings:
-    """`model` from its defaults, then the YAML file at `path` (None: no file), then dotted `key=value` overrides.
+    """Read a `model` from the YAML file at `path` (None: defaults alone) and dotted `key=value` overrides.
 
-    Raises FileNotFoundError for a missing file and ValueError with every fault of file and overrides in one message.
+    Raises FileNotFoundError for a missing file, ValueError for one that is not YAML, and SettingsError with every fault
+    of file and overrides.
     """
-    values, faults = _assign(read_yaml(path) if path is not None else {}, overrides)
-    return _checked(model, values, _source(path, overrides), faults)
+    source = " and ".join([str(path)] * (path is not None) + [COMMAND_LINE] * bool(overrides)) or "defaults"
+    values, faults = _assign(read_yaml(path) if path is not None else {}, overrides, source)
+    return _checked(model, values, source, faults)
 
 
 def validate(model: type[Settings], values: Mapping[str, object], source: str) -> Settings:
-    """`values` as a frozen `model`; ValueError gives every fault under its dotted name and says `source`."""
+    """Check `values` and return them as a frozen `model`; SettingsError holds every fault, marked with `source`."""
     return _checked(model, values, source, [])
 
 
 def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `extra` laid over it, section by section; all else (a list, null) replaces what was there."""
+    """Return `base` with `extra` laid over it, section by section; all else (a list, null) is replaced whole."""
     merged = copy.deepcopy(dict(base))
     for key, value in extra.items():
         under = merged.get(key)
@@ -48,81 +81,82 @@ def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """`values` with dotted `key=value` assignments laid over it, later ones winning; values are read as YAML.
+    """Return `values` with dotted `key=value` assignments laid over them, later ones winning; values are read as YAML.
 
-    Raises ValueError with every malformed assignment in one message. Whether the keys exist is for `validate` to say.
+    Raises SettingsError with every malformed assignment. Whether the keys exist is checked by `validate`.
     """
-    changed, faults = _assign(values, assignments)
+    changed, faults = _assign(values, assignments, COMMAND_LINE)
     if faults:
-        raise ValueError(_message("command line", faults))
+        raise SettingsError(faults)
+    return changed
+
+
+def set_dotted(values: Mapping[str, Any], changes: Mapping[str, Any], source: str = COMMAND_LINE) -> dict[str, Any]:
+    """Return nested `values` with `changes` (dotted name -> value) laid over them; missing sections are made.
+
+    Raises SettingsError, marked with `source`, where a name leads through something that is not a section.
+    """
+    changed = copy.deepcopy(dict(values))
+    faults = [fault for name, value in changes.items() for fault in _set(changed, name, copy.deepcopy(value), source)]
+    if faults:
+        raise SettingsError(faults)
     return changed
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as one level of dotted names."""
+    """Return nested sections as one level of dotted names."""
     dotted: dict[str, Any] = {}
     for key, value in values.items():
         dotted |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return dotted
 
 
-def as_assignments(sample: Mapping[str, object]) -> list[str]:
-    """Dotted names and plain values (a Tune sample) as the `key=value` that `override` reads back to equal values."""
-    flow = {name: to_yaml({"_": value}, flow=True) for name, value in sample.items()}  # {_: value}
-    return [f"{name}={text.strip()[len('{_: ') : -1]}" for name, text in flow.items()]
-
-
-def _assign(values: Mapping[str, Any], assignments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """`values` with the well-formed assignments made, and a line for each malformed one."""
+def _assign(values: Mapping[str, Any], assignments: Sequence[str], source: str) -> tuple[dict[str, Any], list[Fault]]:
+    """`values` with the well-formed assignments made, and a fault for each malformed one."""
     changed, faults = copy.deepcopy(dict(values)), []
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
-        keys = name.strip().split(".")
-        if not equals or not all(keys):
-            faults.append(f"{assignment}: expected key=value with a dotted key, such as model.hidden_size=256")
+        if not equals or not all(name.strip().split(".")):
+            expected = "expected key=value with a dotted key, such as model.hidden_size=256"
+            faults.append(Fault(assignment, source, expected))
         elif not text.strip():
-            faults.append(f"{name}: no value after '='; write {name}=null for none or {name}=\"''\" for empty text")
+            empty = f"no value after '='; write {name}=null for none or {name}=\"''\" for empty text"
+            faults.append(Fault(name, source, empty))
         else:
-            faults += _set(changed, keys, text)
+            try:
+                faults += _set(changed, name.strip(), parse_value(text), source)
+            except ValueError as error:
+                why = f"found {text!r}, which is not a value in YAML: {error}"
+                faults.append(Fault(name.strip(), source, why))
     return changed, faults
 
 
-def _set(values: dict[str, Any], keys: Sequence[str], text: str) -> Iterator[str]:
-    """Set the nested key in `values` to `text` read as YAML; yields the fault where that cannot be done."""
+def _set(values: dict[str, Any], name: str, value: object, source: str) -> Iterator[Fault]:
+    """Set the setting of this dotted name in nested `values`; yields the fault where that cannot be done."""
+    keys = name.split(".")
     section = values
     for depth, key in enumerate(keys[:-1], start=1):
         if section.get(key) is None:
             section[key] = {}
         if not isinstance(section[key], dict):
             parent = ".".join(keys[:depth])
-            yield f"{'.'.join(keys)}: {parent} is {shown(section[key])}, not a section with settings in it"
+            yield Fault(name, source, f"{parent} is {shown(section[key])}, not a section with settings in it")
             return
         section = section[key]
-    try:
-        section[keys[-1]] = parse_value(text)
-    except ValueError as error:
-        yield f"{'.'.join(keys)}: found {text!r}, which is not a value in YAML: {error}"
+    section[keys[-1]] = value
 
 
-def _checked(model: type[Settings], values: Mapping[str, object], source: str, faults: list[str]) -> Settings:
+def _checked(model: type[Settings], values: Mapping[str, object], source: str, faults: list[Fault]) -> Settings:
     settings = None
     try:
         settings = model.model_validate(values)
-        faults = faults + [f"{name}: found {shown(flag)}, expected a number" for name, flag in _flags(values, settings)]
+        flags = _flags(values, settings)
+        faults = faults + [Fault(name, source, f"found {shown(flag)}, expected a number") for name, flag in flags]
     except ValidationError as error:
-        faults = faults + _faults(model, values, error.errors(include_url=False))
+        faults = [*faults, *_faults(model, values, source, error.errors(include_url=False))]
     if settings is None or faults:
-        raise ValueError(_message(source, faults))
+        raise SettingsError(faults)
     return settings
-
-
-def _message(source: str, faults: Sequence[str]) -> str:
-    count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
-    return "\n  ".join([f"{count} in the settings ({source}):", *faults])
-
-
-def _source(path: Path | None, overrides: Sequence[str]) -> str:
-    return " and ".join([str(path)] * (path is not None) + ["command line"] * bool(overrides)) or "defaults"
 
 
 def _flags(values: object, settings: object, name: str = "") -> Iterator[tuple[str, bool]]:
@@ -138,17 +172,17 @@ def _flags(values: object, settings: object, name: str = "") -> Iterator[tuple[s
             yield from _flags(value, kept, f"{name}[{index}]")
 
 
-def _faults(model: type[BaseModel], values: Mapping[str, object], errors: Sequence[ErrorDetails]) -> list[str]:
-    """One line for each setting at fault; what pydantic says of the members of a union is gathered into one line."""
+def _faults(
+    model: type[BaseModel], values: Mapping[str, object], source: str, errors: Sequence[ErrorDetails]
+) -> Iterator[Fault]:
+    """One fault for each setting; what pydantic says about the members of a union is gathered into one."""
     found: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
     for error in errors:
         found.setdefault(_path(values, error), []).append(error)
-    lines = []
     for path, group in found.items():
         name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".") or "all together"
         known = [error for error in group if error["type"] != "extra_forbidden"]
-        lines.append(f"{name}: {_said(known) if known else _unknown(model, path)}")
-    return lines
+        yield Fault(name, source, _said(known) if known else _unknown(model, path))
 
 
 def _path(values: object, error: ErrorDetails) -> tuple[str | int, ...]:

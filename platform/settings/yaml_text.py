@@ -1,4 +1,4 @@
-"""Settings as YAML text: read strictly, and as people write them.
+"""Settings as YAML text: read strictly, and numbers as people write them.
 
 A key given twice, or one that is not text, is refused with its line. `1e-3` is a number (YAML 1.1 makes it text);
 dates, `yes`, `010` and `1:30`, which YAML 1.1 turns into something else, stay text. What `to_yaml` writes, every reader
@@ -21,10 +21,10 @@ _NUMBER = re.compile(
 _TRUTH = re.compile(r"(?:true|True|TRUE|false|False|FALSE)$")
 
 
-def to_yaml(values: BaseModel | Mapping[str, object], flow: bool = False) -> str:
+def to_yaml(values: BaseModel | Mapping[str, object]) -> str:
     """YAML text that `read_yaml` reads back to equal values; a model in full, defaults included."""
     plain = values.model_dump(mode="json") if isinstance(values, BaseModel) else dict(values)
-    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31, default_flow_style=flow)
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31, default_flow_style=False)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

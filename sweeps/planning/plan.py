@@ -17,7 +17,7 @@ from proteinlm.platform.data.manifest import MANIFEST_FILE, read_manifest
 from proteinlm.platform.finetune import for_task
 from proteinlm.platform.results.tables import without_seed
 from proteinlm.platform.settings.config import ALL_TASKS, TRAINED_MODES, FinetuneConfig, PretrainConfig
-from proteinlm.platform.settings.loading import as_assignments, flat, merge, override, validate
+from proteinlm.platform.settings.loading import flat, merge, set_dotted, validate
 from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY
 from proteinlm.platform.training.driver import changes_no_result
 from proteinlm.sweeps.planning.config import LIKE, SEED, TRAINING_FLOPS, SweepConfig
@@ -119,7 +119,7 @@ def _plan_pretraining(sweep: SweepConfig) -> tuple[list[Trial], list[str], list[
 def _pretraining(sweep: SweepConfig, point: Point) -> Trial | str:
     """The trial of a point, or why it is left out."""
     changes = {name: value for name, value in point.changes.items() if name not in (LIKE, TRAINING_FLOPS)}
-    values = override(merge({SEED: sweep.seed}, sweep.pretrain), as_assignments(changes))
+    values = set_dotted(merge({SEED: sweep.seed}, sweep.pretrain), changes, point.source)
     flops = point.changes.get(TRAINING_FLOPS, sweep.constraints.training_flops)
     if flops is not None:
         values = merge(values, {"training": {"steps": 1, "epochs": None}})
@@ -164,12 +164,12 @@ def _models(sweep: SweepConfig, changes: Mapping[str, Any], pretrained: list[Tri
 def _finetuning(sweep: SweepConfig, changes: Mapping[str, Any], model: Trial | None, source: str) -> Iterator[Trial]:
     """The trials of a task on a model: with every point of the grid and every seed; a baseline once."""
     is_baseline = changes.get("mode") == "baseline"
-    values = override(merge({SEED: sweep.seed}, sweep.finetune), as_assignments(changes))
+    values = set_dotted(merge({SEED: sweep.seed}, sweep.finetune), changes, source)
     values["with_baselines"] = False
     if model:
         values["pretrained"] = str(sweep.directory.resolve() / model.name / MODEL_DIRECTORY)
     for point in grid_points({} if is_baseline else sweep.finetune_grid):
-        config = validate(FinetuneConfig, merge(_shared(sweep, 1), override(values, as_assignments(point))), source)
+        config = validate(FinetuneConfig, merge(_shared(sweep, 1), set_dotted(values, point, source)), source)
         config = _of_known_task(for_task(config, config.task), source)
         seeds = (config.seeds or sweep.seeds) if config.mode in TRAINED_MODES else ()
         parts = [

@@ -1,6 +1,7 @@
 """A setting's road: what is merged, how values are read, and that every fault is said at once and by name."""
 
 import math
+import pickle
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from proteinlm.platform.settings.loading import as_assignments, load_settings, merge, override, validate
+from proteinlm.platform.settings.loading import (
+    Fault,
+    SettingsError,
+    load_settings,
+    merge,
+    override,
+    set_dotted,
+    validate,
+)
 from proteinlm.platform.settings.yaml_text import parse_value, read_yaml, to_yaml
 
 
@@ -255,8 +264,33 @@ def test_other_yaml_readers_read_the_dump_alike(content: dict[str, object]) -> N
 
 @settings(deadline=None)  # a busy machine is no fault
 @given(values)
-def test_a_sample_becomes_assignments_that_read_back_equal(value: object) -> None:
-    assert override({}, as_assignments({"a.b": value})) == {"a": {"b": value}}
+def test_values_set_by_dotted_name_stay_what_they_are(value: object) -> None:
+    assert set_dotted({"a": {"c": 1}}, {"a.b": value}) == {"a": {"c": 1, "b": value}}
+
+
+def test_values_set_by_dotted_name_share_nothing_with_what_was_given() -> None:
+    values, changes = {"a": {"b": [1]}}, {"c.d": [2]}
+    changed = set_dotted(values, changes)
+    changed["a"]["b"].append(3)
+    changed["c"]["d"].append(3)
+    assert (values, changes) == ({"a": {"b": [1]}}, {"c.d": [2]})
+
+
+def test_faults_are_values_and_cross_processes() -> None:
+    with pytest.raises(SettingsError) as by_name:
+        set_dotted({"steps": 3}, {"steps.of": 1}, "trial 3")
+    with pytest.raises(SettingsError) as checked:
+        validate(Config, {"steps": -3, "model": {"hidden_size": 6}}, "trial 3")
+    copy = pickle.loads(pickle.dumps(checked.value))
+    assert by_name.value.faults == (Fault("steps.of", "trial 3", "steps is 3, not a section with settings in it"),)
+    assert [(fault.name, fault.source) for fault in copy.faults] == [("steps", "trial 3"), ("model", "trial 3")]
+    assert str(copy) == str(checked.value)
+
+
+def test_faults_of_several_sources_are_said_source_by_source() -> None:
+    faults = [Fault("a", "one", "x"), Fault("b", "two", "y"), Fault("c", "one", "z")]
+    message = "2 faults in the settings (one):\n  a: x\n  c: z\none fault in the settings (two):\n  b: y"
+    assert str(SettingsError(faults)) == message
 
 
 def test_read_yaml_of_an_empty_file_is_empty(tmp_path: Path) -> None:
