@@ -80,7 +80,8 @@ def for_task(config: FinetuneConfig, task: str, **changes: object) -> FinetuneCo
 def _run_baselines(config: FinetuneConfig, console: Console | None) -> Path:
     """Fit the baselines of the run's task on its records, once for a storage; gives their run directory."""
     name = f"baseline-{task_data(config).name}"
-    alone = config.model_copy(update={"name": name, "mode": "baseline", "pretrained": None, "with_baselines": False})
+    changes = {"name": name, "configuration": None, "mode": "baseline", "pretrained": None, "with_baselines": False}
+    alone = config.model_copy(update=changes)
     if not is_finished(alone.directory):
         if console:
             console.print(f"fitting the baselines of {config.task}")
@@ -135,6 +136,7 @@ def run_baseline(config: FinetuneConfig, data: Path, manifest: Manifest, code_ve
         scores = {split: baseline.score(table) for split, table in splits.items()}
         who = Measured(
             run=config.name,
+            configuration=config.configuration,
             kind="baseline",
             model=baseline.name,
             mode="-",
@@ -157,6 +159,7 @@ def run_probe(config: FinetuneConfig, data: Path, manifest: Manifest, code_versi
     scores = {split: probe.score(encoder, read_split(data, manifest, split)) for split in splits}
     who = Measured(
         run=config.name,
+        configuration=config.configuration,
         kind="finetune",
         model=shape_name(encoder.config),
         mode=config.mode,

@@ -23,6 +23,8 @@ class Measured:
     mode: str
     seed: int
     code_version: str
+    configuration: str | None = None
+    """Name that runs share which differ in their seed alone; None: the run's own."""
     parameters: int | None = None
     steps: int | None = None
     residues: int | None = None
@@ -56,6 +58,7 @@ def _row(
     figure = evaluate(metric, columns)
     return ResultRow(
         run=who.run,
+        configuration=who.configuration or who.run,
         kind=who.kind,
         model=who.model,
         mode=who.mode,

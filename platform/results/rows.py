@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -26,6 +26,8 @@ class ResultRow(BaseModel):
 
     run: str
     """The run that measured it: `<storage>/<name>` without the storage."""
+    configuration: str = Field(default_factory=lambda row: str(row["run"]))
+    """Name that runs share which differ in their seed alone; by default, as in rows of older versions, the run's."""
     kind: Literal["pretrain", "finetune", "baseline", "published"]
     model: str
     """Short name, such as "hidden-256-layer-4-head-4" or "one-hot window"."""

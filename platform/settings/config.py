@@ -23,6 +23,8 @@ class RunConfig(Section):
     """What pretraining and finetuning have in common."""
 
     name: RunName
+    configuration: RunName | None = None
+    """Name that runs share which differ in nothing but their seed: tables pool them. Empty: the run's own name."""
     storage: Path = Path("runs")
     seed: int = Field(0, ge=0)
     batches: BatchSection = BatchSection()

@@ -45,6 +45,7 @@ PACKAGES = ("proteinlm", "ray", "torch", "deepspeed", "pyarrow", "numpy")
 CHANGES_NO_RESULT = frozenset(
     {
         "cluster",
+        "configuration",
         "storage",
         "training.keep_checkpoints",
         "training.log_every",
@@ -219,6 +220,7 @@ def as_job(config: RunConfig, manifest: Manifest, **rest: Any) -> TrainingJob:
     section = config.training
     job = TrainingJob(
         name=config.name,
+        configuration=config.configuration,
         directory=config.directory.resolve(),
         seed=config.seed,
         batches=config.batches,

@@ -25,6 +25,8 @@ class TrainingJob(Section):
 
     kind: Literal["pretrain", "finetune"]
     name: str
+    configuration: str | None = None
+    """Name that runs share which differ in their seed alone; None: the run's own."""
     directory: Path
     """Run directory, as every node sees it."""
     task: str

@@ -191,6 +191,7 @@ def finish(
     """
     who = Measured(
         run=job.name,
+        configuration=job.configuration,
         kind=job.kind,
         model=CNN_NAME if job.mode == CNN else shape_name(job.model),
         mode=job.mode,

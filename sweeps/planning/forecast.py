@@ -143,7 +143,7 @@ def _line(trial: Trial, cost: Cost, plan: Plan, found: Forecast) -> list[str]:
     finetuned = [other for other in plan.trials if other.needs == trial.name]
     after = _duration(sum(found.seconds[other.name] for other in finetuned)) if finetuned else ""
     return [
-        trial.configuration,
+        trial.label,
         amount(cost.parameters),
         f"{cost.steps:,}",
         amount(cost.residues),

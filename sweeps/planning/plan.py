@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeVar
 from proteinlm.models.config import TABLE_7, shape_name
 from proteinlm.platform.data.manifest import MANIFEST_FILE, read_manifest
 from proteinlm.platform.finetune import for_task
-from proteinlm.platform.results.tables import without_seed
 from proteinlm.platform.settings.config import ALL_TASKS, TRAINED_MODES, FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.loading import flat, merge, set_dotted, validate
 from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY
@@ -51,10 +50,22 @@ class Trial:
     verb: Literal["pretrain", "finetune"]
     config: PretrainConfig | FinetuneConfig
     needs: str | None
-    configuration: str = ""
-    """What people call the pretraining trial, or the one whose model is finetuned: its name without hash and seed."""
+    label: str = ""
+    """What people call the pretrained configuration (of finetuning: the one it starts from): its shape and `extras`."""
+    extras: str = ""
+    """What the label says beside the shape, such as "-learning_rate-0.01"."""
     like: str | None = None
     """The paper's configuration that a pretraining trial stands for."""
+
+    @property
+    def configuration(self) -> str:
+        """Name that all seeds of the trial share, with the hash of what determines their results."""
+        return self.config.configuration or self.name
+
+    @property
+    def seed(self) -> int:
+        """Of the run; everything else that determines its result is the configuration."""
+        return self.config.seed
 
 
 _ANY = {"name": UNNAMED, "corpus": UNNAMED, "model": {"preset": "cpu-tiny"}, "training": {"steps": 1}}
@@ -131,9 +142,11 @@ def _pretraining(sweep: SweepConfig, point: Point) -> Trial | str:
     if flops is not None:
         steps = steps_of_flops(config, _positive(flops, point.source))
         config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
-    configuration = "-".join([shape_name(config.model), *_extras(point.changes)])
-    name = _name(configuration, config)
-    return Trial(name, "pretrain", _named(config, name), None, configuration, _like(point))
+    extras = "".join(f"-{extra}" for extra in _extras(point.changes))
+    label = shape_name(config.model) + extras
+    configuration = f"{label}-{identity(config)}"
+    config = _named(config, configuration, configuration)
+    return Trial(config.name, "pretrain", config, None, label, extras, _like(point))
 
 
 def _like(point: Point) -> str | None:
@@ -172,17 +185,16 @@ def _finetuning(sweep: SweepConfig, changes: Mapping[str, Any], model: Trial | N
         config = validate(FinetuneConfig, merge(_shared(sweep, 1), set_dotted(values, point, source)), source)
         config = _of_known_task(for_task(config, config.task), source)
         seeds = (config.seeds or sweep.seeds) if config.mode in TRAINED_MODES else ()
-        parts = [
-            *([model.configuration + _seed(model.config)] if model else []),
-            config.task,
-            config.mode,
-            *_extras({**changes, **point}),
-        ]
+        config = config.model_copy(update={"seeds": ()})
+        parts = [config.task, config.mode, *_extras({**changes, **point}), identity(config, model)]
+        configuration = "-".join([model.label, *parts] if model else parts)
+        of_this_model = "-".join([model.label + _seed(model.seed), *parts] if model else parts)
         for seed in seeds or (config.seed,):
-            seeded = config.model_copy(update={"seed": seed, "seeds": ()})
-            name = _name("-".join(parts), seeded)
-            configuration = model.configuration if model else ""
-            yield Trial(name, "finetune", _named(seeded, name), model.name if model else None, configuration)
+            seeded = _named(config.model_copy(update={"seed": seed}), configuration, of_this_model)
+            if model:
+                yield Trial(seeded.name, "finetune", seeded, model.name, model.label, model.extras)
+            else:
+                yield Trial(seeded.name, "finetune", seeded, None)
 
 
 def _of_known_task(config: FinetuneConfig, source: str) -> FinetuneConfig:
@@ -209,18 +221,16 @@ def _short(value: object) -> str:
     return f"{value:g}".replace("e+", "e") if isinstance(value, float) and value >= 1e6 else str(value)
 
 
-def _name(readable: str, config: PretrainConfig | FinetuneConfig) -> str:
-    return f"{readable}-{identity(config)}{_seed(config)}"
+def _seed(seed: int) -> str:
+    """The end of a trial's name."""
+    return f"-seed-{seed}" if seed else ""
 
 
-def _seed(config: PretrainConfig | FinetuneConfig) -> str:
-    return f"-seed-{config.seed}" if config.seed else ""
-
-
-def identity(config: PretrainConfig | FinetuneConfig) -> str:
+def identity(config: PretrainConfig | FinetuneConfig, model: Trial | None = None) -> str:
     """8 hex digits that stand for all that determines a run's result, but for its seed: settings and corpus.
 
-    A model that is pretrained in the same sweep is known by its own identity, wherever the sweep lies.
+    `model` is the trial of the same sweep whose model is finetuned: it is known by its configuration, wherever the
+    sweep lies. A model from elsewhere is known by its path.
     """
     values = {
         name: value
@@ -230,9 +240,8 @@ def identity(config: PretrainConfig | FinetuneConfig) -> str:
     if isinstance(config, PretrainConfig) and (config.corpus / MANIFEST_FILE).is_file():
         values["corpus"] = read_manifest(config.corpus).content_hash
     if isinstance(config, FinetuneConfig) and config.pretrained:
-        path = config.pretrained
-        is_of_this_sweep = path.parent.parent == config.storage
-        values["pretrained"] = without_seed(path.parent.name if is_of_this_sweep else str(path.resolve()))
+        is_of_model = model is not None and config.pretrained == model.config.directory / MODEL_DIRECTORY
+        values["pretrained"] = model.configuration if model and is_of_model else str(config.pretrained.resolve())
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -242,11 +251,14 @@ def with_absolute_paths(config: Config) -> Config:
     return config.model_copy(update={key: path.resolve() for key, path in paths.items() if path is not None})
 
 
-def _named(config: Config, name: str) -> Config:
-    """`config` under the trial's name, in the trial's own process where nothing needs a worker group."""
+def _named(config: Config, configuration: str, name: str) -> Config:
+    """`config` as a trial of a configuration, called `name` and its seed, in the trial's own process where nothing
+    needs a worker group.
+    """
     if config.training.engine == "plain" and config.cluster.in_process is None:
         config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"in_process": True})})
-    return with_absolute_paths(config).model_copy(update={"name": name})
+    names = {"configuration": configuration, "name": name + _seed(config.seed)}
+    return with_absolute_paths(config).model_copy(update=names)
 
 
 def _name_clashes(trials: list[Trial]) -> list[str]:

@@ -49,7 +49,9 @@ def _runs(config: FinetuneConfig, task: str) -> Iterator[tuple[Mode, int]]:
 
 
 def _trial(config: FinetuneConfig, task: str, mode: Mode, seed: int) -> Trial:
-    name = f"{task}-{mode}" + (f"-seed-{seed}" if mode in TRAINED_MODES else "")
+    configuration = f"{task}-{mode}"
+    name = configuration + (f"-seed-{seed}" if mode in TRAINED_MODES else "")
     alone = {"seeds": (), "modes": (), "with_baselines": False}
-    chosen = {"mode": mode, "seed": seed, "name": name, "storage": str(config.directory.resolve())}
+    place = {"name": name, "configuration": configuration, "storage": str(config.directory.resolve())}
+    chosen = {"mode": mode, "seed": seed, **place}
     return Trial(name, "finetune", with_absolute_paths(for_task(config, task, **alone, **chosen)), None)

@@ -126,7 +126,7 @@ def _advice(config: SweepConfig, costs: Mapping[str, Cost], results: SweepResult
 def _draw(config: SweepConfig, plan: Plan, results: SweepResults, laws: Laws, folder: Path) -> dict[str, Path]:
     """Draw what can be drawn, as PNG and SVG; caption -> SVG."""
     curves = {
-        trial.configuration: read_metrics(config.directory / trial.name)
+        trial.label: read_metrics(config.directory / trial.name)
         for trial in plan.trials
         if trial.verb == "pretrain" and not trial.config.seed
     }

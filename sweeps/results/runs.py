@@ -98,7 +98,7 @@ def make_groups(runs: Sequence[Run]) -> list[Group]:
             finetuning.setdefault((owner, run.mode, _variant(run, varied)), []).append(run)
     groups = []
     for owner, before in pretraining.items():
-        name = before[0].trial.configuration or owner
+        name = before[0].trial.label or owner
         keys = [key for key in finetuning if key[0] == owner]
         groups += [Group(name + key[2], key[1], before, finetuning.pop(key)) for key in keys]
         groups += [] if keys else [Group(name, "-", before, [])]

@@ -22,20 +22,22 @@ HOSTILE = "loss_1 & gradient <not finite>: 100 % #1 $x^2$ {~} | \\n"
 def pretraining(name: str, *, hidden_size: int = 64, seed: int = 0, like: str | None = None) -> Trial:
     values = {
         "name": name,
+        "configuration": name.removesuffix(f"-seed-{seed}"),
         "corpus": "corpus",
         "seed": seed,
         "model": {"hidden_size": hidden_size, "num_hidden_layers": 2, "num_attention_heads": 2},
         "training": TRAINING,
     }
-    configuration = f"hidden-{hidden_size}-layer-2-head-2"
-    return Trial(name, "pretrain", validate(PretrainConfig, values, "test"), None, configuration, like)
+    label = f"hidden-{hidden_size}-layer-2-head-2"
+    return Trial(name, "pretrain", validate(PretrainConfig, values, "test"), None, label, like=like)
 
 
 def finetuning(name: str, task: str, needs: Trial | None, *, mode: str = "full", seed: int = 0, **more: Any) -> Trial:
     values = {"name": name, "task": task, "data": "records", "mode": mode, "seed": seed, "training": TRAINING}
     values |= {"pretrained": f"runs/{needs.name}/model"} if needs else {}
+    values["configuration"] = name.removesuffix(f"-seed-{seed}")
     config = validate(FinetuneConfig, values | more, "test")
-    return Trial(name, "finetune", config, needs.name if needs else None, needs.configuration if needs else "")
+    return Trial(name, "finetune", config, needs.name if needs else None, needs.label if needs else "")
 
 
 def finish_run(directory: Path, trial: Trial, **changes: Any) -> None:

@@ -131,6 +131,7 @@ def test_every_figure_says_how_it_was_measured(folder: Path) -> None:
     assert {row.metric for row in rows} == {metric.name for metric in task.metrics}
     for row in rows:
         assert (row.num_proteins, row.num_scored, row.seed) == (5, 10, 3)
+        assert row.configuration == "run"
         assert row.data_hash == manifest.split("valid").content_hash
         assert row.definition
         assert row.is_simulated

@@ -111,3 +111,11 @@ def test_a_reader_never_sees_half_a_row(tmp_path: Path) -> None:
 def test_a_time_without_its_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="with its zone"):
         make_row(created="2021-12-02T10:00:00")
+
+
+def test_a_row_of_an_older_version_is_its_own_configuration(tmp_path: Path) -> None:
+    old = make_row(run="stability-full-seed-1").model_dump_json(exclude={"configuration"})
+    (tmp_path / ROWS_FILE).write_text(f"{old}\n")
+    assert gather_rows([tmp_path])[0].configuration == "stability-full-seed-1"
+    append_rows(tmp_path, [make_row(run="stability-full-seed-1", configuration="stability-full")])
+    assert gather_rows([tmp_path])[0].configuration == "stability-full"

@@ -33,7 +33,7 @@ def test_every_configuration_is_pretrained_and_every_task_is_run_on_it() -> None
         (f"{SECOND}-secondary_structure_q3-full", second),
         ("secondary_structure_q3-baseline", None),
     ]
-    assert [trial.configuration for trial in trials] == [FIRST, SECOND, FIRST, SECOND, ""]
+    assert [trial.label for trial in trials] == [FIRST, SECOND, FIRST, SECOND, ""]
     finetuned = trials[2].config
     assert isinstance(finetuned, FinetuneConfig)
     # Tune changes the working directory of a trial, so that nothing in it may be relative.
@@ -75,9 +75,32 @@ def test_seeds_share_a_name_but_for_the_seed() -> None:
     finetuned = [trial for trial in trials if trial.needs == trials[0].name]
     assert [trial.config.seed for trial in finetuned] == [0, 1, 2]
     first = finetuned[0].name
+    assert {trial.configuration for trial in finetuned} == {first}
+    assert {trial.config.configuration for trial in finetuned} == {first}
     assert [trial.name for trial in finetuned] == [first, f"{first}-seed-1", f"{first}-seed-2"]
     assert first in names()
     assert [trial.config.seed for trial in trials if trial.needs is None] == [0, 0, 0]  # a baseline has no seeds
+
+
+def test_a_task_on_models_of_several_seeds_is_one_configuration() -> None:
+    trials = plan_trials(sweep(configurations=[{"seed": seed} for seed in (0, 7)], tasks=BASE["tasks"][:1]))
+    of_model, of_task = trials[:2], trials[2:]
+    assert [trial.seed for trial in of_model] == [0, 7]
+    assert [trial.needs for trial in of_task] == [trial.name for trial in of_model]
+    assert len({trial.name for trial in of_task}) == 2
+    assert {trial.configuration for trial in of_model} == {of_model[0].name}
+    assert {trial.configuration for trial in of_task} == {of_task[0].name}
+
+
+def test_a_model_from_elsewhere_is_known_by_its_whole_path() -> None:
+    first, second = (plan_finetuning_of(f"my-{word}-test/model")[0].configuration for word in ("seed-7", "seed-8"))
+    assert first != second
+
+
+def plan_finetuning_of(pretrained: str) -> list[Trial]:
+    finetune = {"data": "d", "pretrained": pretrained, "training": {"steps": 3}}
+    values = {"name": "grid", "finetune": finetune, "tasks": [{"task": "stability", "mode": "full"}]}
+    return plan_trials(validate(SweepConfig, values, "test"))
 
 
 def test_a_grid_is_the_product_of_its_lists() -> None:

@@ -37,7 +37,7 @@ def test_the_ten_configurations_of_the_paper(name: str) -> None:
     assert [
         (model.hidden_size * wide, model.num_hidden_layers * deep, model.num_attention_heads * many) for model in models
     ] == list(TABLE_7)
-    labels = [trial.like or trial.configuration for trial in trials if trial.verb == "pretrain"]
+    labels = [trial.like or trial.label for trial in trials if trial.verb == "pretrain"]
     assert labels == [f"hidden-{width}-layer-{layers}-head-{heads}" for width, layers, heads in TABLE_7]
 
 

@@ -19,7 +19,7 @@ TASK = "secondary_structure_q3"
 
 
 def seeded(model: Trial, seed: int, mode: str = "full") -> Trial:
-    return finetuning(f"{model.configuration}-{TASK}-{mode}-5555-seed-{seed}", TASK, model, mode=mode, seed=seed)
+    return finetuning(f"{model.label}-{TASK}-{mode}-5555-seed-{seed}", TASK, model, mode=mode, seed=seed)
 
 
 def line_of(results: SweepResults, name: str, mode: str = "full") -> ConfigurationResult:
