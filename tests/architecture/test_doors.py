@@ -1,6 +1,6 @@
 """Each heavy dependency has one door: the files that may import it. A new dependency is a new line here."""
 
-from typing import Protocol
+from tests.architecture.source import Module
 
 DOORS: dict[str, tuple[str, ...]] = {
     "ray": ("cluster/",),
@@ -28,16 +28,6 @@ DOORS: dict[str, tuple[str, ...]] = {
 }
 WORKER_SIDE = ("platform/training/worker.py",)
 DRIVER_NAMES = {"DataParallelTrainer", "TorchTrainer", "ScalingConfig", "RunConfig", "FailureConfig"}
-
-
-class Import(Protocol):
-    line: int
-    target: str
-
-
-class Module(Protocol):
-    file: str
-    imports: tuple[Import, ...]
 
 
 def door(target: str) -> str | None:

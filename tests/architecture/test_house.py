@@ -7,30 +7,14 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from proteinlm.platform.settings.yaml_text import read_yaml
+from tests.architecture.source import Modules
 
 LONGEST = 300  # lines; the rule is 250, a file above it needs a reason
 OTHER_TESTS = {"architecture", "benchmarks", "made", "proteinlm"}
-
-
-class Import(Protocol):
-    module: str
-
-
-class Module(Protocol):
-    name: str
-    file: str
-    path: Path
-    room: str
-    tree: ast.Module
-    imports: tuple[Import, ...]
-
-
-Modules = dict[str, Module]
 
 
 def test_every_room_is_a_symlink_of_the_package(root: Path, rooms: tuple[str, ...]) -> None:
