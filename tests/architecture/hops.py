@@ -2,8 +2,8 @@
 
 A tiny pretraining is started as a user types it, in the checkout that is measured, with a learning rate that occurs
 nowhere else. A profiler in the driver and in Ray's workers (Python imports `sitecustomize` at start) looks at the
-arguments of each call of ours: a call whose arguments hold the number, as a number or in text, inside of containers and
-sections too, is a hop. Files are listed in the order of their first hop. The stack of pydantic and Ray in between is not counted.
+arguments of each call of ours: a call whose arguments hold the number, as a number or in text, inside of containers
+and sections too, is a hop. Files are listed in the order of their first hop. Pydantic and Ray in between do not count.
 """
 
 import json
