@@ -185,8 +185,8 @@ def _run(
         give_up=partial(_note_deaths, directory),
     )
     log = JsonLoggerCallback()  # type: ignore[no-untyped-call]  # Tune reads its own log when it ends
-    kinds = {trial.name: trial.verb for trial in trials}
-    with _quiet_tune(directory), SweepWatch(list(kinds), kinds, directory, finished, console) as watch:
+    verbs = {trial.name: trial.verb for trial in trials}
+    with _quiet_tune(directory), SweepWatch(verbs, directory, finished, console) as watch:
         tune.Tuner(
             tune.with_resources(run_trial, reserved),
             tune_config=tune.TuneConfig(

@@ -1,121 +1,174 @@
-"""What a person sees of a running sweep: on a terminal a table that follows its trials, elsewhere a line a change.
+"""What a person sees of a running sweep: on a terminal a table that follows its trials, elsewhere a line per change.
 
-    Tune -> TrialStates (its callback) -> SweepWatch: a line, or its table twice a second (watch_table.py)
+    Tune -> TuneCallback -> SweepWatch.note -> a line, or the next drawing of the table (rich.live, twice a second)
 
-States come from Tune; step figures from each run directory's metrics.jsonl, wherever the trial's process is.
+Tune says in which state a trial is. How far it is says its run directory's metrics.jsonl, wherever the trial's process
+runs. All times are seconds of one clock.
 """
 
 import json
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from statistics import mean
+from typing import Any, Literal, Self
 
 from ray import tune
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from proteinlm.platform.training.driver import RUN_FILE
 from proteinlm.platform.training.progress import POLL_SECONDS
 from proteinlm.platform.training.tracking import MetricsTail
-from proteinlm.sweeps.trials.watch_table import State, WatchedTrial, sweep_table
 
-WORDS: dict[State, str] = {"running": "started"}
-"""What a line says of a state that it does not call by its name."""
+State = Literal["waiting", "running", "finished", "failed", "paused"]
+"""paused: the trial came to a rung of successive halving and waits there."""
+STATES: tuple[State, ...] = ("running", "failed", "paused", "finished", "waiting")
+"""In the order in which they are counted and shown; paused and finished ones are shown among each other."""
+COLOURS = dict(zip(STATES, ("cyan", "red", "yellow", "green", "dim"), strict=True))
+UNKNOWN = "-"
+TITLES = ("state", "step", "loss", "valid", "residues/s", "time left")
+SHORTEST_NAME = 12
+FRAME = 6
+"""Lines of the terminal that are not for trials: header (two where narrow), titles, what is not shown, the cursor."""
+
+
+@dataclass
+class WatchedTrial:
+    """What is known of one trial; its state as Tune says it, its figures as its run logged them."""
+
+    name: str
+    verb: str
+    """pretrain or finetune: trials of a verb are taken to last equally long."""
+    state: State = "waiting"
+    is_old: bool = False
+    """Finished before this sweep command started, so nobody saw how long it took."""
+    changed: float = 0.0
+    """When it came into its state."""
+    held_seconds: float = 0.0
+    """Seconds that it ran, without the present launch."""
+    total_steps: int | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    """The newest value of each metric by name, as in metrics.jsonl."""
+    first: tuple[int, float] | None = None
+    """Step and time of the first figures of the present launch: a resumed trial starts in the middle."""
+    last: tuple[int, float] | None = None
+    """Step and time of its newest figures."""
+    is_unread: bool = False
+    """Whether it may have logged something since its metrics were last read."""
+
+    def change(self, state: State, now: float) -> None:
+        """Tune says that the trial is now in `state`."""
+        if self.state == "running":
+            self.held_seconds += now - self.changed
+        if state == "running":
+            self.first = self.last = None
+        self.state, self.changed, self.is_unread = state, now, True
+
+    def log(self, rows: Iterable[Mapping[str, float]], is_new_file: bool, now: float) -> None:
+        """Take rows of metrics.jsonl into account; a new file is a new launch's, and `rows` are all that it holds."""
+        if is_new_file:
+            self.figures, self.first, self.last = {}, None, None
+        for row in rows:  # only a training row says how far the run is
+            is_training = "loss" in row
+            self.figures |= {name: value for name, value in row.items() if is_training or name != "step"}
+        if "step" in self.figures:
+            step = int(self.figures["step"])
+            self.first = self.first or (step, now)
+            if self.last is None or step > self.last[0]:
+                self.last = (step, now)
+
+    def seconds(self, now: float) -> float:
+        """Seconds that it ran until now, all launches together."""
+        return self.held_seconds + (now - self.changed if self.state == "running" else 0.0)
+
+    def seconds_left(self, now: float) -> float | None:
+        """Seconds to its last step at the present launch's speed; None until two different steps were seen."""
+        if self.first is None or self.last is None or self.total_steps is None or self.last[0] <= self.first[0]:
+            return None
+        step, at = self.last
+        per_step = (at - self.first[1]) / (step - self.first[0])
+        return max(0.0, (self.total_steps - step) * per_step - (now - at))
 
 
 class SweepWatch:
-    """Shows the trials of a sweep while its body runs; nothing without a console.
-
-    `names_in_order` are the plan's trials, `kinds` their verbs, `finished` those that need not run; the run directories
-    lie in `directory`.
-    """
+    """Shows the trials of a sweep while its body runs; nothing without a console."""
 
     def __init__(
         self,
-        names_in_order: Sequence[str],
-        kinds: Mapping[str, str],
+        verbs: Mapping[str, str],
         directory: Path,
         finished: set[str],
         console: Console | None,
         get_time: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`verbs`: name of each trial -> pretrain or finetune, in the plan's order; `finished`: the trials that need
+        not run; the run directories lie in `directory`.
+        """
         self._console, self._get_time = console, get_time
         self._started = get_time()
-        self._followed = {name: _Followed(name, kinds[name], directory / name, finished) for name in names_in_order}
+        self._directory = directory
+        self._trials = {name: WatchedTrial(name, verb, is_old=name in finished) for name, verb in verbs.items()}
+        for name in finished:
+            self._trials[name].state = "finished"
+        self._tails = {name: MetricsTail(directory / name) for name in verbs}
         self._at_once = 0
         """The most trials that ran at a time."""
-        self._live: Live | None = None
+        self._screen: AbstractContextManager[Any] = nullcontext()
 
     def callback(self) -> tune.Callback:
         """What Tune is to call: it tells this watch of its trials."""
-        return TrialStates(self.note)
+        return TuneCallback(self.note)
 
     def note(self, name: str, state: State, why: str = "") -> None:
         """The trial `name` is now in `state`; `why` it failed."""
-        followed = self._followed[name]
-        followed.trial.change(state, self._get_time())
-        self._at_once = max(self._at_once, sum(each.trial.state == "running" for each in self._followed.values()))
+        self._trials[name].change(state, self._get_time())
+        self._at_once = max(self._at_once, sum(trial.state == "running" for trial in self._trials.values()))
         if self._console and (why or not self._console.is_terminal):
-            line = f"{WORDS.get(state, state):<9} {name}" + (f": {why}" if why else "")
+            line = f"{'started' if state == 'running' else state:<9} {name}" + (f": {why}" if why else "")
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def shown(self) -> RenderableType:
-        """The table as it is now."""
+        """The table as it is now, for the size of the terminal."""
         assert self._console is not None
-        now = self._get_time()
-        for followed in self._followed.values():
-            followed.read(now)
-        trials = [followed.trial for followed in self._followed.values()]
-        size = self._console.size
-        return sweep_table(
-            trials, started=self._started, now=now, at_once=self._at_once, size=(size.width, size.height)
-        )
+        now, size, trials = self._get_time(), self._console.size, list(self._trials.values())
+        for trial in trials:
+            self._read(trial, now)
+        times = {"started": self._started, "now": now}
+        return sweep_table(trials, **times, at_once=self._at_once, size=(size.width, size.height))
+
+    def _read(self, trial: WatchedTrial, now: float) -> None:
+        """Read what the trial logged since the last time; once more after it has ended."""
+        if not trial.is_unread:
+            return
+        trial.is_unread = trial.state == "running"
+        run_file = self._directory / trial.name / RUN_FILE
+        with suppress(OSError, ValueError):  # a sweep does not end for what cannot be shown
+            if trial.total_steps is None and run_file.is_file():
+                trial.total_steps = json.loads(run_file.read_text())["total_steps"]
+            trial.log(*self._tails[trial.name].read(), now)
 
     def __enter__(self) -> Self:
         if self._console and self._console.is_terminal:
-            self._live = Live(get_renderable=self.shown, console=self._console, refresh_per_second=1 / POLL_SECONDS)
-            self._live.start()
+            self._screen = Live(get_renderable=self.shown, console=self._console, refresh_per_second=1 / POLL_SECONDS)
+        self._screen.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
-            self._live = None
+    def __exit__(self, *error: Any) -> None:
+        self._screen.__exit__(*error)
 
 
-class _Followed:
-    """One trial and the files of its run that say how far it is."""
-
-    def __init__(self, name: str, kind: str, run_directory: Path, finished: set[str]) -> None:
-        is_old = name in finished
-        self.trial = WatchedTrial(name, kind, "finished" if is_old else "waiting", is_old)
-        self._run_file = run_directory / RUN_FILE
-        self._tail = MetricsTail(run_directory)
-        self._is_read = True
-
-    def read(self, now: float) -> None:
-        """Read what was logged since the last time; once more after the trial has ended."""
-        is_running = self.trial.state == "running"
-        if not is_running and self._is_read:
-            return
-        self._is_read = not is_running
-        with suppress(OSError, ValueError):  # a sweep does not end for what cannot be shown
-            if self.trial.total_steps is None and self._run_file.is_file():
-                self.trial.total_steps = json.loads(self._run_file.read_text())["total_steps"]
-            rows, is_new_file = self._tail.read()
-            self.trial.log(rows, is_new_file, now)
-
-
-class TrialStates(tune.Callback):
+class TuneCallback(tune.Callback):
     """Tells `note` (trial, state, why it failed) of each trial that gets its process, or ends."""
 
-    def __init__(self, note: Callable[[str, State, str], None]) -> None:
-        self._note: Callable[[str, State, str], None] | None = note
+    def __init__(self, note: Callable[[str, State, str], None] | None) -> None:
+        self._note = note
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks into the experiment's state; a terminal does not travel."""
@@ -130,13 +183,114 @@ class TrialStates(tune.Callback):
         self._tell(trial, "running")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial said what it came to (run_trial.py)."""
-        came_to = trial.last_result or {}
-        if came_to.get("failed"):
-            self._tell(trial, "failed", str(came_to["failed"]))
+        """`run_trial` returned: the trial finished, failed or came to a rung."""
+        outcome = trial.last_result or {}
+        if outcome.get("failed"):
+            self._tell(trial, "failed", str(outcome["failed"]))
         else:
-            self._tell(trial, "halted" if came_to.get("paused") is not None else "finished")
+            self._tell(trial, "paused" if outcome.get("paused") is not None else "finished")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process died; it may be started again."""
         self._tell(trial, "failed", "its process died")
+
+
+def seconds_left(trials: Sequence[WatchedTrial], at_once: int, now: float) -> float | None:
+    """Seconds until all trials are done, of which `at_once` run at a time; None while that is not known.
+
+    A waiting trial takes as long as the finished ones of its verb did on average, a running one what its speed says.
+    """
+    seen: dict[str, list[float]] = {}
+    for trial in trials:
+        if trial.state == "finished" and not trial.is_old:
+            seen.setdefault(trial.verb, []).append(trial.held_seconds)
+    expected = {verb: mean(seconds) for verb, seconds in seen.items()}
+    to_run = [trial for trial in trials if trial.state in ("running", "waiting")]
+    known = []
+    for trial in to_run:
+        left = trial.seconds_left(now)
+        if left is None and trial.verb not in expected:
+            return None
+        known.append(max(0.0, expected[trial.verb] - trial.seconds(now)) if left is None else left)
+    of_running = [left for trial, left in zip(to_run, known, strict=True) if trial.state == "running"]
+    return max([sum(known) / max(1, at_once), *of_running])
+
+
+def chosen(trials: Iterable[WatchedTrial], room: int) -> list[WatchedTrial]:
+    """The at most `room` trials that are shown: running ones, then failed ones, then the newest that ended, then
+    waiting ones in the order of the sweep; what an earlier command finished is not shown.
+    """
+
+    def order(trial: WatchedTrial) -> tuple[int, float]:
+        has_ended = trial.state in ("paused", "finished")
+        return STATES.index("finished" if has_ended else trial.state), -trial.changed if has_ended else 0.0
+
+    return sorted((trial for trial in trials if not trial.is_old), key=order)[:room]
+
+
+def sweep_table(
+    trials: Sequence[WatchedTrial], *, started: float, now: float, at_once: int, size: tuple[int, int]
+) -> RenderableType:
+    """Counts and times, table, and what is not shown of it, for a terminal of `size` (columns, lines)."""
+    width, height = size
+    shown = chosen(trials, max(1, height - FRAME))
+    rows = [(trial.state, *_figures(trial, now)) for trial in shown]
+    taken = sum(max(map(len, cells)) + 2 for cells in zip(TITLES, *rows, strict=True))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("trial", no_wrap=True)
+    for title in TITLES:
+        table.add_column(title, justify="left" if title == "state" else "right", no_wrap=True)
+    for trial, (state, *figures) in zip(shown, rows, strict=True):
+        name = _shortened(trial.name, max(SHORTEST_NAME, width - taken))
+        table.add_row(Text(name), Text(state, style=COLOURS[trial.state]), *figures)
+    counts = Counter(trial.state for trial in trials)
+    times = f"{clock(now - started)} elapsed, {clock(seconds_left(trials, at_once, now))} left"
+    hidden = Counter(trial.state for trial in trials if not trial.is_old)
+    hidden.subtract(trial.state for trial in shown)
+    rest = [Text(f"... and {_counted(hidden)}", style="dim")] if hidden.total() else []
+    return Group(Text(f"{len(trials)} trials: {_counted(counts)}; {times}"), table, *rest)
+
+
+def _counted(counts: Mapping[State, int]) -> str:
+    """Such as "2 running, 37 waiting"."""
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+
+
+def _figures(trial: WatchedTrial, now: float) -> tuple[str, ...]:
+    """The cells step, loss, valid, residues/s, time left."""
+    figures, total = trial.figures, UNKNOWN if trial.total_steps is None else trial.total_steps
+    return (
+        f"{figures['step']:.0f}/{total}" if "step" in figures else UNKNOWN,
+        _number(figures.get("loss"), ".4f"),
+        _valid(figures),
+        _number(figures.get("residues_per_s"), ",.0f"),
+        clock(trial.seconds_left(now)) if trial.state == "running" else "",
+    )
+
+
+def _valid(figures: Mapping[str, float]) -> str:
+    """The loss on valid, else the first metric there with its name: the one that a finetuned step is chosen by."""
+    if "valid/loss" in figures:
+        return _number(figures["valid/loss"], ".4f")
+    name = next((name for name in figures if name.startswith("valid/")), None)
+    return UNKNOWN if name is None else f"{name.removeprefix('valid/')} {figures[name]:.4f}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return UNKNOWN if value is None else format(value, form)
+
+
+def _shortened(name: str, width: int) -> str:
+    """`name` in at most `width` characters: its beginning says the model and its end the task."""
+    if len(name) <= width:
+        return name
+    end = (width - 1) // 2
+    return f"{name[: width - 1 - end]}…{name[-end:]}"
+
+
+def clock(seconds: float | None) -> str:
+    """Hours, minutes, seconds, such as 1:02:05; "-" where unknown."""
+    if seconds is None or not math.isfinite(seconds):
+        return UNKNOWN
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -13,8 +13,7 @@ from rich.console import Console
 
 from proteinlm.sweeps.trials.watch import SweepWatch
 
-NAMES = ("wide", "deep", "stability")
-KINDS = {"wide": "pretrain", "deep": "pretrain", "stability": "finetune"}
+VERBS = {"wide": "pretrain", "deep": "pretrain", "stability": "finetune"}
 
 
 def console(is_terminal: bool) -> Console:
@@ -27,7 +26,7 @@ def text(of: Console) -> str:
 
 
 def watch(folder: Path, on: Console | None, finished: set[str] | None = None) -> SweepWatch:
-    return SweepWatch(NAMES, KINDS, folder, finished or set(), on)
+    return SweepWatch(VERBS, folder, finished or set(), on)
 
 
 def tell(callback: Any, event: str, name: str, **result: object) -> None:
@@ -54,7 +53,7 @@ def test_without_a_terminal_each_change_is_a_line(tmp_path: Path) -> None:
         "started   wide",
         "finished  wide",
         "started   deep",
-        "halted    deep",
+        "paused    deep",
         "started   stability",
         "failed    stability: out of memory [CPU]",
         "started   deep",
@@ -62,11 +61,11 @@ def test_without_a_terminal_each_change_is_a_line(tmp_path: Path) -> None:
     ]
 
 
-def test_a_trial_that_came_to_a_rung_rests(tmp_path: Path) -> None:
+def test_a_trial_that_came_to_a_rung_is_paused(tmp_path: Path) -> None:
     shown = console(is_terminal=False)
     callback = watch(tmp_path, shown).callback()
     tell(callback, "complete", "wide", paused=0)
-    assert text(shown) == "halted    wide\n"
+    assert text(shown) == "paused    wide\n"
 
 
 def test_without_a_console_nothing_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

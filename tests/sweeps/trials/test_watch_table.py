@@ -5,12 +5,12 @@ import io
 import pytest
 from rich.console import Console
 
-from proteinlm.sweeps.trials.watch_table import Pace, State, WatchedTrial, chosen, clock, seconds_left, sweep_table
+from proteinlm.sweeps.trials.watch import State, WatchedTrial, chosen, clock, seconds_left, sweep_table
 
 
-def trial(name: str, *changes: tuple[State, float], kind: str = "pretrain", total_steps: int = 100) -> WatchedTrial:
+def trial(name: str, *changes: tuple[State, float], verb: str = "pretrain", total_steps: int = 100) -> WatchedTrial:
     """A trial that came into each of these states at these seconds."""
-    made = WatchedTrial(name, kind, total_steps=total_steps)
+    made = WatchedTrial(name, verb, total_steps=total_steps)
     for state, at in changes:
         made.change(state, at)
     return made
@@ -28,7 +28,7 @@ def test_a_line_says_how_far_a_trial_is() -> None:
     running.log(
         [{"step": 150, "loss": 2.25, "residues_per_s": 12345.6}, {"step": 160, "valid/loss": 2.125}], False, 20.0
     )
-    finetuned = trial("stability", ("running", 3.0), ("finished", 9.0), kind="finetune")
+    finetuned = trial("stability", ("running", 3.0), ("finished", 9.0), verb="finetune")
     finetuned.log([{"step": 100, "loss": 0.5, "residues_per_s": 10.0}], True, 9.0)
     finetuned.log([{"step": 100, "valid/spearman": 0.75, "valid/mean_squared_error": 0.5}], False, 9.0)
     lines = rendered([running, finetuned, trial("next")], now=20.0)
@@ -49,7 +49,7 @@ def test_a_line_says_how_far_a_trial_is() -> None:
 
 
 def test_running_trials_are_shown_first_then_failed_ones_then_the_newest_that_ended() -> None:
-    ended = [trial(f"ended-{at}", ("running", 0), ("halted" if at == 2 else "finished", at)) for at in (1, 2, 3)]
+    ended = [trial(f"ended-{at}", ("running", 0), ("paused" if at == 2 else "finished", at)) for at in (1, 2, 3)]
     others = [trial("failed", ("running", 0), ("failed", 1)), trial("running", ("running", 9))]
     waiting = [trial(f"waiting-{number}") for number in range(37)]
     old = WatchedTrial("old", "pretrain", "finished", is_old=True)
@@ -63,9 +63,9 @@ def test_running_trials_are_shown_first_then_failed_ones_then_the_newest_that_en
         "waiting-0",
     ]
     lines = rendered(trials, size=(120, 9))
-    assert "1 running, 1 failed, 1 halted, 3 finished, 37 waiting" in lines[0]
+    assert "1 running, 1 failed, 1 paused, 3 finished, 37 waiting" in lines[0]
     assert [line.split()[0] for line in lines[2:5]] == ["running", "failed", "ended-3"]
-    assert lines[5:] == ["... and 1 halted, 1 finished, 37 waiting"]
+    assert lines[5:] == ["... and 1 paused, 1 finished, 37 waiting"]
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -84,26 +84,27 @@ def test_the_table_never_outgrows_its_terminal(width: int) -> None:
 
 
 def test_a_pace_counts_from_its_launch_and_runs_down_between_rows() -> None:
-    pace = Pace()
-    assert pace.seconds_left(100, 0.0) is None
-    pace.note(40, 10.0)
-    assert pace.seconds_left(100, 20.0) is None
-    pace.note(50, 30.0)
-    assert pace.seconds_left(100, 30.0) == 100.0
-    pace.note(50, 60.0)  # nothing new
-    assert pace.seconds_left(100, 60.0) == 70.0
-    assert pace.seconds_left(100, 500.0) == 0.0
-    assert pace.seconds_left(None, 60.0) is None
+    running = trial("running", ("running", 0))
+    assert running.seconds_left(0.0) is None
+    running.log([{"step": 40, "loss": 3.0}], True, 10.0)
+    assert running.seconds_left(20.0) is None
+    running.log([{"step": 50, "loss": 3.0}], False, 30.0)
+    assert running.seconds_left(30.0) == 100.0
+    running.log([], False, 60.0)  # nothing new
+    assert running.seconds_left(60.0) == 70.0
+    assert running.seconds_left(500.0) == 0.0
+    running.total_steps = None
+    assert running.seconds_left(60.0) is None
 
 
 def test_a_resumed_trial_forgets_the_pace_and_figures_of_its_last_launch() -> None:
     resumed = trial("resumed", ("running", 0))
     resumed.log([{"step": 10, "loss": 3.0}, {"step": 10, "valid/loss": 3.0}], True, 1.0)
     resumed.log([{"step": 20, "loss": 2.0}], False, 2.0)
-    assert resumed.pace.seconds_left(100, 2.0) == 8.0
+    assert resumed.seconds_left(2.0) == 8.0
     resumed.log([{"step": 10, "loss": 3.0}], True, 60.0)
     assert resumed.figures == {"step": 10, "loss": 3.0}
-    assert resumed.pace.seconds_left(100, 60.0) is None
+    assert resumed.seconds_left(60.0) is None
 
 
 def test_time_left_comes_from_finished_trials_of_each_kind() -> None:
@@ -112,22 +113,22 @@ def test_time_left_comes_from_finished_trials_of_each_kind() -> None:
     assert seconds_left([*ended, running, waiting], 2, now=35.0) == (15 + 20) / 2
     assert seconds_left([*ended, running, waiting], 1, now=35.0) == 35
     assert seconds_left([*ended, running], 2, now=35.0) == 15  # no trial is cut in two
-    running.pace = Pace((10, 30.0), (20, 35.0))
+    running.first, running.last = (10, 30.0), (20, 35.0)
     assert seconds_left([*ended, running], 2, now=35.0) == 40  # its own pace is known better
-    assert seconds_left([*ended, running, trial("five", kind="finetune")], 2, now=35.0) is None
+    assert seconds_left([*ended, running, trial("five", verb="finetune")], 2, now=35.0) is None
     assert seconds_left(ended, 2, now=35.0) == 0
 
 
-def test_failed_halted_and_earlier_trials_say_nothing_about_duration() -> None:
-    failed, halted = (trial("one", ("running", 0), (state, 10)) for state in ("failed", "halted"))
+def test_failed_paused_and_earlier_trials_say_nothing_about_duration() -> None:
+    failed, paused = (trial("one", ("running", 0), (state, 10)) for state in ("failed", "paused"))
     old = WatchedTrial("old", "pretrain", "finished", is_old=True)
-    assert seconds_left([failed, halted, old, trial("next")], 2, now=20.0) is None
+    assert seconds_left([failed, paused, old, trial("next")], 2, now=20.0) is None
 
 
 def test_a_trial_that_ran_in_turns_lasted_their_sum() -> None:
-    turns = trial("turns", ("running", 0), ("halted", 10), ("running", 50), ("finished", 55))
+    turns = trial("turns", ("running", 0), ("paused", 10), ("running", 50), ("finished", 55))
     assert turns.held_seconds == 15
-    assert trial("now", ("running", 0), ("halted", 10), ("running", 50)).seconds(54.0) == 14
+    assert trial("now", ("running", 0), ("paused", 10), ("running", 50)).seconds(54.0) == 14
 
 
 def test_clock() -> None:
