@@ -3,6 +3,7 @@
 #   make demo        corpus, pretraining, a sweep and a results table from simulated proteins, on this machine
 #   make test        all tests                      make check   types, lint, format
 #   make benchmark   tests/benchmarks/*.py          make clean   caches and builds; never runs, data or .venv
+#   make architecture   draws docs/architecture.svg from the imports
 #
 #   TEST_PROCESSES=4 make test           how many processes run test files side by side (2)
 #   PYTHON=python3.11 make test          another interpreter (3.11 or newer) for a new .venv
@@ -18,7 +19,7 @@ HALF := $(VENV)/.half-done
 # Tests and the demo stay on this machine and its CPU, say nothing home and write no token into the home directory.
 LOCAL := DS_ACCELERATOR=cpu RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0
 
-.PHONY: demo test check benchmark clean
+.PHONY: demo test check benchmark architecture clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -34,6 +35,9 @@ check: $(READY)
 
 benchmark: $(READY)
 	set -e; for script in $(notdir $(basename $(wildcard tests/benchmarks/*.py))); do echo "$$script"; $(LOCAL) $(RUN) -m tests.benchmarks.$$script; done
+
+architecture: $(READY)
+	$(RUN) -m tests.architecture.picture
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

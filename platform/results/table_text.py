@@ -10,10 +10,10 @@ notes below: definition 2 on data a. Published rows of definitions that ours do 
 import csv
 import io
 import json
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from proteinlm.platform.results.formatting import amount, value_text
 from proteinlm.platform.results.rows import ResultRow
 from proteinlm.platform.results.tables import PUBLISHED, Cell, Line, TaskTable, make_tables
 
@@ -114,7 +114,7 @@ def _shared(table: TaskTable, column: tuple[str, str]) -> dict[str, str]:
 
 def _parts(table: TaskTable, cell: Cell) -> dict[str, str]:
     """What a reader needs beside the figure: its floor, how much was scored, and its note."""
-    floor = {} if cell.floor is None else {"floor": f"floor {_number(cell.floor)}"}
+    floor = {} if cell.floor is None else {"floor": f"floor {value_text(cell.floor)}"}
     number = list(table.definitions).index((cell.measure.metric, cell.measure.definition))
     letter = list(table.data).index(cell.measure.data)
     scored = {} if cell.num_scored is None else {"scored": f"n {cell.num_scored:,}"}
@@ -132,13 +132,13 @@ def _figure(table: TaskTable, line: Line, column: tuple[str, str], bold: str = "
     pieces = []
     for cell in line.cells[column]:
         mark = bold if cell.is_best else ""
-        pieces.append(f"{mark}{_number(cell.value)}{mark}")
+        pieces.append(f"{mark}{value_text(cell.value)}{mark}")
         if cell.interval is not None:
-            pieces.append(f"[{_number(cell.interval[0])}, {_number(cell.interval[1])}]")
+            pieces.append(f"[{value_text(cell.interval[0])}, {value_text(cell.interval[1])}]")
         if cell.spread is not None and line.kind == PUBLISHED:
-            pieces[-1] += f" ± {_number(cell.spread)}"
+            pieces[-1] += f" ± {value_text(cell.spread)}"
         elif cell.spread is not None:
-            pieces += [f"± {_number(cell.spread)}", f"({cell.num_seeds} seeds)"]
+            pieces += [f"± {value_text(cell.spread)}", f"({cell.num_seeds} seeds)"]
         pieces += [text for name, text in _parts(table, cell).items() if shared.get(name) != text]
     return pieces
 
@@ -173,21 +173,3 @@ def _about(table: TaskTable, line: Line) -> list[str]:
 
 def _parameters(line: Line) -> str:
     return "-" if line.parameters is None else amount(line.parameters)
-
-
-def amount(value: float) -> str:
-    """Three digits, such as 1.65 M."""
-    rounded = float(f"{value:.3g}")
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if rounded >= size:
-            return f"{rounded / size:.3g} {letter}"
-    return f"{rounded:.3g}"
-
-
-def _number(value: float) -> str:
-    """`value` to a thousandth, large ones to fewer places, tiny ones to three digits."""
-    if not math.isfinite(value) or value == 0 or 0.001 <= abs(value) < 10:
-        return f"{value:.3f}"
-    if abs(value) < 0.001 or abs(value) >= 1e6:
-        return f"{value:.2e}"
-    return f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"

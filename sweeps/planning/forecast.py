@@ -17,12 +17,11 @@ from proteinlm.models.cost import forward_flops
 from proteinlm.models.pretrained import read_config
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.finetune import task_data
-from proteinlm.platform.results.table_text import amount
+from proteinlm.platform.results.formatting import amount, duration, scientific
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.sweeps.planning.config import EstimateSection, SweepConfig
 from proteinlm.sweeps.planning.cost import Cost
 from proteinlm.sweeps.planning.plan import Plan, Trial
-from proteinlm.sweeps.results.text import scientific
 from proteinlm.tasks.catalog import build_task
 
 
@@ -130,18 +129,18 @@ def show_plan(sweep: SweepConfig, plan: Plan, costs: Mapping[str, Cost], console
         console.print(f"left out: {why}", soft_wrap=True)
     own = [trial for trial in plan.trials if trial.name not in costs and trial.needs is None]
     if own:
-        about = _duration(sum(found.seconds[trial.name] for trial in own))
+        about = duration(sum(found.seconds[trial.name] for trial in own))
         console.print(f"{len(own)} trials on no model of this sweep (baselines and such), about {about}")
     flops = sum(cost.training_flops for cost in costs.values())
     console.print(
         f"{len(plan.trials)} trials, {scientific(flops)} training FLOPs; {found.workers_at_once:g} workers at once of "
-        f"about {scientific(found.flops_per_worker)} FLOP/s each: about {_duration(found.wall)} (a rough estimate)"
+        f"about {scientific(found.flops_per_worker)} FLOP/s each: about {duration(found.wall)} (a rough estimate)"
     )
 
 
 def _line(trial: Trial, cost: Cost, plan: Plan, found: Forecast) -> list[str]:
     finetuned = [other for other in plan.trials if other.needs == trial.name]
-    after = _duration(sum(found.seconds[other.name] for other in finetuned)) if finetuned else ""
+    after = duration(sum(found.seconds[other.name] for other in finetuned)) if finetuned else ""
     return [
         trial.label,
         amount(cost.parameters),
@@ -149,14 +148,6 @@ def _line(trial: Trial, cost: Cost, plan: Plan, found: Forecast) -> list[str]:
         amount(cost.residues),
         scientific(cost.training_flops),
         f"{cost.memory / 1e9:.2g}",
-        _duration(found.seconds[trial.name]),
+        duration(found.seconds[trial.name]),
         f"{len(finetuned)}, {after}" if finetuned else "0",
     ]
-
-
-def _duration(seconds: float) -> str:
-    """Such as 45 s, 12 min, 3.5 h, 21 days."""
-    for unit, size, limit in (("s", 1.0, 90.0), ("min", 60.0, 5400.0), ("h", 3600.0, 172_800.0)):
-        if seconds < limit:
-            return f"{seconds / size:.0f} {unit}" if unit != "h" else f"{seconds / size:.1f} h"
-    return f"{seconds / 86_400:.0f} days"

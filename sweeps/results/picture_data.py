@@ -81,12 +81,6 @@ def _by_step(rows: Sequence[Mapping[str, object]], key: str) -> dict[float, floa
     return found
 
 
-def count_unit(largest: float) -> tuple[float, str]:
-    """What counts up to `largest` are divided by on an axis, and its name."""
-    units = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))
-    return next(((size, name) for size, name in units if largest >= size), (1.0, "one by one"))
-
-
 def place_names(points: Floats, sizes: Floats, frame: Box, drawn: Floats) -> Floats:
     """Left lower corners [P, 2] of names of `sizes` [P, 2] near `points` [P, 2], in pixels, within `frame`.
 

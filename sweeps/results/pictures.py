@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from proteinlm.platform.results.formatting import axis_unit
 from proteinlm.platform.results.plots import DOTS, Floats, blank_picture, loss_limits, save_picture, smooth
 from proteinlm.sweeps.results.picture_data import (
     Law,
     colour_of,
-    count_unit,
     curve,
     dash_of,
     marker_of,
@@ -119,7 +119,7 @@ def plot_pretraining(curves: Curves, path: Path, *, is_simulated: bool = False) 
     drawn = [part for parts in points.values() for part in parts if len(part)]
     if not drawn:
         raise ValueError(f"cannot draw {path}: no row of {', '.join(curves) or 'any run'} holds a loss")
-    size, unit = count_unit(max(part[:, 0].max() for part in drawn))
+    size, unit = axis_unit(max(part[:, 0].max() for part in drawn))
     with _picture(path, (11, 5.5)) as picture:
         axes = picture.subplots()
         _tidy(axes)

@@ -15,17 +15,17 @@ from pathlib import Path
 from proteinlm.platform.storage.atomic import write_atomically
 from proteinlm.platform.storage.run_directory import is_finished
 from proteinlm.platform.training.tracking import read_metrics
-from proteinlm.sweeps.findings.compute_optimal import fit_joint_law, measured_flops
-from proteinlm.sweeps.findings.effects import what_mattered
-from proteinlm.sweeps.findings.scaling import PowerLaw, fit_power_law
 from proteinlm.sweeps.planning.config import SweepConfig
 from proteinlm.sweeps.planning.cost import Cost
 from proteinlm.sweeps.planning.plan import Plan
+from proteinlm.sweeps.results.compute_optimal import fit_joint_law, measured_flops
+from proteinlm.sweeps.results.effects import what_mattered
 from proteinlm.sweeps.results.gather import gather_results
 from proteinlm.sweeps.results.json_form import to_json
 from proteinlm.sweeps.results.page import to_html
 from proteinlm.sweeps.results.picture_data import pretrained_lines
 from proteinlm.sweeps.results.pictures import VALID_LOSS, plot_against_shape, plot_loss_against, plot_pretraining
+from proteinlm.sweeps.results.scaling import PowerLaw, fit_power_law
 from proteinlm.sweeps.results.text import to_csv, to_latex, to_markdown
 from proteinlm.sweeps.results.values import ConfigurationResult, SweepResults
 from proteinlm.sweeps.trials.trial_state import attempts, device_seconds

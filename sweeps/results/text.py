@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from proteinlm.platform.results.formatting import scientific
 from proteinlm.sweeps.results.values import ConfigurationResult, Figure, SweepResults
 
 PAPER_HEADING = "The paper's Table 7 (Xiao et al. 2021): DEFINITIONS DIFFER, single runs, never ranked with the above"
@@ -211,9 +212,3 @@ def _costs(line: ConfigurationResult) -> tuple[Cell, ...]:
         Cell(NOTHING if line.residues is None else f"{line.residues:,}"),
         Cell(NOTHING if hours is None else f"{hours:,.3f}" if hours < 1 else f"{hours:,.2f}"),
     )
-
-
-def scientific(value: float) -> str:
-    """Two significant digits, such as 1.3e15."""
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from proteinlm.sweeps.results.text import PAPER_HEADING, scientific, shown, to_csv, to_latex, to_markdown
+from proteinlm.platform.results.formatting import scientific
+from proteinlm.sweeps.results.text import PAPER_HEADING, shown, to_csv, to_latex, to_markdown
 from proteinlm.sweeps.results.values import Figure
 from tests.made.sweep_results import HOSTILE, P_AT_L5, Q3, VALID, make_line, make_results, small_results
 

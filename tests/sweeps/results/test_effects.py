@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import linregress, t
 
-from proteinlm.sweeps.findings.effects import Effects, effects, what_mattered
+from proteinlm.sweeps.results.effects import Effects, effects, what_mattered
 from proteinlm.sweeps.results.values import COLUMNS, Column, ConfigurationResult, Figure
 
 CONTACTS, LOSS = (next(column for column in COLUMNS if column.title == title) for title in ("P@L/5", "valid loss"))

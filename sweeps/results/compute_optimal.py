@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from proteinlm.sweeps.findings.least_squares import (
+from proteinlm.platform.results.formatting import amount_in_words, range_in_words
+from proteinlm.sweeps.results.least_squares import (
     Array,
     Interval,
     Surface,
@@ -47,8 +48,8 @@ class Advice:
 
     def as_text(self) -> str:
         """One sentence, and one for each warning."""
-        size = f"{_amount(self.parameters)} parameters ({_range(self.parameters_interval)})"
-        residues = f"{_amount(self.residues)} residues ({_range(self.residues_interval)})"
+        size = f"{amount_in_words(self.parameters)} parameters ({range_in_words(self.parameters_interval)})"
+        residues = f"{amount_in_words(self.residues)} residues ({range_in_words(self.residues_interval)})"
         best = f"{self.training_flops:.2g} training FLOPs are best spent on {size} and {residues}, 95 % intervals; "
         return ". ".join([f"{best}the loss is then predicted as {self.loss:.3g}", *self.warnings]) + "."
 
@@ -168,7 +169,7 @@ def _check_design(sizes: Array, seen: Array) -> None:
     for name, values in (("parameters", sizes), ("residues", seen)):
         if values.min() == values.max():
             accepted = "runs that differ in them, else nothing is known of their effect"
-            raise ValueError(f"{name}: found {_amount(values[0])} in all {count} runs, accepted are {accepted}")
+            raise ValueError(f"{name}: found {amount_in_words(values[0])} in all {count} runs, accepted are {accepted}")
     correlation = float(np.corrcoef(np.log(sizes), np.log(seen))[0, 1])
     if correlation**2 > MAX_SHARED:
         found = f"a correlation of their logarithms of {correlation:.3f} over {count} runs"
@@ -199,18 +200,5 @@ def _outside(name: str, value: float, covered: Interval) -> tuple[str, ...]:
     factor = max(covered[0] / value, value / covered[1])
     if factor <= 1:
         return ()
-    sweep = f"the sweep covered {_range(covered)}"
-    return (f"{_amount(value)} {name} are extrapolated by a factor of {factor:.2g}: {sweep}",)
-
-
-def _range(ends: Interval) -> str:
-    return f"{_amount(ends[0])} to {_amount(ends[1])}"
-
-
-def _amount(value: float) -> str:
-    """Two digits and a word, such as 45 million."""
-    rounded = float(f"{value:.2g}")
-    for unit, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
-        if 1 <= rounded / unit < 1000:
-            return f"{rounded / unit:g} {word}"
-    return f"{rounded:g}"
+    sweep = f"the sweep covered {range_in_words(covered)}"
+    return (f"{amount_in_words(value)} {name} are extrapolated by a factor of {factor:.2g}: {sweep}",)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from proteinlm.sweeps.findings.compute_optimal import fit_joint_law, measured_flops
-from proteinlm.sweeps.findings.least_squares import Surface
+from proteinlm.sweeps.results.compute_optimal import fit_joint_law, measured_flops
+from proteinlm.sweeps.results.least_squares import Surface
 
 FLOOR, ALPHA, BETA = 1.8, 0.35, 0.3
 SIZE_SCALE, RESIDUE_SCALE = 0.5 * 1e6**ALPHA, 0.6 * 1e8**BETA

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit, nnls
 
-from proteinlm.sweeps.findings.least_squares import profile
-from proteinlm.sweeps.findings.scaling import fit_power_law
+from proteinlm.sweeps.results.least_squares import profile
+from proteinlm.sweeps.results.scaling import fit_power_law
 
 FLOOR, DROP, EXPONENT = 2.0, 1.2, 0.4
 FLOPS = np.geomspace(1e16, 1e18, 10)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from proteinlm.sweeps.findings.least_squares import Array, Interval
+from proteinlm.platform.results.formatting import two_digits
+from proteinlm.sweeps.results.least_squares import Array, Interval
 from proteinlm.sweeps.results.values import Column, ConfigurationResult, Figure
 
 FACTORS = {"depth": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads"}
@@ -78,14 +79,13 @@ class Effects:
 
     def _spreads(self) -> str:
         """How far configurations lie from this, beside what seeds alone do to means over as many of them."""
-        rest = (
-            f"the {self.num_configurations} configurations spread by {_digits(self.residual_spread or 0.0)} around this"
-        )
+        spread = two_digits(self.residual_spread or 0.0)
+        rest = f"the {self.num_configurations} configurations spread by {spread} around this"
         if not self.seed_spread or not self.residual_spread or not self.seed_spread_of_means:
             known = "No seeds to tell noise by" if self.seed_spread is None else "Seeds alone do not differ"
             return f"{known}; {rest}."
         times = self.residual_spread / self.seed_spread_of_means
-        seeds = f"Seeds alone differ by {_digits(self.seed_spread)}"
+        seeds = f"Seeds alone differ by {two_digits(self.seed_spread)}"
         return f"{seeds}; {rest}, {times:.1f} times what seeds explain."
 
 
@@ -227,7 +227,3 @@ def _sentence(effect: Effect, is_better: bool) -> str:
     if not effect.is_beyond_noise:
         return f"{change}, not told from noise"
     return f"{change}, beyond noise, for the {'better' if is_better else 'worse'}"
-
-
-def _digits(value: float) -> str:
-    return f"{value:.2g}"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from proteinlm.sweeps.findings.least_squares import (
+from proteinlm.sweeps.results.least_squares import (
     Array,
     Interval,
     checked_points,
