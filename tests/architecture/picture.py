@@ -12,8 +12,8 @@ from html import escape
 from tests.architecture.source import ROOT, Modules, closure, folder_arrows, read_modules
 
 PICTURE = ROOT / "docs" / "architecture.svg"
-WIDTH = 1240
-COLUMN, LINE, TITLE, GAP, BETWEEN = 206, 15, 22, 22, 46  # pixels
+WIDTH = 1280
+COLUMN, LINE, TITLE, GAP, BETWEEN = 216, 15, 22, 22, 46  # pixels
 MOST_ROWS = 7
 """Files of a folder that stand in one column."""
 STYLE = """
