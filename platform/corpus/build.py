@@ -2,7 +2,7 @@
 
     sources -> scatter -> check_ids -> gather -> cut_shard -> OUT/<split>/shard-00000.parquet ... OUT/manifest.json
 
-Tasks hand only counts back; the proteins go through files under `OUT.building`, in pieces of a fixed size, so memory
+Tasks hand only counts back; the proteins go through files under `OUT.staging`, in pieces of a fixed size, so memory
 does not grow with the corpus. The order is that of seeded hash keys: a shuffle that does not depend on the number of
 tasks. OUT must be a path that all nodes see. The work of one task is in passes.py, the rules in cleaning.py.
 """
@@ -24,18 +24,18 @@ from proteinlm.platform.corpus.cleaning import (
 )
 from proteinlm.platform.corpus.passes import SPLITS, check_ids, cut_shard, gather, scatter, shard_plans
 from proteinlm.platform.corpus.ray_tasks import CHUNK_BYTES, Item, RayDataRunner, Result, quiet_data
-from proteinlm.platform.corpus.request import CorpusRequest, check_request, same_build
+from proteinlm.platform.corpus.request import CorpusRequest, check_place, check_request
 from proteinlm.platform.corpus.scratch import (
     Chunk,
     LineNumbers,
     Recipe,
     Scattered,
-    built_aside,
     list_rejects,
     refuse_too_many,
 )
-from proteinlm.platform.data.manifest import Manifest, Split, WrittenShard, split_of, write_manifest
+from proteinlm.platform.data.manifest import Manifest, Split, WrittenShard, split_of, standing_build, write_manifest
 from proteinlm.platform.data.sources import Source, lmdb_length
+from proteinlm.platform.storage.atomic import staged_directory
 
 Progress = Callable[[str, int, int | None], None]
 """(what is being done, units done, units in all where known)"""
@@ -233,12 +233,13 @@ def build_corpus(
     settings = request.settings()
     out = Path(out).absolute()
     progress = on_progress or (lambda what, done, total: None)
-    standing = same_build(out, settings)
+    standing = standing_build(out, "corpus", settings)
     if standing is not None:
         progress("this very corpus is there already", 1, 1)
         return standing
+    check_place(out)
     beside = out.with_name(out.name + ".rejects.jsonl")
-    with connected(address), built_aside(out) as work, quiet_data(chunk_bytes):
+    with connected(address), staged_directory(out, is_shared=True) as work, quiet_data(chunk_bytes):
         beside.unlink(missing_ok=True)
         recipe = Recipe(
             str(work),

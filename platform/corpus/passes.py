@@ -41,11 +41,10 @@ from proteinlm.platform.corpus.scratch import (
     write_ipc,
     write_rejects,
 )
-from proteinlm.platform.data.manifest import WrittenShard, shard_ranges, write_shard_file
+from proteinlm.platform.data.manifest import ABOUT_A_PROTEIN, WrittenShard, shard_ranges, write_shard
 from proteinlm.platform.data.sources import read_range
 
 SPLITS = ("train", "valid", "holdout")
-_SHARD_COLUMNS = ["id", "sequence", "length", "family", "clan"]
 _SCATTERED = pa.schema(
     [("hi", pa.uint64()), ("lo", pa.uint64()), ("place", pa.int64())]
     + [(name, pa.string()) for name in ("id", "sequence", "family", "clan")]
@@ -244,5 +243,5 @@ def cut_shard(plan: ShardPlan, recipe: Recipe) -> tuple[ShardPlan, WrittenShard]
     ]
     table = pa.Table.from_batches(pieces)
     table = table.append_column("length", pc.binary_length(table.column("sequence")).cast(pa.int32()))
-    file = f"{plan.split}/shard-{plan.number:05d}.parquet"
-    return plan, write_shard_file(Path(recipe.work), file, table.select(_SHARD_COLUMNS).combine_chunks())
+    table = table.select(ABOUT_A_PROTEIN).combine_chunks()
+    return plan, write_shard(Path(recipe.work), plan.split, plan.number, table)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proteinlm.platform.corpus.scratch import MAX_SOURCES
-from proteinlm.platform.data.manifest import MANIFEST_FILE, Manifest, read_manifest
 from proteinlm.platform.data.sources import ACCEPTED, Source, inspect_source, lmdb_length, lmdb_records
 
 RULES_VERSION = 1
@@ -118,32 +117,8 @@ def _check_first_record(source: Source) -> None:
         raise ValueError(f"{source.path} is not FASTA: it begins with {found!r}, where a '>' is expected")
 
 
-def same_build(out: Path, settings: dict[str, object]) -> Manifest | None:
-    """The manifest at `out` where it is this very build; None where nothing is there.
-
-    Raises ValueError for anything else, and OSError where `out` cannot be made.
-    """
-    manifest = _standing(out)
-    if manifest is None:
-        parent = next(folder for folder in out.absolute().parents if folder.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise OSError(f"{out} cannot be made: {parent} is not a directory that can be written to")
-        return None
-    differing = sorted(
-        name for name, value in settings.items() if name not in manifest.settings or manifest.settings[name] != value
-    )
-    if manifest.kind != "corpus" or differing:
-        raise ValueError(
-            f"{out} holds another {manifest.kind} (differing: {', '.join(differing) or 'kind'}); "
-            "remove it, or name a new directory with --out"
-        )
-    return manifest
-
-
-def _standing(out: Path) -> Manifest | None:
-    """The manifest at `out`; None for nothing or an empty directory; ValueError for what is no data set."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    if not (out / MANIFEST_FILE).is_file():
-        raise ValueError(f"{out} exists and is no corpus; name a new directory with --out")
-    return read_manifest(out)
+def check_place(out: Path) -> None:
+    """OSError where a directory `out` cannot be made."""
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OSError(f"{out} cannot be made: {parent} is not a directory that can be written to")

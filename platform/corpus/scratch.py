@@ -4,13 +4,9 @@ Scratch files are written under a temporary name and renamed, so that a task tha
 again. Rejects are one JSON line each, with file, line, id and reason.
 """
 
-import errno
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -21,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from proteinlm.platform.data.sources import Source
+from proteinlm.platform.storage.atomic import staged_file, write_atomically
 
 
 @dataclass(frozen=True)
@@ -41,26 +38,6 @@ RUN_ROWS = 1024
 """Rows of one record batch of a run: what is read at least to get at a row."""
 MAX_SOURCES, MAX_CHUNKS, MAX_LINES = 1 << 13, 1 << 20, 1 << 30
 """What a place, one 63-bit number, has room for."""
-
-
-@contextmanager
-def built_aside(out: Path) -> Iterator[Path]:
-    """`OUT.building`, renamed to `out` at the end, or removed with all that is in it where something fails."""
-    work = out.with_name(out.name + ".building")
-    try:
-        if work.exists():
-            shutil.rmtree(work)  # left by a build that was killed
-        work.mkdir(parents=True)
-        yield work
-        work.rename(out)
-    except OSError as error:
-        shutil.rmtree(work, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(error.errno, f"the disk is full: no space left to build {out}; nothing was kept") from None
-        raise
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
 
 
 def place_of(source: int, chunk: int, line: int) -> int:
@@ -86,24 +63,19 @@ def write_buckets(path: Path, rows: pa.RecordBatch, hi: NDArray[np.uint64], buck
 
 def write_ipc(path: Path, batches: Sequence[pa.RecordBatch] | Iterator[pa.RecordBatch], schema: pa.Schema) -> None:
     """Write `batches` to `path`."""
-    aside = _aside(path)
     options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
-    with aside.open("wb") as file, pa.ipc.new_file(file, schema, options=options) as writer:
+    with (
+        staged_file(path) as staging,
+        staging.open("wb") as file,
+        pa.ipc.new_file(file, schema, options=options) as writer,
+    ):
         for batch in batches:
             writer.write_batch(batch)
-    os.replace(aside, path)
 
 
 def write_rejects(path: Path, rejects: Sequence[tuple[int, str, str | int]]) -> None:
     """Write (place, id, reason or place of the first) lines to `path`."""
-    aside = _aside(path)
-    aside.write_text("".join(json.dumps(reject) + "\n" for reject in rejects))
-    os.replace(aside, path)
-
-
-def _aside(path: Path) -> Path:
-    """A name of its own beside `path`: Ray may run a task twice at once."""
-    return path.with_suffix(f".{uuid.uuid4().hex[:8]}.writing")
+    write_atomically(path, "".join(json.dumps(reject) + "\n" for reject in rejects))
 
 
 def read_bucket(folder: Path, bucket: int, schema: pa.Schema) -> pa.Table:

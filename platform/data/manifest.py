@@ -7,21 +7,26 @@ A corpus and a task's records have the same form: one row per protein, `id`, `se
 
 import hashlib
 import json
-import os
-import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from proteinlm.platform.storage.atomic import write_atomically
+from proteinlm.platform.storage.atomic import staged_file, write_atomically
 
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 had the same files. The digests of a corpus are the same in both; those of a task's records covered ids and
+sequences alone, without labels."""
+ABOUT_A_PROTEIN = ("id", "sequence", "length", "family", "clan")
+"""Columns that are no labels."""
 
 
 class Shard(BaseModel):
@@ -34,7 +39,7 @@ class Shard(BaseModel):
     rows: int
     residues: int
     digest: str
-    """Hex digest of the rows' ids and sequences in order (a Parquet writer may change the file's bytes)."""
+    """`content_digest` of the rows (a Parquet writer may change the file's bytes)."""
 
 
 class Split(BaseModel):
@@ -99,7 +104,7 @@ class Manifest(BaseModel):
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write `manifest` into `directory`, aside and renamed."""
+    """Write `manifest` into `directory`, when all that it lists is in its place."""
     write_atomically(directory / MANIFEST_FILE, json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
 
 
@@ -115,8 +120,28 @@ def read_manifest(directory: Path | str) -> Manifest:
         manifest = Manifest.model_validate_json(path.read_text())
     except ValidationError as error:
         raise ValueError(f"{path} is not a manifest of this version: {error}") from None
-    if manifest.format_version != FORMAT_VERSION:
-        raise ValueError(f"{path} has format version {manifest.format_version}; this version reads {FORMAT_VERSION}")
+    if manifest.format_version not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
+        raise ValueError(f"{path} has format version {manifest.format_version}; this version reads {known}")
+    return manifest
+
+
+def standing_build(directory: Path, kind: str, settings: Mapping[str, object]) -> Manifest | None:
+    """The manifest at `directory` where it is a build of this `kind` and these `settings`; None where nothing is there.
+
+    Settings that the manifest has beside these (what a build found out itself) are not compared. Raises ValueError,
+    with what differs, where another build stands there, or files that are no build.
+    """
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return None
+    if not (directory / MANIFEST_FILE).is_file():
+        raise ValueError(f"{directory} exists and holds no finished build; name another directory or remove it")
+    manifest = read_manifest(directory)
+    wanted, there = {"kind": kind, **settings}, {"kind": manifest.kind, **manifest.settings}
+    different = [name for name in wanted if name not in there or there[name] != wanted[name]]
+    if different:
+        found = "; ".join(f"{name}: found {there.get(name)!r}, wanted {wanted[name]!r}" for name in different)
+        raise ValueError(f"{directory} holds another build ({found}); name another directory or remove it")
     return manifest
 
 
@@ -129,29 +154,59 @@ class WrittenShard:
     longest: int
 
 
-def write_shard_file(directory: Path, file: str, table: pa.Table) -> WrittenShard:
-    """Write `table` (columns id and sequence, further ones as they are) to `directory/file`, aside and renamed."""
-    target = directory / file
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own, so that a task that Ray runs twice at once does not write into the other's file.
-    aside = target.with_suffix(f".{uuid.uuid4().hex[:8]}.writing")
-    pq.write_table(table, aside, compression="zstd", row_group_size=max(1, table.num_rows))
-    os.replace(aside, target)
-    ids: list[str] = table.column("id").to_pylist()
+def write_shard(directory: Path, split: str, number: int, table: pa.Table) -> WrittenShard:
+    """Write `table` as shard `number` of `split` in `directory`; it has the columns id and sequence, and any others."""
+    file = f"{split}/shard-{number:05d}.parquet"
+    (directory / split).mkdir(parents=True, exist_ok=True)
+    with staged_file(directory / file) as staging:
+        pq.write_table(table, staging, compression="zstd", row_group_size=max(1, table.num_rows))
     sequences: list[str] = table.column("sequence").to_pylist()
-    digest = hashlib.sha256()
-    for name, sequence in zip(ids, sequences, strict=True):
-        digest.update(f"{name}\n{sequence}\n".encode())
     counts = np.bincount(np.frombuffer("".join(sequences).encode(), dtype=np.uint8), minlength=128)
     lengths = [len(sequence) for sequence in sequences]
     return WrittenShard(
-        Shard(file=file, rows=len(ids), residues=sum(lengths), digest=digest.hexdigest()),
+        Shard(file=file, rows=len(lengths), residues=sum(lengths), digest=content_digest(table)),
         {chr(letter): int(counts[letter]) for letter in np.flatnonzero(counts)},
         max(lengths, default=0),
     )
 
 
-def split_of(shards: list[WrittenShard]) -> Split:
+def content_digest(table: pa.Table) -> str:
+    """SHA-256 (hex) of the rows in order: of ids and sequences, then of each label column by its name.
+
+    Labels are all columns but those of `ABOUT_A_PROTEIN`. It does not depend on how Arrow holds the columns (chunks,
+    dictionaries, row groups): only on the values, where null is a value of its own, and on the type of labels.
+    """
+    digest = hashlib.sha256()
+    rows = zip(table.column("id").to_pylist(), table.column("sequence").to_pylist(), strict=True)
+    for name, sequence in rows:
+        digest.update(f"{name}\n{sequence}\n".encode())
+    for name in sorted(set(table.column_names) - set(ABOUT_A_PROTEIN)):
+        digest.update(f"{name} {_type_name(table.column(name).type)}\n".encode())
+        for part in _parts(table.column(name).combine_chunks()):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _type_name(kind: pa.DataType) -> str:
+    """Arrow's name of a type, but for lists, whose items Arrow names one way in memory and another in Parquet."""
+    return f"list<{_type_name(kind.value_type)}>" if pa.types.is_list(kind) else str(kind)
+
+
+def _parts(values: pa.Array) -> Iterator[bytes]:
+    """The values of a column as bytes: which are null, then, outer to inner, the lengths of lists and their values."""
+    yield np.asarray(values.is_null()).astype(np.uint8).tobytes()
+    if pa.types.is_list(values.type):
+        yield np.asarray(pc.list_value_length(values).fill_null(0)).astype("<i8").tobytes()
+        yield from _parts(pc.list_flatten(values))
+    elif pa.types.is_string(values.type):
+        yield "\n".join(values.fill_null("").to_pylist()).encode()
+    else:
+        known = values.fill_null(False if pa.types.is_boolean(values.type) else 0)
+        numbers = known.to_numpy(zero_copy_only=False)
+        yield numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
+
+
+def split_of(shards: Sequence[WrittenShard]) -> Split:
     """The manifest's entry for a split with these shards, in this order."""
     counts: dict[str, int] = {}
     for written in shards:

@@ -10,7 +10,6 @@ and a server that has another version, or knows no ranges, sends the whole again
 
 import hashlib
 import http.client
-import os
 import re
 import tarfile
 import tempfile
@@ -22,6 +21,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from proteinlm.platform.storage.atomic import move_directory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -182,7 +183,7 @@ def _unpack(archive: Path, out: Path, name: str, flavour: str) -> None:
         except (tarfile.TarError, EOFError, zlib.error, ValueError) as error:
             forget(archive)
             raise ValueError(f"{error} (the archive is removed)") from None
-        os.rename(found[0], out / name)
+        move_directory(found[0], out / name)
 
 
 def _plain_files(member: tarfile.TarInfo, destination: str) -> tarfile.TarInfo | None:

@@ -9,9 +9,6 @@ for the same one. Runs of one storage that read the same records share one build
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,8 +16,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from proteinlm.platform.data.manifest import MANIFEST_FILE, Manifest, Shard, Split, read_manifest, write_manifest
+from proteinlm.platform.data.manifest import (
+    FORMAT_VERSION,
+    Manifest,
+    Split,
+    split_of,
+    standing_build,
+    write_manifest,
+    write_shard,
+)
 from proteinlm.platform.labelled.files import ENDINGS, TEST_SPLIT, Row, checked_rows, faults_message, is_simulated
+from proteinlm.platform.storage.atomic import staged_directory
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.records import TaskSchema
 from proteinlm.tasks.task import Task
@@ -62,26 +68,30 @@ def build_task_shards(
         "max_train_examples": max_train_examples,
         "shard_rows": shard_rows,
         "valid_fraction": valid_fraction,
+        "max_test_examples": max_test_examples,
+        "is_simulated": is_simulated(folder) if simulated is None else simulated,
     }
-    if max_test_examples is not None:
-        settings["max_test_examples"] = max_test_examples
-    is_made_up = is_simulated(folder) if simulated is None else simulated
-    finished = _finished(directory, settings, is_made_up)
-    if finished is not None:
-        return finished
-    aside = directory.with_name(f".{directory.name}.building-{uuid.uuid4().hex[:8]}")
+    standing = standing_build(directory, task_name, settings)
+    if standing is not None:
+        return standing
+    splits, counts = _read_splits(schema, paths, seed, max_train_examples, valid_fraction)
+    for split in splits.keys() - {task.train_split, *task.valid_splits}:
+        splits[split] = _sample(splits[split], max_test_examples)
+    _count_labels(schema, paths, splits, counts)
     try:
-        aside.mkdir(parents=True)
-        splits, counts = _read_splits(schema, paths, seed, max_train_examples, valid_fraction)
-        for split in splits.keys() - {task.train_split, *task.valid_splits}:
-            splits[split] = _sample(splits[split], max_test_examples)
-        _count_labels(schema, paths, splits, counts)
-        written = {name: _write_split(aside, name, rows, schema, shard_rows) for name, rows in splits.items()}
-        manifest = Manifest(kind=task_name, splits=written, settings=settings, counts=counts, is_simulated=is_made_up)
-        write_manifest(aside, manifest)
-        return _put_in_place(aside, directory, manifest)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        with staged_directory(directory) as staging:
+            written = {name: _write_split(staging, name, rows, schema, shard_rows) for name, rows in splits.items()}
+            is_made_up = bool(settings["is_simulated"])
+            manifest = Manifest(
+                kind=task_name, splits=written, settings=settings, counts=counts, is_simulated=is_made_up
+            )
+            write_manifest(staging, manifest)
+    except OSError:
+        other = standing_build(directory, task_name, settings)  # another process may have been faster
+        if other is None:
+            raise
+        return other
+    return manifest
 
 
 def read_split(directory: Path | str, manifest: Manifest, split: str) -> pa.Table:
@@ -195,48 +205,12 @@ def _cut_valid(train: list[Row], fraction: float) -> tuple[list[Row], list[Row]]
 
 
 def _write_split(directory: Path, split: str, rows: list[Row], schema: TaskSchema, shard_rows: int) -> Split:
-    (directory / split).mkdir()
-    shards, counts = [], np.zeros(256, np.int64)
-    for start in range(0, len(rows), shard_rows):
+    shards = []
+    for number, start in enumerate(range(0, len(rows), shard_rows)):
         part = rows[start : start + shard_rows]
-        file = f"{split}/shard-{start // shard_rows:05d}.parquet"
         columns = {name: [row[name] for row in part] for name in schema.arrow_schema().names}
-        pa.parquet.write_table(pa.table(columns, schema=schema.arrow_schema()), directory / file, compression="zstd")
-        digest = hashlib.sha256("".join(f"{row['id']}\t{row['sequence']}\n" for row in part).encode()).hexdigest()
-        letters = "".join(str(row["sequence"]) for row in part).encode("ascii")
-        shards.append(Shard(file=file, rows=len(part), residues=len(letters), digest=digest))
-        counts += np.bincount(np.frombuffer(letters, np.uint8), minlength=256)
-    longest = max(len(str(row["sequence"])) for row in rows)
-    residue_counts = {chr(letter): int(counts[letter]) for letter in np.flatnonzero(counts)}
-    return Split(shards=tuple(shards), residue_counts=residue_counts, longest=longest)
-
-
-def _finished(directory: Path, settings: Mapping[str, object], is_made_up: bool) -> Manifest | None:
-    """The manifest of a finished build of these settings; ValueError where `directory` holds something else."""
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return None
-    if not (directory / MANIFEST_FILE).is_file():
-        raise ValueError(f"{directory} exists and holds no finished build; name another directory or remove it")
-    manifest = read_manifest(directory)
-    wanted = {**settings, "is_simulated": is_made_up}
-    there = {**manifest.settings, "is_simulated": manifest.is_simulated}
-    different = [name for name in sorted({*wanted, *there}) if wanted.get(name) != there.get(name)]
-    if different:
-        found = "; ".join(f"{name}: {there.get(name)!r}, wanted {wanted.get(name)!r}" for name in different)
-        raise ValueError(f"{directory} holds a build of other settings ({found}); name another directory or remove it")
-    return manifest
-
-
-def _put_in_place(aside: Path, directory: Path, manifest: Manifest) -> Manifest:
-    """Rename the build; where another process was faster, take its build if it is the same."""
-    try:
-        os.rename(aside, directory)  # replaces an empty directory, and refuses one that holds something
-    except OSError:
-        other = _finished(directory, manifest.settings, manifest.is_simulated)
-        if other is None:
-            raise
-        return other
-    return manifest
+        shards.append(write_shard(directory, split, number, pa.table(columns, schema=schema.arrow_schema())))
+    return split_of(shards)
 
 
 FOLDER = "task-data"
@@ -262,7 +236,16 @@ def shared_task_shards(
 ) -> Path:
     """The directory of the task's shards; raises as `build_task_shards` does."""
     source = records_folder(task, data)
-    chosen = [task, str(source.resolve()), seed, max_train_examples, max_test_examples, files or {}, valid_fraction]
+    chosen = [
+        FORMAT_VERSION,
+        task,
+        str(source.resolve()),
+        seed,
+        max_train_examples,
+        max_test_examples,
+        files or {},
+        valid_fraction,
+    ]
     known_by = json.dumps(chosen, sort_keys=True)
     out = storage / FOLDER / f"{task}-{hashlib.sha256(known_by.encode()).hexdigest()[:12]}"
     build_task_shards(

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from proteinlm.platform.storage.atomic import staged_file
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -45,11 +47,10 @@ def blank_picture(size: tuple[float, float], font_size: int) -> Iterator["Figure
 
 
 def save_picture(picture: "Figure", path: Path) -> None:
-    """Write `picture` aside, as PNG or SVG by the suffix of `path`, and rename it."""
+    """Write `picture` to `path`, as PNG or SVG by its suffix, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".writing-{path.name}")
-    picture.savefig(aside, metadata={"Date": None} if path.suffix == ".svg" else None)
-    aside.replace(path)
+    with staged_file(path) as staging:
+        picture.savefig(staging, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def smooth(values: Floats) -> Floats:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from proteinlm.platform.storage.atomic import write_to_storage
+
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
@@ -90,7 +92,7 @@ class ResultRow(BaseModel):
 def append_rows(directory: Path | str, rows: Sequence[ResultRow]) -> None:
     """Append `rows` to the `rows.jsonl` of the run at `directory` (path or URI): all of them or, when cut off, none.
 
-    The file is written aside and renamed. A run has one writer at a time; runs do not share a file.
+    A run has one writer at a time; runs do not share a file.
     """
     filesystem, folder = _open(directory)
     filesystem.create_dir(folder, recursive=True)
@@ -99,9 +101,7 @@ def append_rows(directory: Path | str, rows: Sequence[ResultRow]) -> None:
     if before and not before.endswith(b"\n"):
         before += b"\n"
     added = "".join(f"{row.model_dump_json()}\n" for row in rows)
-    with filesystem.open_output_stream(f"{target}.writing") as stream:
-        stream.write(before + added.encode())
-    filesystem.move(f"{target}.writing", target)
+    write_to_storage(filesystem, target, before + added.encode())
 
 
 def gather_rows(paths: Sequence[Path | str]) -> list[ResultRow]:

@@ -14,7 +14,6 @@ Shapes: F families, P proteins, R residues of all of them.
 import gzip
 import io
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from proteinlm.platform.labelled.files import MARKER_FILE, TEST_SPLIT
 from proteinlm.platform.simulated.families import Families, Proteins, draw_families, fray, grow_trees
 from proteinlm.platform.simulated.sites import AMINO_ACIDS, SS3_OF_STRUCTURE
+from proteinlm.platform.storage.atomic import write_atomically
 
 MOST_FAMILIES = 9999
 VALID_SHARE, TEST_SHARE = 0.1, 0.2
@@ -70,16 +70,18 @@ def simulate(
     directory.mkdir(parents=True, exist_ok=True)
     settings = f"num_families={num_families} proteins_per_family={proteins_per_family} seed={seed}"
     # The marker goes first: whatever else is there, however the run ended, can be told from real proteins.
-    _write(directory / MARKER_FILE, f"Simulated proteins, not real ones. Made by proteinlm: {settings}\n".encode())
+    write_atomically(
+        directory / MARKER_FILE, f"Simulated proteins, not real ones. Made by proteinlm: {settings}\n".encode()
+    )
     fasta, clans = directory / "simulated.fasta", directory / "clans.tsv"
-    _write(fasta, _fasta(proteins, proteins_per_family))
-    _write(clans, _clans(families))
+    write_atomically(fasta, _fasta(proteins, proteins_per_family))
+    write_atomically(clans, _clans(families))
     chosen = min(structures_per_family, proteins_per_family)
     task_proteins = {}
     for split, members in _task_members(generator, families, proteins_per_family, chosen).items():
         records = _structure_records(generator, proteins, proteins_per_family, members)
         task_proteins[split] = len(members)
-        _write(directory / f"secondary_structure_{split}.jsonl.gz", _gzipped_lines(records))
+        write_atomically(directory / f"secondary_structure_{split}.jsonl.gz", _gzipped_lines(records))
     return Simulated(
         directory=directory,
         fasta=fasta,
@@ -180,9 +182,3 @@ def _gzipped_lines(records: Iterator[dict[str, object]]) -> bytes:
         for record in records:
             stream.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(path.name + ".writing")
-    aside.write_bytes(content)
-    os.replace(aside, path)

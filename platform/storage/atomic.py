@@ -1,11 +1,72 @@
-"""Writing a file so that readers, and a run that is killed, see the old content or the new, never a half."""
+"""Files and directories that are whole or not there: written under a name of their own (*staging*), then renamed.
 
+The only place of the platform that renames. Readers, and a run that is killed, see the old content or the new one.
+"""
+
+import errno
 import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from pyarrow.fs import FileSystem
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` beside `path` and rename; the folder must exist. OSError as the file system gives it."""
-    aside = path.with_name(path.name + ".writing")
-    aside.write_text(text)
-    os.replace(aside, path)
+STAGING = ".staging"
+"""Ending of what is not yet in its place. What a killed process left under such a name may be deleted."""
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; it is renamed to `path` at the end, and deleted where the body raises.
+
+    The name is of this call alone: two processes that write the same file at once do not write into each other's.
+    """
+    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{STAGING}")
+    try:
+        yield staging
+        os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path`, whose folder must exist. OSError as the file system gives it."""
+    with staged_file(path) as staging:
+        staging.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_to_storage(filesystem: FileSystem, path: str, content: bytes) -> None:
+    """Write `content` to `path` of a pyarrow file system, such as a bucket."""
+    staging = f"{path}{STAGING}"
+    with filesystem.open_output_stream(staging) as stream:
+        stream.write(content)
+    filesystem.move(staging, path)
+
+
+def move_directory(staging: Path, target: Path) -> None:
+    """Rename a whole directory to `target`; OSError where that is a directory that holds something."""
+    os.rename(staging, target)
+
+
+@contextmanager
+def staged_directory(target: Path, *, is_shared: bool = False) -> Iterator[Path]:
+    """Yields a new directory beside `target`; it becomes `target` at the end, and is deleted where the body raises.
+
+    Its name is of this call alone, or, with `is_shared`, the same each time, so that it replaces what a killed process
+    left. OSError where `target` came to hold something meanwhile; a full disk is said as such.
+    """
+    unique = "" if is_shared else f".{uuid.uuid4().hex[:8]}"
+    staging = target.with_name(f"{'' if is_shared else '.'}{target.name}{unique}{STAGING}")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        move_directory(staging, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, f"the disk is full: no space left to build {target}; nothing was kept") from None
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

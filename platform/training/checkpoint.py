@@ -15,6 +15,7 @@ from typing import Protocol
 from torch import distributed as dist
 
 from proteinlm.platform.settings.sections import TrainingSection
+from proteinlm.platform.storage.atomic import move_directory
 from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY, convert_to_universal
 from proteinlm.platform.training.engine import Engine
 
@@ -128,7 +129,7 @@ class LocalCheckpoints:
     def take(self, folder: Path, name: str, figures: Mapping[str, float], *, wait: bool) -> None:
         """Put a whole checkpoint in its place by renaming it, and delete those that are too old."""
         shutil.rmtree(self._folder / name, ignore_errors=True)
-        folder.rename(self._folder / name)
+        move_directory(folder, self._folder / name)
         for old in self._finished()[: -self._keep]:
             shutil.rmtree(old, ignore_errors=True)
 

@@ -11,9 +11,6 @@ Shapes: B proteins of a split, D hidden, N tokens of a micro batch, V values: to
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from proteinlm.models.pretrained import load_pretrained
 from proteinlm.platform.batches.stream import validation_batches
 from proteinlm.platform.batches.windows import Reading
 from proteinlm.platform.data.manifest import Manifest
+from proteinlm.platform.storage.atomic import staged_directory
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.evaluation import make_reading
 from proteinlm.platform.training.job import TrainingJob
@@ -100,14 +98,13 @@ def _compute(folder: Path, job: TrainingJob, task: Task, reading: Reading, engin
         lengths = batch.packed.lengths if of_tokens else (1,) * batch.packed.num_proteins
         kept += zip(batch.rows, np.split(values, np.cumsum(lengths)[:-1]), strict=True)
     kept.sort(key=lambda item: item[0])
-    aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    aside.mkdir(parents=True)
-    np.save(aside / "values.npy", np.concatenate([values for _, values in kept]))
-    np.save(aside / "starts.npy", np.cumsum([0, *(len(values) for _, values in kept)]))
     try:
-        os.rename(aside, folder)
-    except OSError:  # another trial was faster
-        shutil.rmtree(aside, ignore_errors=True)
+        with staged_directory(folder) as staging:
+            np.save(staging / "values.npy", np.concatenate([values for _, values in kept]))
+            np.save(staging / "starts.npy", np.cumsum([0, *(len(values) for _, values in kept)]))
+    except OSError:
+        if not folder.is_dir():  # else another trial was faster
+            raise
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from proteinlm.platform.batches.windows import Reading
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.labelled.task_data import read_split
 from proteinlm.platform.settings.sections import ProbeSection
+from proteinlm.platform.storage.atomic import staged_file
 from proteinlm.platform.storage.run_directory import PREDICTIONS_FOLDER
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.job import Place, TrainingJob
@@ -226,6 +227,5 @@ def write_predictions(
         table = table.append_column(output.name, pa.array(scores.outputs[output.name], values_type))
     folder = run_directory / PREDICTIONS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{split}.parquet.writing"
-    pq.write_table(table, aside, compression="zstd")
-    aside.rename(folder / f"{split}.parquet")
+    with staged_file(folder / f"{split}.parquet") as staging:
+        pq.write_table(table, staging, compression="zstd")

@@ -1,5 +1,7 @@
 """Each heavy dependency has one door: the files that may import it. A new dependency is a new line here."""
 
+import ast
+
 from tests.architecture.source import Module
 
 DOORS: dict[str, tuple[str, ...]] = {
@@ -72,3 +74,20 @@ def test_models_and_tasks_stay_plain(modules: dict[str, Module]) -> None:
         if module.file.startswith(("models/", "tasks/")) and imported.target.split(".")[0] in {"ray", "deepspeed"}
     ]
     assert not wrong, "\n".join(wrong)
+
+
+RENAMING = {"rename", "replace", "move", "renames"}
+WHO_RENAMES = ("platform/storage/atomic.py", "models/pretrained.py")  # models/ may import nothing of the platform
+
+
+def test_only_one_file_of_the_platform_renames(modules: dict[str, Module]) -> None:
+    """`os.replace`, `os.rename`, `shutil.move` and `path.rename(target)`: files are put into their place in one way."""
+    wrong = [
+        f"{module.file}:{node.lineno} calls {ast.unparse(node.func)}"
+        for module in modules.values()
+        if module.file not in WHO_RENAMES
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in RENAMING
+        if len(node.args) == 1 or ast.unparse(node.func.value) in {"os", "shutil", "filesystem"}
+    ]
+    assert wrong == []

@@ -1,14 +1,11 @@
 """A corpus small enough for a unit test, written without Ray: simulated letters in the shard form."""
 
-import hashlib
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from proteinlm.platform.data.manifest import Manifest, Shard, Split, write_manifest
+from proteinlm.platform.data.manifest import Manifest, split_of, write_manifest, write_shard
 
 MOTIF = "MKVLAAGHWD"
 
@@ -28,7 +25,6 @@ def write_small_corpus(directory: Path, *, proteins: int = 400, shards: int = 4)
     splits = {}
     for number, (name, count, parts) in enumerate([("train", proteins, shards), ("valid", 40, 1), ("holdout", 40, 1)]):
         made = sequences(count, seed=number)
-        (directory / name).mkdir(parents=True)
         written = []
         for part in range(parts):
             rows = range(part * count // parts, (part + 1) * count // parts)
@@ -40,12 +36,8 @@ def write_small_corpus(directory: Path, *, proteins: int = 400, shards: int = 4)
                     "length": pa.array([len(text) for text in texts], pa.int32()),
                 }
             )
-            file = f"{name}/shard-{part:05d}.parquet"
-            pq.write_table(table, directory / file)
-            digest = hashlib.sha256("".join(texts).encode()).hexdigest()
-            written.append(Shard(file=file, rows=len(texts), residues=sum(map(len, texts)), digest=digest))
-        counts = Counter("".join(made))
-        splits[name] = Split(shards=tuple(written), residue_counts=dict(counts), longest=max(map(len, made)))
+            written.append(write_shard(directory, name, part, table))
+        splits[name] = split_of(written)
     manifest = Manifest(kind="corpus", splits=splits, settings={"split_rule": "test"}, counts={}, is_simulated=True)
     write_manifest(directory, manifest)
     return manifest

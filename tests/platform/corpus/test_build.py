@@ -32,7 +32,7 @@ PROTEINS = random_proteins(400)
 @pytest.fixture(autouse=True)
 def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus_build, "RayDataRunner", SerialRunner)
-    monkeypatch.setattr(corpus_build, "_quiet_data", lambda *_: nullcontext())
+    monkeypatch.setattr(corpus_build, "quiet_data", lambda *_: nullcontext())
     monkeypatch.setattr(corpus_build, "connected", lambda *_: nullcontext())
 
 
@@ -197,16 +197,16 @@ def test_the_same_build_is_not_made_twice_and_no_other_is_overwritten(tmp_path: 
     assert build(tmp_path, source, on_progress=lambda what, done, total: said.append(what)) == manifest
     assert said == ["this very corpus is there already"]
     assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == stamp
-    with pytest.raises(ValueError, match=r"out holds another corpus \(differing: seed\)"):
+    with pytest.raises(ValueError, match=r"out holds another build \(seed: found 0, wanted 1\)"):
         build(tmp_path, source, seed=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(ValueError, match=r"mine exists and is no corpus"):
+    with pytest.raises(ValueError, match=r"mine exists and holds no finished build"):
         build(tmp_path, source, out="mine")
 
 
 def test_what_a_killed_build_left_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "out.building" / "scratch").mkdir(parents=True)
+    (tmp_path / "out.staging" / "scratch").mkdir(parents=True)
     build(tmp_path, fasta(tmp_path))
     assert left_over(tmp_path, "a.fasta", "out")
 

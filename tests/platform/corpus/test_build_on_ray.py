@@ -48,7 +48,7 @@ def test_the_number_of_tasks_never_changes_the_corpus(tmp_path: Path, monkeypatc
     assert after is context
     assert before == (after.enable_progress_bars, after.target_max_block_size, after.execution_options)
     monkeypatch.setattr(corpus_build, "RayDataRunner", SerialRunner)
-    monkeypatch.setattr(corpus_build, "_quiet_data", lambda *_: nullcontext())
+    monkeypatch.setattr(corpus_build, "quiet_data", lambda *_: nullcontext())
     serial = build_corpus(sources, tmp_path / "serial", shard_rows=256)
     assert one == three == serial
     assert one.counts == {**one.counts, "read": 2100, "kept": 2000, "duplicates": 100, "rejected": 0}

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from proteinlm.platform.corpus.stats import SORTED_WINDOW, Padding, corpus_stats, histogram, quantile, render
-from proteinlm.platform.data.manifest import Manifest, shard_ranges, split_of, write_manifest, write_shard_file
+from proteinlm.platform.data.manifest import Manifest, shard_ranges, split_of, write_manifest, write_shard
 
 Rows = list[tuple[str, str | None, str | None]]
 
@@ -31,7 +31,7 @@ def write_corpus(directory: Path, splits: dict[str, Rows], shard_rows: int = 3) 
         ranges = shard_ranges(len(rows), shard_rows)
         written[name] = split_of(
             [
-                write_shard_file(directory, f"{name}/shard-{number:05d}.parquet", table.slice(first, last - first))
+                write_shard(directory, name, number, table.slice(first, last - first))
                 for number, (first, last) in enumerate(ranges)
             ]
         )

@@ -108,10 +108,10 @@ def test_a_finished_build_is_reused_and_another_is_not_overwritten(source, tmp_p
     stamp = (out / MANIFEST_FILE).stat().st_mtime_ns
     assert build_task_shards(Q3, source, out, seed=1) == first
     assert (out / MANIFEST_FILE).stat().st_mtime_ns == stamp
-    with pytest.raises(ValueError, match=r"holds a build of other settings \(seed: 1, wanted 2\)"):
+    with pytest.raises(ValueError, match=r"holds another build \(seed: found 1, wanted 2\)"):
         build_task_shards(Q3, source, out, seed=2)
     write_records(source, "cb513", make_records(3))
-    with pytest.raises(ValueError, match=r"other settings \(sources: "):
+    with pytest.raises(ValueError, match=r"another build \(sources: "):
         build_task_shards(Q3, source, out, seed=1)
 
 
@@ -129,7 +129,7 @@ def test_builders_at_the_same_time_end_with_one_build(source, tmp_path):
     for thread in threads:
         thread.join()
     assert found == [read_manifest(out)] * 4
-    assert [path.name for path in tmp_path.iterdir() if "building" in path.name] == []
+    assert [path.name for path in tmp_path.iterdir() if "staging" in path.name] == []
 
 
 def test_a_wrong_record_leaves_nothing_behind(source, tmp_path):

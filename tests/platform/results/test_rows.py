@@ -86,7 +86,7 @@ def test_a_write_that_is_cut_off_leaves_the_file_as_it_was(tmp_path: Path, monke
     def cut(row: ResultRow) -> str:
         raise InterruptedError(row.seed)
 
-    (tmp_path / f"{ROWS_FILE}.writing").write_text('{"half": ')  # what an earlier, killed writer left
+    (tmp_path / f"{ROWS_FILE}.staging").write_text('{"half": ')  # what an earlier, killed writer left
     with monkeypatch.context() as patched:
         patched.setattr(ResultRow, "model_dump_json", cut)
         with pytest.raises(InterruptedError):
