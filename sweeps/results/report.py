@@ -33,6 +33,7 @@ from proteinlm.sweeps.trials.trial_state import attempts, device_seconds
 FOLDER = "results"
 PAGE = "index.html"
 FINDINGS = "findings.txt"
+NO_ADVICE = "Which size on how many residues for a budget: this sweep does not say"
 ONE_BY_ONE = "Figure by figure"
 """Heads what findings.txt says beyond the findings themselves."""
 FORMS: Mapping[str, Callable[[SweepResults], str]] = {
@@ -104,6 +105,8 @@ def _advice(config: SweepConfig, costs: Mapping[str, Cost], results: SweepResult
     flops = [line.training_flops or 0.0 for line in lines]
     finished = [name for name in costs if is_finished(config.directory / name)]
     held = sum(sum(device_seconds(config.directory / name).values()) for name in finished)
+    if not held:  # a kill between a trial's rows and its mark
+        return [f"{NO_ADVICE}; no pretraining trial is finished, so its speed is not known."]
     # Model FLOP/s of one device, everything counted that a trial held it for.
     rate = sum(costs[name].training_flops for name in finished) / held
     budgets = config.budgets or (10 * held / 3600,)
@@ -119,7 +122,7 @@ def _advice(config: SweepConfig, costs: Mapping[str, Cost], results: SweepResult
             advice = law.best(hours * 3600 * rate)
             said.append(f"A budget of {hours:.3g} {results.device}-hours at {rate:.2g} FLOP/s: {advice.as_text()}")
     except ValueError as error:
-        said.append(f"Which size on how many residues for a budget: this sweep does not say; {error}.")
+        said.append(f"{NO_ADVICE}; {error}.")
     return said
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from proteinlm.sweeps.results.picture_data import (
     colour_of,
-    count_unit,
     curve,
     dash_of,
     marker_of,
@@ -175,10 +174,5 @@ def test_names_of_crowded_points_do_not_cover_each_other() -> None:
     assert (corners + sizes <= [800, 600]).all()
 
 
-def test_counts_and_names_are_short() -> None:
-    assert [count_unit(value) for value in (2e9, 3e6, 5.0)] == [
-        (1e9, "billions"),
-        (1e6, "millions"),
-        (1.0, "one by one"),
-    ]
+def test_names_are_short() -> None:
     assert short_name(make_line("hidden-512-layer-32-head-8, learning_rate 0.1")) == "512-32-8, learning_rate 0.1"

@@ -79,6 +79,16 @@ def test_nothing_finished_is_no_error(tmp_path: Path) -> None:
     assert not (folder / "loss.png").exists()
 
 
+def test_rows_without_a_finished_trial_are_no_error(tmp_path: Path) -> None:
+    """A kill between the last row and the mark: no device was held by a finished trial, so no speed is known."""
+    config, plan, costs = finished_sweep(tmp_path, RESIDUES)
+    for trial in plan.trials:
+        (config.directory / trial.name / "finished.json").unlink()
+    findings = (write_report(config, plan, costs) / "findings.txt").read_text()
+    assert "Which size on how many residues for a budget: this sweep does not say; no pretraining trial" in findings
+    assert "Valid loss against parameters (N): " in findings
+
+
 def test_it_is_written_anew_each_time(tmp_path: Path) -> None:
     config, plan, costs = finished_sweep(tmp_path, RESIDUES[:1])
     folder = write_report(config, plan, costs)
