@@ -105,6 +105,12 @@ TABLE_7: tuple[tuple[int, int, int], ...] = (
 """(hidden_size, num_hidden_layers, num_attention_heads) of Xiao et al. 2021, Table 7."""
 
 
+TABLE_7_SHAPES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
+    {f"hidden-{hidden}-layer-{layers}-head-{heads}": (hidden, layers, heads) for hidden, layers, heads in TABLE_7}
+)
+"""The same by the paper's names."""
+
+
 def _shape(hidden: int, layers: int, heads: int) -> dict[str, object]:
     return {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads}
 

@@ -162,6 +162,7 @@ def run_probe(config: FinetuneConfig, data: Path, manifest: Manifest, code_versi
         configuration=config.configuration,
         kind="finetune",
         model=shape_name(encoder.config),
+        architecture=encoder.config,
         mode=config.mode,
         seed=config.seed,
         code_version=code_version,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from proteinlm.models.config import ModelConfig
 from proteinlm.models.masking import context_free_floor
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.results.rows import ResultRow
@@ -23,6 +24,8 @@ class Measured:
     mode: str
     seed: int
     code_version: str
+    architecture: ModelConfig | None = None
+    """Of the encoder, whose shape the rows say; None where there is none."""
     configuration: str | None = None
     """Name that runs share which differ in their seed alone; None: the run's own."""
     parameters: int | None = None
@@ -56,11 +59,15 @@ def _row(
     metric: Metric,
 ) -> ResultRow:
     figure = evaluate(metric, columns)
+    shape = who.architecture
     return ResultRow(
         run=who.run,
         configuration=who.configuration or who.run,
         kind=who.kind,
         model=who.model,
+        hidden_size=shape.hidden_size if shape else None,
+        num_hidden_layers=shape.num_hidden_layers if shape else None,
+        num_attention_heads=shape.num_attention_heads if shape else None,
         mode=who.mode,
         seed=who.seed,
         code_version=who.code_version,

@@ -33,6 +33,10 @@ class ResultRow(BaseModel):
     kind: Literal["pretrain", "finetune", "baseline", "published"]
     model: str
     """Short name, such as "hidden-256-layer-4-head-4" or "one-hot window"."""
+    hidden_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    """Shape of the encoder; None of a baseline, a convolutional network, a published row, a row of an older version."""
     mode: str
     """"scratch", "full", "frozen" ..., or "-" where that says nothing."""
     task: str

@@ -10,7 +10,6 @@ as many proteins. All other published rows are a table of their own.
 """
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -118,7 +117,7 @@ def _make_table(task: str, group: str, rows: Sequence[ResultRow]) -> TaskTable:
     columns = tuple(dict.fromkeys((row.split, row.metric) for row in rows))
     runs: dict[tuple[str, str, str, str], list[ResultRow]] = {}
     for row in sorted(rows, key=lambda row: _KINDS.index(row.kind)):
-        runs.setdefault((row.kind, row.model, row.mode, without_seed(row.run)), []).append(row)
+        runs.setdefault((row.kind, row.model, row.mode, row.configuration), []).append(row)
     best = _best_figures(list(runs.values()))
     lines = tuple(_make_line(run, columns, best) for run in runs.values())
     definitions: dict[tuple[str, str], str] = {}
@@ -176,7 +175,7 @@ def _make_line(
     parameters = next((row.parameters for row in rows if row.parameters is not None), None)
     first = rows[0]
     is_simulated = any(row.is_simulated for row in rows)
-    return Line(first.kind, first.model, first.mode, without_seed(first.run), parameters, is_simulated, cells)
+    return Line(first.kind, first.model, first.mode, first.configuration, parameters, is_simulated, cells)
 
 
 def _make_cell(rows: Sequence[ResultRow], measure: Measure, best: float | None) -> Cell:
@@ -195,11 +194,6 @@ def _make_cell(rows: Sequence[ResultRow], measure: Measure, best: float | None) 
         num_scored=None if row.kind == PUBLISHED else row.num_scored,
         is_best=value == best,
     )
-
-
-def without_seed(run: str) -> str:
-    """A sweep's trials that differ in their seed alone are named the same but for `-seed-N`."""
-    return re.sub(r"-seed-\d+", "", run)
 
 
 def _measure(row: ResultRow) -> Measure:

@@ -194,6 +194,7 @@ def finish(
         configuration=job.configuration,
         kind=job.kind,
         model=CNN_NAME if job.mode == CNN else shape_name(job.model),
+        architecture=None if job.mode == CNN else job.model,
         mode=job.mode,
         seed=job.seed,
         code_version=job.code_version,

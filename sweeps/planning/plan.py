@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from proteinlm.models.config import TABLE_7, shape_name
+from proteinlm.models.config import TABLE_7_SHAPES, shape_name
 from proteinlm.platform.data.manifest import MANIFEST_FILE, read_manifest
 from proteinlm.platform.finetune import for_task
 from proteinlm.platform.settings.config import ALL_TASKS, TRAINED_MODES, FinetuneConfig, PretrainConfig
@@ -150,9 +150,9 @@ def _pretraining(sweep: SweepConfig, point: Point) -> Trial | str:
 
 
 def _like(point: Point) -> str | None:
-    like, known = point.changes.get(LIKE), [f"hidden-{h}-layer-{n}-head-{a}" for h, n, a in TABLE_7]
-    if like is not None and like not in known:
-        raise ValueError(f"{point.source}: {LIKE}: found {like!r}; accepted: {', '.join(known)}")
+    like = point.changes.get(LIKE)
+    if like is not None and like not in list(TABLE_7_SHAPES):
+        raise ValueError(f"{point.source}: {LIKE}: found {like!r}; accepted: {', '.join(TABLE_7_SHAPES)}")
     return like
 
 

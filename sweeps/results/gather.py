@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
+from proteinlm.models.config import TABLE_7_SHAPES
 from proteinlm.models.cost import num_parameters
 from proteinlm.platform.results.rows import ResultRow
-from proteinlm.platform.results.tables import without_seed
 from proteinlm.sweeps.planning.plan import Trial
 from proteinlm.sweeps.results.runs import Group, Run, make_groups, read_run, remarks_of, state_of
 from proteinlm.sweeps.results.table7 import column_notes, cost_notes, measures, paper_figures, paper_notes, seed_note
@@ -106,6 +106,7 @@ def _line(
     return ConfigurationResult(
         name=group.name,
         mode=group.mode,
+        extras=group.extras,
         like=group.pretraining[0].trial.like if group.pretraining else None,
         hidden_size=model.hidden_size if model else 0,
         num_hidden_layers=model.num_hidden_layers if model else 0,
@@ -117,7 +118,7 @@ def _line(
         figures=_figures([row for run in group.runs for row in run.rows], columns),
         remarks=remarks_of(group, runs),
         state=state_of(group),
-        pretraining=without_seed(before[0].trial.name) if before else "",
+        pretraining=before[0].trial.configuration if before else "",
     )
 
 
@@ -147,7 +148,5 @@ def _paper_lines(lines: Sequence[ConfigurationResult]) -> tuple[ConfigurationRes
 
 
 def _paper_line(name: str, values: Mapping[str, float]) -> ConfigurationResult:
-    hidden_size, num_hidden_layers, num_attention_heads = (int(part) for part in name.split("-")[1::2])
     figures = {column: Figure(values[column.title], None, 1) for column in COLUMNS if column.title in values}
-    shape = (hidden_size, num_hidden_layers, num_attention_heads)
-    return ConfigurationResult(name, "full", None, *shape, 0, None, None, None, figures)
+    return ConfigurationResult(name, "full", None, *TABLE_7_SHAPES[name], 0, None, None, None, figures)

@@ -54,8 +54,13 @@ def pretrained_lines(lines: Sequence[ConfigurationResult]) -> list[Configuration
 
 
 def short_name(line: ConfigurationResult) -> str:
-    """Width-depth-heads, with what else the name says: "512-32-8" of hidden-512-layer-32-head-8."""
-    return line.name.replace("hidden-", "").replace("-layer-", "-").replace("-head-", "-")
+    """Width-depth-heads, with what else the name says: "512-32-8" of hidden-512-layer-32-head-8.
+
+    A line without a shape, such as a baseline, has its whole name.
+    """
+    if not line.hidden_size:
+        return line.name
+    return f"{line.hidden_size}-{line.num_hidden_layers}-{line.num_attention_heads}{line.extras}"
 
 
 def curve(rows: Sequence[Mapping[str, object]], key: str) -> Floats:

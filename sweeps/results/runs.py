@@ -13,7 +13,6 @@ from pathlib import Path
 from proteinlm.models.config import ModelConfig, shape_name
 from proteinlm.models.pretrained import read_config
 from proteinlm.platform.results.rows import ResultRow, gather_rows
-from proteinlm.platform.results.tables import without_seed
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.loading import flat
 from proteinlm.platform.training.driver import changes_no_result
@@ -67,6 +66,8 @@ class Group:
     mode: str
     pretraining: list[Run]
     finetuning: list[Run]
+    extras: str = ""
+    """What the name says beside the shape."""
 
     @property
     def used_pretraining(self) -> list[Run]:
@@ -90,19 +91,23 @@ def make_groups(runs: Sequence[Run]) -> list[Group]:
     pretraining: dict[str, list[Run]] = {}
     finetuning: dict[tuple[str, str, str], list[Run]] = {}
     varied = _varied_settings(runs)
+    configurations = {run.trial.name: run.trial.configuration for run in runs}
     for run in runs:
         if run.trial.verb == "pretrain":
-            pretraining.setdefault(without_seed(run.trial.name), []).append(run)
+            pretraining.setdefault(run.trial.configuration, []).append(run)
         else:
-            owner = without_seed(run.trial.needs) if run.trial.needs else _shape(run)
+            needed = run.trial.needs
+            owner = configurations.get(needed, needed) if needed else _shape(run)
             finetuning.setdefault((owner, run.mode, _variant(run, varied)), []).append(run)
     groups = []
     for owner, before in pretraining.items():
-        name = before[0].trial.label or owner
+        name, extras = before[0].trial.label or owner, before[0].trial.extras
         keys = [key for key in finetuning if key[0] == owner]
-        groups += [Group(name + key[2], key[1], before, finetuning.pop(key)) for key in keys]
-        groups += [] if keys else [Group(name, "-", before, [])]
-    return groups + [Group(owner + variant, mode, [], after) for (owner, mode, variant), after in finetuning.items()]
+        groups += [Group(name + key[2], key[1], before, finetuning.pop(key), extras + key[2]) for key in keys]
+        groups += [] if keys else [Group(name, "-", before, [], extras)]
+    for (owner, mode, variant), after in finetuning.items():
+        groups.append(Group(owner + variant, mode, [], after, variant))
+    return groups
 
 
 def state_of(group: Group) -> State:

@@ -68,7 +68,7 @@ class ConfigurationResult:
     """One line: what a configuration is, what it cost, and what came of it."""
 
     name: str
-    """Such as hidden-512-layer-32-head-8, with what else tells it from others; of a baseline, its name."""
+    """Such as hidden-512-layer-32-head-8, with what else tells it from others (`extras`); of a baseline, its name."""
     mode: str
     """How it was finetuned; "-" where there was no finetuning."""
     like: str | None
@@ -90,9 +90,11 @@ class ConfigurationResult:
     """Why something is missing: trials that failed, were halted, or have not run."""
     state: State = "finished"
     pretraining: str = ""
-    """Name of the pretraining trials without their seed: lines of equal names are the same model finetuned otherwise;
-    "" where nothing was pretrained in this sweep."""
+    """Configuration of the pretraining trials: lines of equal ones are the same model finetuned otherwise; "" where
+    nothing was pretrained in this sweep."""
     is_baseline: bool = False
+    extras: str = ""
+    """What the name says beside the shape."""
 
 
 @dataclass(frozen=True)

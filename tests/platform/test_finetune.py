@@ -126,12 +126,14 @@ def test_every_figure_says_how_it_was_measured(folder: Path) -> None:
     manifest = read_manifest(task_data(config(folder, "full")))
     task = build_task("secondary_structure_q3").on_splits(manifest.splits)
     columns = {"valid": {name: torch.ones(5).double().numpy() * 2 for name in ("loss", "scored", "correct")}}
-    who = Measured("run", "finetune", "model", "full", seed=3, code_version="1")
+    architecture = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    who = Measured("run", "finetune", "model", "full", seed=3, code_version="1", architecture=architecture)
     rows = measure(who, task, manifest, columns)
     assert {row.metric for row in rows} == {metric.name for metric in task.metrics}
     for row in rows:
         assert (row.num_proteins, row.num_scored, row.seed) == (5, 10, 3)
         assert row.configuration == "run"
+        assert (row.hidden_size, row.num_hidden_layers, row.num_attention_heads) == (32, 2, 4)
         assert row.data_hash == manifest.split("valid").content_hash
         assert row.definition
         assert row.is_simulated

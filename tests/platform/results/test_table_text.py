@@ -52,8 +52,17 @@ def test_another_split_or_task_is_another_column_or_table() -> None:
 
 
 def test_several_seeds_become_mean_and_standard_deviation() -> None:
-    rows = [make_row(seed=seed, value=value, low=0.1, high=0.9) for seed, value in enumerate((0.60, 0.61, 0.62))]
-    assert "| 0.610 ± 0.010 (3 seeds) |" in to_markdown(rows)
+    rows = [
+        make_row(run=f"any-{seed}", configuration="any", seed=seed, value=value, low=0.1, high=0.9)
+        for seed, value in enumerate((0.60, 0.61, 0.62))
+    ]
+    assert "| any | 0.610 ± 0.010 (3 seeds) |" in to_markdown(rows)
+
+
+def test_runs_whose_names_alone_look_like_seeds_are_not_pooled() -> None:
+    rows = [make_row(run=f"my-seed-{seed}-test", seed=seed, value=0.6 + seed / 100) for seed in (1, 7)]
+    markdown = to_markdown(rows)
+    assert ["| my-seed-1-test | 0.610 |" in markdown, "| my-seed-7-test | **0.670** |" in markdown] == [True, True]
 
 
 def test_one_seed_shows_its_bootstrap_interval() -> None:

@@ -147,6 +147,8 @@ def test_of_many_configurations_the_best_are_named(tmp_path: Path) -> None:
             {"valid loss": Figure(2.6 + number / 50, None, 1)},
             training_flops=1e13 * number,
             parameters=10**6 * number,
+            hidden_size=8 * number,
+            num_attention_heads=4,
         )
         for number in range(1, 16)
     ]
@@ -175,4 +177,6 @@ def test_names_of_crowded_points_do_not_cover_each_other() -> None:
 
 
 def test_names_are_short() -> None:
-    assert short_name(make_line("hidden-512-layer-32-head-8, learning_rate 0.1")) == "512-32-8, learning_rate 0.1"
+    shape = {"hidden_size": 512, "num_hidden_layers": 32, "num_attention_heads": 8}
+    assert short_name(make_line("any name", extras=", learning_rate 0.1", **shape)) == "512-32-8, learning_rate 0.1"
+    assert short_name(make_line("one-hot-layer-window", hidden_size=0)) == "one-hot-layer-window"
