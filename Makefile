@@ -4,6 +4,7 @@
 #   make test        all tests                      make check   types, lint, format
 #   make benchmark   tests/benchmarks/*.py          make clean   caches and builds; never runs, data or .venv
 #   make architecture   draws docs/architecture.svg from the imports
+#   make settings       writes docs/settings.md from the settings' own descriptions
 #
 #   TEST_PROCESSES=4 make test           how many processes run test files side by side (2)
 #   PYTHON=python3.11 make test          another interpreter (3.11 or newer) for a new .venv
@@ -19,7 +20,7 @@ HALF := $(VENV)/.half-done
 # Tests and the demo stay on this machine and its CPU, say nothing home and write no token into the home directory.
 LOCAL := DS_ACCELERATOR=cpu RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0
 
-.PHONY: demo test check benchmark architecture clean
+.PHONY: demo test check benchmark architecture settings clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -38,6 +39,9 @@ benchmark: $(READY)
 
 architecture: $(READY)
 	$(RUN) -m tests.architecture.picture
+
+settings: $(READY)
+	$(RUN) -m proteinlm settings --markdown > docs/settings.md
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,20 +1,20 @@
-"""The front door: `proteinlm VERB ...`. The one file that may name every room, and does so inside its functions,
-so that `--help` answers at once.
+"""The front door: `proteinlm VERB ...`. It may name every room, inside its functions, so that `--help` answers at once.
 
-A wrong input is answered by one readable message and exit code 2, before any worker starts; PROTEINLM_TRACEBACK=1 shows
-the traceback as well.
+A wrong input is answered by one readable message and exit code 2, before any worker starts (errors.py). The verbs about
+data, `corpus` and `tasks`, stand in cli_data.py.
 """
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proteinlm.cli_data import corpus_app, tasks_app
+from proteinlm.errors import FAILED, plain_errors
+
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from rich.console import Console
 
 app = typer.Typer(
@@ -25,9 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-corpus_app = typer.Typer(help="Make and examine a corpus of protein sequences.", no_args_is_help=True)
 app.add_typer(corpus_app, name="corpus")
-tasks_app = typer.Typer(help="Fetch and check the records of the TAPE tasks.", no_args_is_help=True)
 app.add_typer(tasks_app, name="tasks")
 plot_app = typer.Typer(help="Draw what runs found.", no_args_is_help=True)
 app.add_typer(plot_app, name="plot")
@@ -36,91 +34,6 @@ Settings = Annotated[
     list[str] | None, typer.Argument(help="Settings that change the file's, such as optimizer.learning_rate=1e-3.")
 ]
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file of settings.", metavar="CONFIG.yaml")]
-
-WRONG_INPUT = 2
-FAILED = 1
-
-
-@corpus_app.command(
-    "build", epilog="Example: proteinlm corpus build Pfam-A.fasta.gz --clans Pfam-A.clans.tsv.gz --out data/pfam"
-)
-def corpus_build(
-    sources: Annotated[list[Path], typer.Argument(help="FASTA (.gz), TAPE JSON lines (.gz) or TAPE LMDB directories.")],
-    out: Annotated[Path, typer.Option(help="Directory to make.")],
-    clans: Annotated[Path | None, typer.Option(help="Pfam-A.clans.tsv (.gz): the clan of each family.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the shuffle, the random split and the held-out families.")] = 0,
-    valid_fraction: Annotated[float, typer.Option(help="Share of the proteins that are not held out.")] = 0.05,
-    holdout_fraction: Annotated[
-        float, typer.Option(help="Hold out seeded families and clans up to this share.")
-    ] = 0.02,
-    shard_rows: Annotated[int, typer.Option(help="Proteins of one shard.")] = 4096,
-    max_reject_fraction: Annotated[float, typer.Option(help="Fail above this share of rejected records.")] = 0.01,
-    simulated: Annotated[
-        bool, typer.Option("--simulated", help="Mark the proteins as made up, in every figure.")
-    ] = False,
-    address: Annotated[str | None, typer.Option(help="Ray address; empty: RAY_ADDRESS, else an embedded Ray.")] = None,
-) -> None:
-    """Clean, deduplicate, split and shuffle protein sequences into Parquet shards."""
-    with plain_errors() as console:
-        from proteinlm.platform.corpus.build import build_corpus
-
-        manifest = build_corpus(
-            sources,
-            out,
-            clans=clans,
-            seed=seed,
-            valid_fraction=valid_fraction,
-            holdout_fraction=holdout_fraction,
-            shard_rows=shard_rows,
-            max_reject_fraction=max_reject_fraction,
-            is_simulated=simulated,
-            address=address,
-        )
-        console.print(", ".join(f"{name} {count:,}" for name, count in manifest.counts.items()))
-        console.print(f"{out}: corpus {manifest.content_hash}")
-
-
-@corpus_app.command("stats", epilog="Example: proteinlm corpus stats data/pfam")
-def corpus_stats(directory: Annotated[Path, typer.Argument(help="A corpus directory.")]) -> None:
-    """Counts, lengths, padding factors, floors and leakage of a corpus."""
-    with plain_errors() as console:
-        from proteinlm.platform.corpus.stats import corpus_stats as examine
-        from proteinlm.platform.corpus.stats import render
-
-        console.print(render(examine(directory)))
-
-
-@tasks_app.command("fetch", epilog="Example: proteinlm tasks fetch stability contact_prediction --out data/tape")
-def tasks_fetch(
-    out: Annotated[Path, typer.Option(help="Folder for the tasks' folders.")],
-    tasks: Annotated[
-        list[str] | None, typer.Argument(help="Tasks or archives; none: all five, without pfam.", metavar="TASK")
-    ] = None,
-    flavour: Annotated[str, typer.Option(help="lmdb or json.")] = "lmdb",
-    mirror: Annotated[
-        list[str] | None,
-        typer.Option(help="Address that holds data_pytorch/NAME.tar.gz, tried first; may be repeated."),
-    ] = None,
-) -> None:
-    """Download TAPE's records; what broke off goes on where it stopped, what is there already is left."""
-    with plain_errors() as console:
-        from proteinlm.platform.labelled.tape_download import fetch_tape
-
-        for folder in fetch_tape(tasks or [], out, flavour=flavour, mirrors=mirror or [], console=console):
-            console.print(str(folder), soft_wrap=True)
-
-
-@tasks_app.command("check", epilog="Example: proteinlm tasks check data/tape")
-def tasks_check(
-    directory: Annotated[Path, typer.Argument(help="TAPE's tree of tasks, or the folder of one task.")],
-) -> None:
-    """Check every record, and compare the counts with TAPE's; exit code 2 where a record is wrong."""
-    with plain_errors() as console:
-        from proteinlm.platform.labelled.task_check import show_check
-
-        num_wrong = show_check(directory, console)
-    if num_wrong:
-        raise typer.Exit(WRONG_INPUT)
 
 
 @plot_app.command("contacts", epilog="Example: proteinlm plot contacts runs/first-contacts --split test")
@@ -217,6 +130,34 @@ def table(
             sys.stdout.write(writers[format](rows))
 
 
+@app.command(epilog="Example: proteinlm settings pretrain")
+def settings(
+    verb: Annotated[str | None, typer.Argument(help="corpus, pretrain, finetune or sweep; none: all.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the page docs/settings.md.")] = False,
+) -> None:
+    """All settings of a verb: what each takes, its default and what it means."""
+    with plain_errors() as console:
+        from proteinlm.platform.settings.reference import settings_of, to_markdown, to_terminal
+
+        models = settings_models()
+        if verb is not None and verb not in models:
+            raise ValueError(f"settings: found {verb!r}; accepted: {', '.join(models)}")
+        chosen = {name: model for name, model in models.items() if verb in (None, name)}
+        if markdown:
+            sys.stdout.write(to_markdown(chosen))
+        else:
+            for name, model in chosen.items():
+                console.print(to_terminal(name, list(settings_of(model))))
+
+
+def settings_models() -> dict[str, "type[BaseModel]"]:
+    """The settings of each verb that takes CONFIG.yaml and key=value."""
+    from proteinlm.platform.settings.config import CorpusConfig, FinetuneConfig, PretrainConfig
+    from proteinlm.sweeps.planning.config import SweepConfig
+
+    return {"corpus": CorpusConfig, "pretrain": PretrainConfig, "finetune": FinetuneConfig, "sweep": SweepConfig}
+
+
 @app.command(epilog="Example: proteinlm demo --out runs/demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("runs/demo"),
@@ -242,31 +183,6 @@ def show_table(runs: list[Path], console: "Console") -> None:
     from proteinlm.platform.results.table_text import render
 
     render(gather_rows(runs), console)
-
-
-@contextmanager
-def plain_errors() -> Iterator["Console"]:
-    """Run the body with a console; what a user can mend is one message and exit code 2, a failed run exit code 1."""
-    from rich.console import Console
-
-    try:
-        yield Console()
-    except typer.Exit:  # a RuntimeError too, and already said
-        raise
-    except (ValueError, OSError) as error:
-        _fail(error, WRONG_INPUT)
-    except RuntimeError as error:
-        _fail(error, FAILED)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from the newest checkpoint", err=True)
-        raise typer.Exit(130) from None
-
-
-def _fail(error: Exception, code: int) -> None:
-    if os.environ.get("PROTEINLM_TRACEBACK"):
-        raise error
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(code) from None
 
 
 def main() -> None:

@@ -38,12 +38,16 @@ def _simulate(out: Path, console: Console) -> Path:
 def _build_corpus(out: Path, simulated: Path, console: Console) -> None:
     from proteinlm.platform.corpus.build import build_corpus
     from proteinlm.platform.corpus.stats import corpus_stats, render
+    from proteinlm.platform.settings.config import CorpusConfig
 
     corpus, fasta, clans = out / "corpus", simulated / "simulated.fasta", simulated / "clans.tsv"
     options = "--shard-rows 1024 --holdout-fraction 0.05 --simulated"
     _type(console, f"corpus build {fasta} --clans {clans} --out {corpus} {options}")
     if not corpus.exists():
-        build_corpus([fasta], corpus, clans=clans, shard_rows=1024, holdout_fraction=0.05, is_simulated=True)
+        config = CorpusConfig(
+            sources=(fasta,), out=corpus, clans=clans, shard_rows=1024, holdout_fraction=0.05, is_simulated=True
+        )
+        build_corpus(config)
     _type(console, f"corpus stats {corpus}")
     console.print(render(corpus_stats(corpus)))
 

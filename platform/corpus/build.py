@@ -7,24 +7,17 @@ does not grow with the corpus. The order is that of seeded hash keys: a shuffle 
 tasks. OUT must be a path that all nodes see. The work of one task is in passes.py, the rules in cleaning.py.
 """
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from proteinlm.cluster.connect import connected
-from proteinlm.platform.corpus.cleaning import (
-    TAPE_HOLDOUT_CLANS,
-    TAPE_HOLDOUT_FAMILIES,
-    HeldOut,
-    choose_held_out,
-    read_clans,
-)
+from proteinlm.platform.corpus.cleaning import HeldOut, choose_held_out, read_clans
 from proteinlm.platform.corpus.passes import SPLITS, check_ids, cut_shard, gather, scatter, shard_plans
-from proteinlm.platform.corpus.ray_tasks import CHUNK_BYTES, Item, RayDataRunner, Result, quiet_data
-from proteinlm.platform.corpus.request import CorpusRequest, check_place, check_request
+from proteinlm.platform.corpus.ray_tasks import RayDataRunner, quiet_data
 from proteinlm.platform.corpus.scratch import (
     Chunk,
     LineNumbers,
@@ -34,7 +27,8 @@ from proteinlm.platform.corpus.scratch import (
     refuse_too_many,
 )
 from proteinlm.platform.data.manifest import Manifest, Split, WrittenShard, split_of, standing_build, write_manifest
-from proteinlm.platform.data.sources import Source, lmdb_length
+from proteinlm.platform.data.sources import Source, fingerprint, inspect_sources, lmdb_length
+from proteinlm.platform.settings.config import CorpusConfig
 from proteinlm.platform.storage.atomic import staged_directory
 
 Progress = Callable[[str, int, int | None], None]
@@ -42,35 +36,64 @@ Progress = Callable[[str, int, int | None], None]
 
 RECORD_BYTES = 512
 """About what a record of an LMDB takes, to cut it into chunks."""
+MAX_BUCKETS = 512
+"""Beyond it (2 GB of text) buckets grow instead: each chunk is cut into one piece per bucket, and pieces get tiny."""
+GZIP_RATIO = 3
+"""About how much smaller gzip makes proteins: only for the number of buckets, which changes nothing in the corpus."""
+RULES_VERSION = 1
+"""Of cleaning, order and splitting: part of the settings, so that a corpus of older rules is not taken for this one."""
 
 
-class Runner(Protocol):
-    """Runs tasks in any number at once, and gives their results in any order."""
+def build_corpus(config: CorpusConfig, on_progress: Progress | None = None) -> Manifest:
+    """Build the corpus that `config` asks for and return its manifest.
 
-    @property
-    def chunk_bytes(self) -> int:
-        """Text that one task reads at a time."""
+    Rules of cleaning: `clean_sequence`; of duplicates: `check_ids` and `gather`. A split that gets no protein is left
+    out of the manifest. In the counts, read = kept + rejected + duplicates. A finished build of the same content at
+    `config.out` is returned as it is. `on_progress` is called as the work goes on.
 
-    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """`function` of each item."""
+    ValueError, FileNotFoundError or OSError name what is wrong; then nothing stands at `config.out`, and
+    `OUT.rejects.jsonl` beside it where too many records were rejected.
+    """
+    sources = inspect_sources(config.sources)
+    clan_of = read_clans(config.clans) if config.clans else {}
+    settings = content_settings(config)
+    out = config.out.absolute()
+    progress = on_progress or (lambda what, done, total: None)
+    standing = standing_build(out, "corpus", settings)
+    if standing is not None:
+        progress("this very corpus is there already", 1, 1)
+        return standing
+    _check_place(out)
+    beside = out.with_name(out.name + ".rejects.jsonl")
+    work = config.work
+    with connected(work.address), staged_directory(out, is_shared=True) as staging, quiet_data(work.chunk_bytes):
+        beside.unlink(missing_ok=True)
+        recipe = Recipe(str(staging), sources, _labels(sources), clan_of, _buckets(sources, work.bucket_bytes), config)
+        manifest = _make(recipe, RayDataRunner(work.chunk_bytes, work.max_tasks), progress, settings, beside)
+        shutil.rmtree(recipe.scratch())
+        write_manifest(staging, manifest)
+    return manifest
 
-    def map_streams(
-        self, function: Callable[[Chunk], Result], sources: Sequence[tuple[int, Source]]
-    ) -> Iterator[Result]:
-        """`function` of each chunk of the numbered sources' decompressed text."""
+
+def content_settings(config: CorpusConfig) -> dict[str, object]:
+    """All that determines a corpus' content, for its manifest; sources by name, size and a digest of their ends."""
+    about_the_build = {"sources", "out", "clans", "max_reject_fraction", "work"}
+    return {
+        "rules_version": RULES_VERSION,
+        "sources": [fingerprint(path) for path in config.sources],
+        "clans": fingerprint(config.clans) if config.clans else None,
+        **config.model_dump(mode="json", exclude=about_the_build),
+        "holdout_clans": sorted(config.holdout_clans),
+        "holdout_families": sorted(config.holdout_families),
+        "split_rule": config.split_rule,
+    }
 
 
-def make_corpus(
-    request: CorpusRequest,
-    recipe: Recipe,
-    runner: Runner,
-    progress: Progress,
-    *,
-    settings: dict[str, object],
-    max_reject_fraction: float,
-    rejects_beside: Path,
+def _make(
+    recipe: Recipe, runner: RayDataRunner, progress: Progress, settings: dict[str, object], beside: Path
 ) -> Manifest:
     """Shards and rejects.jsonl in `recipe.work`, and the manifest that is to be written there last."""
+    config = recipe.config
     for folder in ("rows", "ids", "rejects", "repeated", "repeated-rejects", *(f"runs/{split}" for split in SPLITS)):
         recipe.scratch(folder).mkdir(parents=True)
     counts: Counter[str] = Counter()
@@ -81,15 +104,15 @@ def make_corpus(
         progress("checking ids", done, recipe.buckets)
     listed = Path(recipe.work, "rejects.jsonl")
     list_rejects(listed, recipe, lines)
-    refuse_too_many(counts, max_reject_fraction, listed, rejects_beside)
+    refuse_too_many(counts, config.max_reject_fraction, listed, beside)
     held_out = choose_held_out(
         families,
-        clans=request.holdout_clans,
-        families=request.holdout_families,
-        fraction=request.holdout_fraction,
-        seed=request.seed,
+        clans=config.holdout_clans,
+        families=config.holdout_families,
+        fraction=config.holdout_fraction,
+        seed=config.seed,
     )
-    splits = _cut(recipe, runner, progress, _gather(recipe, runner, progress, counts, held_out), request.shard_rows)
+    splits = _cut(recipe, runner, progress, _gather(recipe, runner, progress, counts, held_out), config.shard_rows)
     if "train" not in splits:
         raise ValueError("no protein is left for the split train: all were rejected, held out or drawn for valid")
     return Manifest(
@@ -97,12 +120,19 @@ def make_corpus(
         splits=splits,
         settings={**settings, "held_out": {"clans": list(held_out.clans), "families": list(held_out.families)}},
         counts={name: counts[name] for name in ("read", "kept", "rejected", "duplicates", *SPLITS)},
-        is_simulated=request.is_simulated,
+        is_simulated=config.is_simulated,
     )
 
 
+def _check_place(out: Path) -> None:
+    """OSError where a directory `out` cannot be made."""
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OSError(f"{out} cannot be made: {parent} is not a directory that can be written to")
+
+
 def _read(
-    recipe: Recipe, runner: Runner, progress: Progress, counts: Counter[str]
+    recipe: Recipe, runner: RayDataRunner, progress: Progress, counts: Counter[str]
 ) -> tuple[Counter[tuple[str | None, str | None]], LineNumbers]:
     """Records per (family, clan), and where each chunk's lines begin."""
     families: Counter[tuple[str | None, str | None]] = Counter()
@@ -122,7 +152,7 @@ def _read(
     return families, lines
 
 
-def _scattered(recipe: Recipe, runner: Runner) -> Iterator[Scattered]:
+def _scattered(recipe: Recipe, runner: RayDataRunner) -> Iterator[Scattered]:
     """Every source through `scatter`: gzip files as streams of chunks, the rest by ranges."""
     numbered = list(enumerate(recipe.sources))
     task = partial(scatter, recipe=recipe)
@@ -148,7 +178,7 @@ def _ranges(number: int, source: Source, chunk_bytes: int) -> Iterator[Chunk]:
 
 
 def _gather(
-    recipe: Recipe, runner: Runner, progress: Progress, counts: Counter[str], held_out: HeldOut
+    recipe: Recipe, runner: RayDataRunner, progress: Progress, counts: Counter[str], held_out: HeldOut
 ) -> dict[str, list[int]]:
     """Rows of each split in each bucket."""
     runs = {split: [0] * recipe.buckets for split in SPLITS}
@@ -164,7 +194,7 @@ def _gather(
 
 
 def _cut(
-    recipe: Recipe, runner: Runner, progress: Progress, runs: dict[str, list[int]], shard_rows: int
+    recipe: Recipe, runner: RayDataRunner, progress: Progress, runs: dict[str, list[int]], shard_rows: int
 ) -> dict[str, Split]:
     """The splits that have proteins, each with its shards in order."""
     plans = [plan for split in SPLITS for plan in shard_plans(split, runs[split], shard_rows)]
@@ -177,92 +207,6 @@ def _cut(
         for split in SPLITS
         if split in written
     }
-
-
-BUCKET_BYTES = 4 << 20
-MAX_BUCKETS = 512
-"""Beyond it (2 GB of text) buckets grow instead: each chunk is cut into one piece per bucket, and pieces get tiny."""
-GZIP_RATIO = 3
-"""About how much smaller gzip makes proteins: only for the number of buckets, which changes nothing in the corpus."""
-
-
-def build_corpus(
-    sources: Sequence[Path],
-    out: Path,
-    *,
-    clans: Path | None = None,
-    seed: int = 0,
-    valid_fraction: float = 0.05,
-    holdout_fraction: float = 0.02,
-    holdout_clans: Sequence[str] = TAPE_HOLDOUT_CLANS,
-    holdout_families: Sequence[str] = TAPE_HOLDOUT_FAMILIES,
-    shard_rows: int = 4096,
-    max_reject_fraction: float = 0.01,
-    min_length: int = 1,
-    is_simulated: bool = False,
-    on_progress: Progress | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
-    bucket_bytes: int = BUCKET_BYTES,
-    max_tasks: int | None = None,
-    address: str | None = None,
-) -> Manifest:
-    """Build a corpus at `out` from FASTA, JSON lines and LMDB `sources`, on the Ray of `address` (see `connected`).
-
-    Held out are the named clans and families and whole further ones drawn by `seed` up to `holdout_fraction` of the
-    records; of the rest `valid_fraction` goes to valid. A split that gets no protein is left out of the manifest. Rules
-    of cleaning: `clean_sequence`; of duplicates: `check_ids` and `gather`. In the counts, read = kept + rejected +
-    duplicates. `chunk_bytes`, `bucket_bytes` and `max_tasks` (at once) change the work, never the corpus.
-
-    A finished build of the same settings at `out` is returned as it is. ValueError, FileNotFoundError or OSError name
-    what is wrong; then nothing stands at `out`, and `OUT.rejects.jsonl` where too many records were rejected.
-    """
-    request = CorpusRequest(
-        tuple(Path(path) for path in sources),
-        Path(clans) if clans else None,
-        seed,
-        valid_fraction,
-        holdout_fraction,
-        tuple(sorted(holdout_clans)),
-        tuple(sorted(holdout_families)),
-        shard_rows,
-        min_length,
-        is_simulated,
-    )
-    inspected = check_request(request)
-    clan_of = read_clans(request.clans) if request.clans else {}
-    settings = request.settings()
-    out = Path(out).absolute()
-    progress = on_progress or (lambda what, done, total: None)
-    standing = standing_build(out, "corpus", settings)
-    if standing is not None:
-        progress("this very corpus is there already", 1, 1)
-        return standing
-    check_place(out)
-    beside = out.with_name(out.name + ".rejects.jsonl")
-    with connected(address), staged_directory(out, is_shared=True) as work, quiet_data(chunk_bytes):
-        beside.unlink(missing_ok=True)
-        recipe = Recipe(
-            str(work),
-            inspected,
-            _labels(inspected),
-            clan_of,
-            seed,
-            min_length,
-            valid_fraction,
-            _buckets(inspected, bucket_bytes),
-        )
-        manifest = make_corpus(
-            request,
-            recipe,
-            RayDataRunner(chunk_bytes, max_tasks),
-            progress,
-            settings=settings,
-            max_reject_fraction=max_reject_fraction,
-            rejects_beside=beside,
-        )
-        shutil.rmtree(recipe.scratch())
-        write_manifest(work, manifest)
-    return manifest
 
 
 def _labels(sources: Sequence[Source]) -> tuple[str, ...]:

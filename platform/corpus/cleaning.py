@@ -18,10 +18,6 @@ from proteinlm.platform.data.sources import Source, lmdb_records, parse_json
 RESIDUES = b"ACDEFGHIKLMNPQRSTVWYXBUZO"
 """The 20 standard amino acids, X (unknown), B (D or N), Z (E or Q), U (selenocysteine), O (pyrrolysine)."""
 
-# The test set of TAPE's Pfam split (songlab-cal/tape-neurips2019, pfam serializer).
-TAPE_HOLDOUT_CLANS = ("CL0635", "CL0624", "CL0355", "CL0100", "CL0417", "CL0630")
-TAPE_HOLDOUT_FAMILIES = ("PF18346", "PF14604", "PF18697", "PF03577", "PF01112", "PF03417")
-
 _UPPER = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyz", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _DROPPED = b" \t\r\n\v\f-."
 _PFAM_IN_HEADER = re.compile(rb"\s(PF\d{5})(?:\.\d+)?;")

@@ -64,11 +64,13 @@ def scatter(chunk: Chunk, recipe: Recipe) -> Scattered:
     entries: Iterator[Protein | Reject]
     if source.kind == "lmdb":
         lines = chunk.stop - chunk.start
-        entries = lmdb_proteins(source, chunk.start, chunk.stop, recipe.labels[chunk.source], recipe.min_length)
+        entries = lmdb_proteins(source, chunk.start, chunk.stop, recipe.labels[chunk.source], recipe.config.min_length)
     else:
         text = chunk.text if chunk.text is not None else read_range(source, chunk.start, chunk.stop)
         lines = text.count(b"\n")
-        entries = (fasta_proteins if source.kind == "fasta" else json_proteins)(text, source.path, recipe.min_length)
+        entries = (fasta_proteins if source.kind == "fasta" else json_proteins)(
+            text, source.path, recipe.config.min_length
+        )
     proteins: list[Protein] = []
     rejects: list[Reject] = []
     for entry in entries:
@@ -101,7 +103,7 @@ def _clan(protein: Protein, recipe: Recipe) -> str | None:
 
 
 def _scatter_proteins(proteins: Sequence[Protein], chunk: Chunk, recipe: Recipe, name: str) -> None:
-    hi, lo = _numbers([sequence_key(protein.sequence, recipe.seed) for protein in proteins])
+    hi, lo = _numbers([sequence_key(protein.sequence, recipe.config.seed) for protein in proteins])
     id_hi, id_lo = _numbers([hashlib.blake2b(protein.id.encode(), digest_size=16).digest() for protein in proteins])
     place = np.array([protein.line for protein in proteins], np.int64) + place_of(chunk.source, chunk.number, 0)
     ids = pa.array([protein.id for protein in proteins], pa.string())
@@ -178,7 +180,7 @@ def gather(bucket: int, recipe: Recipe, held_out: HeldOut) -> Gathered:
     is_held = _is_in(table, "family", held_out.families) | _is_in(table, "clan", held_out.clans)
     order = np.lexsort((place, ~is_held, lo, hi))
     kept = order[_starts(hi[order], lo[order])]
-    is_valid = lo[kept] < np.uint64(min(int(recipe.valid_fraction * 2**64), 2**64 - 1))
+    is_valid = lo[kept] < np.uint64(min(int(recipe.config.valid_fraction * 2**64), 2**64 - 1))
     split = np.where(is_held[kept], 2, np.where(is_valid, 1, 0))
     counts = {}
     for code, name in enumerate(SPLITS):

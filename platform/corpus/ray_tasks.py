@@ -14,13 +14,8 @@ from proteinlm.cluster.connect import cluster_size
 from proteinlm.platform.corpus.scratch import Chunk
 from proteinlm.platform.data.sources import Source, stream_chunks
 
-CHUNK_BYTES = 2 << 20
-"""Text that one task reads at a time."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-# --------------------------------------------------------------------------------------------------------- Ray Data
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from proteinlm.platform.data.sources import Source
+from proteinlm.platform.settings.config import CorpusConfig
 from proteinlm.platform.storage.atomic import staged_file, write_atomically
 
 
@@ -36,8 +37,8 @@ class Scattered:
 
 RUN_ROWS = 1024
 """Rows of one record batch of a run: what is read at least to get at a row."""
-MAX_SOURCES, MAX_CHUNKS, MAX_LINES = 1 << 13, 1 << 20, 1 << 30
-"""What a place, one 63-bit number, has room for."""
+MAX_CHUNKS, MAX_LINES = 1 << 20, 1 << 30
+"""With MAX_SOURCES, what a place, one 63-bit number, has room for."""
 
 
 def place_of(source: int, chunk: int, line: int) -> int:
@@ -119,10 +120,8 @@ class Recipe:
     labels: tuple[str, ...]
     """Per source: what records without an id are called after."""
     clan_of: dict[str, str]
-    seed: int
-    min_length: int
-    valid_fraction: float
     buckets: int
+    config: CorpusConfig
 
     def scratch(self, *names: str) -> Path:
         """A path under the scratch directory."""
@@ -190,5 +189,5 @@ def refuse_too_many(counts: Mapping[str, int], max_fraction: float, listed: Path
     examples = "; ".join(f"{Path(item['source']).name} line {item['line']}: {item['reason']}" for item in first)
     raise ValueError(
         f"{counts['rejected']} of {counts['read']} records were rejected, more than the accepted share of "
-        f"{max_fraction:g} (raise it with --max-reject-fraction). The first: {examples}. All are in {beside}"
+        f"{max_fraction:g} (raise it with max_reject_fraction). The first: {examples}. All are in {beside}"
     )

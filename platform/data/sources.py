@@ -1,13 +1,15 @@
 """Where proteins come from: what a file or LMDB directory is, and its text or records in pieces.
 
 A source is cut into chunks of whole records, so that many tasks can read one corpus: a plain file by byte ranges, a
-gzip file as one stream, an LMDB by numbers. Records with labels are read in labelled_records.py.
+gzip file as one stream, an LMDB by numbers. Records with labels are read in platform/labelled/files.py.
 """
 
 import gzip
+import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,8 @@ SUFFIXES: Mapping[str, Kind] = {
 ACCEPTED = "FASTA (.fasta, .fa, .faa, .fas), JSON lines (.jsonl, .ndjson), each plain or .gz, or a TAPE LMDB directory"
 _BOUNDARY = {"fasta": b"\n>", "jsonl": b"\n"}
 _READ_BYTES = 1 << 20
+MAX_SOURCES = 1 << 13
+"""Of one corpus build: their number is part of what a record is known by."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,52 @@ def inspect_source(path: Path, suffixes: Mapping[str, Kind] = SUFFIXES, accepted
     if suffix not in suffixes:
         raise ValueError(f"{path} has the unknown ending {suffix or '(none)'!r}; accepted: {accepted}")
     return Source(str(path), suffixes[suffix], is_gzip, size)
+
+
+def inspect_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
+    """The sources of a corpus at `paths`, each looked into; ValueError or FileNotFoundError name what is wrong."""
+    if len(paths) > MAX_SOURCES:
+        raise ValueError(f"{len(paths)} sources are given; accepted: up to {MAX_SOURCES}")
+    repeated = [str(path) for path, count in Counter(map(Path.resolve, paths)).items() if count > 1]
+    if repeated:
+        raise ValueError(f"given more than once: {', '.join(repeated)}")
+    sources = tuple(inspect_source(path) for path in paths)
+    for source in sources:
+        _check_first_record(source)
+    return sources
+
+
+def _check_first_record(source: Source) -> None:
+    """Read a little of the source, so that what is no protein file at all is refused at once."""
+    if source.kind == "json":
+        raise ValueError(f"{source.path} is JSON in one piece; a corpus is built from {ACCEPTED}")
+    if source.kind == "lmdb":
+        if lmdb_length(source) == 0:
+            raise ValueError(f"{source.path} holds no record")
+        next(lmdb_records(source, 0, 1))
+        return
+    try:
+        with gzip.open(source.path) if source.is_gzip else open(source.path, "rb") as file:
+            begin = file.read(_READ_BYTES)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{source.path} is a truncated or damaged gzip file: {error}") from None
+    text = begin.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not text and len(begin) < _READ_BYTES:
+        raise ValueError(f"{source.path} is empty: it holds no record")
+    if source.kind == "fasta" and text and text[:1] != b">":
+        found = text[:40].split(b"\n")[0].decode("utf-8", "replace")
+        raise ValueError(f"{source.path} is not FASTA: it begins with {found!r}, where a '>' is expected")
+
+
+def fingerprint(path: Path) -> dict[str, object]:
+    """Name, bytes and a digest of the first and last megabyte: tells files apart without reading them through."""
+    file_path = path / "data.mdb" if path.is_dir() else path
+    size = file_path.stat().st_size
+    with file_path.open("rb") as file:
+        ends = file.read(_READ_BYTES)
+        file.seek(max(0, size - _READ_BYTES))
+        ends += file.read(_READ_BYTES)
+    return {"name": path.name, "bytes": size, "digest": hashlib.sha256(ends).hexdigest()[:16]}
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""The settings of a pretraining and of a finetuning run, made of sections (sections.py). A run is <storage>/<name>."""
+"""The settings of a corpus build, a pretraining and a finetuning run, made of sections (sections.py).
+
+A run is <storage>/<name>.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,6 +20,61 @@ from proteinlm.platform.settings.sections import (
     Section,
     TrainingSection,
 )
+
+
+class CorpusWorkSection(Section):
+    """How a corpus build is spread over the cluster. Changing it never changes the corpus."""
+
+    address: str | None = None
+    """Ray address; empty: RAY_ADDRESS, else an embedded Ray on this machine."""
+    max_tasks: int | None = Field(None, ge=1)
+    """Tasks at once; empty: as many as there are CPUs."""
+    chunk_bytes: int = Field(2 << 20, ge=1)
+    """Bytes of decompressed text that one task reads at a time."""
+    bucket_bytes: int = Field(4 << 20, ge=1)
+    """About how many bytes of text one task puts in order at a time."""
+
+
+class CorpusConfig(Section):
+    """`proteinlm corpus build`: protein sequences cleaned, deduplicated, split and shuffled into Parquet shards.
+
+    Held out are the named clans and families and whole further ones drawn by `seed` up to `holdout_fraction` of the
+    records; of the rest `valid_fraction` goes to the split valid.
+    """
+
+    sources: tuple[Path, ...] = Field(min_length=1)
+    """FASTA or JSON lines, each plain or .gz, or TAPE LMDB directories."""
+    out: Path
+    """Directory to make; it must be a path that all nodes see."""
+    clans: Path | None = None
+    """Pfam-A.clans.tsv, plain or .gz: the clan of each family."""
+    seed: int = Field(0, ge=0)
+    """Of the shuffle, the split at random and the held-out families."""
+    valid_fraction: float = Field(0.05, ge=0, lt=1)
+    """Share of the proteins that are not held out."""
+    holdout_fraction: float = Field(0.02, ge=0, lt=1)
+    """Share of the records up to which whole families and clans are drawn for the split holdout."""
+    holdout_clans: tuple[str, ...] = ("CL0635", "CL0624", "CL0355", "CL0100", "CL0417", "CL0630")
+    """Clans that are held out in any case; the default is TAPE's (songlab-cal/tape-neurips2019, pfam serializer)."""
+    holdout_families: tuple[str, ...] = ("PF18346", "PF14604", "PF18697", "PF03577", "PF01112", "PF03417")
+    """Families that are held out in any case; the default is TAPE's."""
+    shard_rows: int = Field(4096, ge=1)
+    """Proteins of one shard, to within one."""
+    min_length: int = Field(1, ge=1)
+    """Shorter proteins, in residues, are rejected."""
+    max_reject_fraction: float = Field(0.01, ge=0, le=1)
+    """The build fails above this share of rejected records."""
+    is_simulated: bool = False
+    """The proteins are made up: said beside every result that comes from them."""
+    work: CorpusWorkSection = CorpusWorkSection()
+
+    @property
+    def split_rule(self) -> str:
+        """The rule by which proteins went to splits, in words, as result rows carry it."""
+        return (
+            f"whole clans and families held out, about {self.holdout_fraction:.0%}; "
+            f"{self.valid_fraction:.0%} of the rest valid at random"
+        )
 
 
 class RunConfig(Section):

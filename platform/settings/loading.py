@@ -52,14 +52,20 @@ class SettingsError(ValueError):
         return "\n".join(blocks)
 
 
-def load_settings(model: type[Settings], path: Path | None, overrides: Sequence[str] = ()) -> Settings:
-    """Read a `model` from the YAML file at `path` (None: defaults alone) and dotted `key=value` overrides.
+def load_settings(
+    model: type[Settings], path: Path | None, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> Settings:
+    """Read a `model` from the YAML file at `path` (None: defaults alone), `flags` and dotted `key=value` overrides.
+
+    `flags` are settings by dotted name whose values are no text any more: options of a command line.
 
     Raises FileNotFoundError for a missing file, ValueError for one that is not YAML, and SettingsError with every fault
     of file and overrides.
     """
-    source = " and ".join([str(path)] * (path is not None) + [COMMAND_LINE] * bool(overrides)) or "defaults"
-    values, faults = _assign(read_yaml(path) if path is not None else {}, overrides, source)
+    is_typed = bool(overrides or flags)
+    source = " and ".join([str(path)] * (path is not None) + [COMMAND_LINE] * is_typed) or "defaults"
+    values = set_dotted(read_yaml(path) if path is not None else {}, flags or {}, source)
+    values, faults = _assign(values, overrides, source)
     return _checked(model, values, source, faults)
 
 

@@ -24,7 +24,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sklearn": ("tasks/baselines_residue.py", "tasks/baselines_protein.py", "tasks/contact_probe.py"),
     "tensorboard": ("platform/training/",),
     "torch.utils.tensorboard": ("platform/training/",),
-    "typer": ("proteinlm/cli.py",),
+    "typer": ("proteinlm/cli.py", "proteinlm/cli_data.py", "proteinlm/errors.py"),
     # TAPE's LMDB values by a restricted unpickler; and our own objects between the stages of a corpus build.
     "pickle": ("platform/data/unpickle.py", "platform/corpus/ray_tasks.py"),
 }

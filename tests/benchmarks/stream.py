@@ -27,6 +27,7 @@ from proteinlm.platform.batches.stream import training_steps
 from proteinlm.platform.batches.windows import Reading, WindowSlice, read_window
 from proteinlm.platform.corpus.build import build_corpus
 from proteinlm.platform.data.manifest import read_manifest
+from proteinlm.platform.settings.config import CorpusConfig
 from proteinlm.platform.simulated.proteins import simulate
 from tests.made.measuring import REAL_DATA, report
 
@@ -66,7 +67,7 @@ def built_corpus(folder: Path) -> Path:
     is_simulated = not source.is_file()
     if is_simulated:
         source = simulate(folder / "simulated", num_families=400, proteins_per_family=100, seed=0).fasta
-    build_corpus([source], folder / "corpus", is_simulated=is_simulated)
+    build_corpus(CorpusConfig(sources=(source,), out=folder / "corpus", is_simulated=is_simulated))
     return folder / "corpus"
 
 

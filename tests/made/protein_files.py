@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from proteinlm.platform.corpus.scratch import Chunk
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.data.sources import Source, stream_chunks
+from proteinlm.platform.settings.config import CorpusConfig
+from proteinlm.platform.settings.loading import validate
 
 LETTERS = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
 
@@ -86,3 +88,13 @@ class SerialRunner:
                 Chunk(number, place, text=text) for place, text in enumerate(stream_chunks(source, self.chunk_bytes))
             ]
             yield from map(function, reversed(chunks))
+
+
+WORK = {"chunk_bytes", "bucket_bytes", "max_tasks"}
+
+
+def corpus_config(sources: Sequence[Path], out: Path, **settings: Any) -> CorpusConfig:
+    """The settings of a corpus build; those of its work are given beside the others."""
+    work = {name: value for name, value in settings.items() if name in WORK}
+    rest = {name: value for name, value in settings.items() if name not in WORK}
+    return validate(CorpusConfig, {"sources": list(sources), "out": out, "work": work, **rest}, "test")

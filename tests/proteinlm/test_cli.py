@@ -13,6 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from proteinlm.cli import app
+from proteinlm.platform.data.manifest import read_manifest
+from proteinlm.platform.settings.config import CorpusConfig
 from tests.conftest import ROOT
 from tests.made.archive_server import packed, serve
 from tests.made.small_corpus import write_small_corpus
@@ -23,6 +25,7 @@ VERBS = (
     ["plot", "contacts"],
     ["corpus", "build"],
     ["corpus", "stats"],
+    ["settings"],
     ["pretrain"],
     ["finetune"],
     ["sweep"],
@@ -153,6 +156,17 @@ WRONG: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     ),
     "table of nothing": (lambda place: ["table", str(place / "nowhere")], ["nowhere"]),
     "unknown table format": (lambda place: ["table", str(place), "--format", "xls"], ["xls", "markdown"]),
+    "corpus with faults": (
+        lambda place: ["corpus", "build", "a.fasta", "out=x", "--valid-fractoin", "0.1", "shard_rows=0"],
+        ["valid_fractoin", "did you mean valid_fraction", "shard_rows", "found 0"],
+    ),
+    "corpus without a source": (lambda place: ["corpus", "build", "out=x"], ["sources", "not given"]),
+    "two corpus files": (lambda place: ["corpus", "build", "a.yaml", "b.yml"], ["a.yaml, b.yml", "accepted: one"]),
+    "an option without a value": (
+        lambda place: ["corpus", "build", "a.fasta", "--shard-rows"],
+        ["--shard-rows", "accepted: --shard-rows VALUE"],
+    ),
+    "settings of nothing": (lambda place: ["settings", "pretrian"], ["pretrian", "pretrain"]),
     "sweep with faults": (
         lambda place: ["sweep", str(ROOT / "sweeps/tiny.yaml"), "pretrain.modle=1", "finetune.mode=half"],
         ["modle", "mode"],
@@ -213,3 +227,23 @@ def test_help_loads_nothing_heavy() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[]"
+
+
+def test_a_corpus_is_built_from_a_file_flags_and_settings_alike(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shorthands of `corpus build` are settings under other names; a setting on the command line wins."""
+    from proteinlm.platform.corpus import build
+
+    asked: list[CorpusConfig] = []
+    manifest = read_manifest(place / "corpus")
+    monkeypatch.setattr(build, "build_corpus", lambda config: asked.append(config) or manifest)
+    (place / "c.yaml").write_text("sources: [a.fasta]\nout: made\nseed: 7\nshard_rows: 5\n")
+    for arguments in (
+        ["a.fasta", "--out", "made", "--seed", "7", "--shard-rows", "5", "--simulated"],
+        ["out=made", "a.fasta", "seed=7", "--shard-rows=5", "is_simulated=true"],
+        [str(place / "c.yaml"), "is_simulated=true"],
+        [str(place / "c.yaml"), "--seed", "8", "seed=7", "--simulated"],
+    ):
+        done = CliRunner().invoke(app, ["corpus", "build", *arguments])
+        assert done.exit_code == 0, done.output
+    expected = CorpusConfig(sources=(Path("a.fasta"),), out=Path("made"), seed=7, shard_rows=5, is_simulated=True)
+    assert asked == [expected] * 4

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from proteinlm.platform.corpus import build as corpus_build
-from proteinlm.platform.corpus.build import build_corpus
+from proteinlm.platform.corpus.build import Progress, build_corpus
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from tests.made.protein_files import (
     SerialRunner,
+    corpus_config,
     corpus_rows,
     fasta_text,
     json_text,
@@ -36,9 +37,11 @@ def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus_build, "connected", lambda *_: nullcontext())
 
 
-def build(tmp_path: Path, *sources: Path, out: str = "out", **arguments: Any) -> Manifest:
+def build(
+    tmp_path: Path, *sources: Path, out: str = "out", on_progress: Progress | None = None, **changes: Any
+) -> Manifest:
     settings: dict[str, Any] = {"shard_rows": 64, "holdout_fraction": 0.1, "chunk_bytes": 3000, "bucket_bytes": 4000}
-    return build_corpus(sources, tmp_path / out, **{**settings, **arguments})
+    return build_corpus(corpus_config(sources, tmp_path / out, **{**settings, **changes}), on_progress)
 
 
 def left_over(tmp_path: Path, *expected: str) -> bool:
@@ -244,14 +247,14 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         build(tmp_path, source, tmp_path / "gone.fasta")
     with pytest.raises(ValueError, match=r"given more than once: .*a\.fasta"):
         build(tmp_path, source, source)
-    with pytest.raises(ValueError, match=r"valid_fraction is 1\.5; accepted"):
+    with pytest.raises(ValueError, match=r"valid_fraction: found 1\.5, expected less than 1"):
         build(tmp_path, source, valid_fraction=1.5)
-    with pytest.raises(ValueError, match=r"shard_rows is 0; accepted"):
+    with pytest.raises(ValueError, match=r"shard_rows: found 0, expected greater than or equal to 1"):
         build(tmp_path, source, shard_rows=0)
-    with pytest.raises(ValueError, match=r"no source is given"):
+    with pytest.raises(ValueError, match=r"sources: .*at least 1 item"):
         build(tmp_path)
     with pytest.raises(OSError, match=r"cannot be made: .*a\.fasta is not a directory"):
-        build_corpus([source], source / "out")
+        build_corpus(corpus_config([source], source / "out"))
     with pytest.raises(ValueError, match=r"no protein is left for the split train"):
         build(tmp_path, fasta(tmp_path, b">x\nACD\n", "b.fasta"), valid_fraction=0.9999999)
 

@@ -13,11 +13,11 @@ import pytest
 from ray.data import DataContext
 
 from proteinlm.platform.corpus import build as corpus_build
-from proteinlm.platform.corpus import build as corpus_stages
 from proteinlm.platform.corpus.build import build_corpus
 from proteinlm.platform.corpus.stats import corpus_stats
 from tests.made.protein_files import (
     SerialRunner,
+    corpus_config,
     corpus_rows,
     fasta_text,
     json_text,
@@ -40,16 +40,18 @@ def test_the_number_of_tasks_never_changes_the_corpus(tmp_path: Path, monkeypatc
     ]
     context = DataContext.get_current()
     before = (context.enable_progress_bars, context.target_max_block_size, context.execution_options)
-    one = build_corpus(sources, tmp_path / "one", shard_rows=256, chunk_bytes=30_000, bucket_bytes=50_000, max_tasks=1)
+    one = build_corpus(
+        corpus_config(sources, tmp_path / "one", shard_rows=256, chunk_bytes=30_000, bucket_bytes=50_000, max_tasks=1)
+    )
     three = build_corpus(
-        sources, tmp_path / "three", shard_rows=256, chunk_bytes=9_000, bucket_bytes=20_000, max_tasks=3
+        corpus_config(sources, tmp_path / "three", shard_rows=256, chunk_bytes=9_000, bucket_bytes=20_000, max_tasks=3)
     )
     after = DataContext.get_current()
     assert after is context
     assert before == (after.enable_progress_bars, after.target_max_block_size, after.execution_options)
     monkeypatch.setattr(corpus_build, "RayDataRunner", SerialRunner)
     monkeypatch.setattr(corpus_build, "quiet_data", lambda *_: nullcontext())
-    serial = build_corpus(sources, tmp_path / "serial", shard_rows=256)
+    serial = build_corpus(corpus_config(sources, tmp_path / "serial", shard_rows=256))
     assert one == three == serial
     assert one.counts == {**one.counts, "read": 2100, "kept": 2000, "duplicates": 100, "rejected": 0}
     assert corpus_rows(tmp_path / "one", one) == corpus_rows(tmp_path / "three", three)
@@ -59,10 +61,10 @@ def test_what_a_task_finds_wrong_reaches_the_user_as_it_is(tmp_path: Path) -> No
     cut = tmp_path / "cut.fasta.gz"
     cut.write_bytes(gzip.compress(fasta_text(random_proteins(40000)))[:-2000])
     with pytest.raises(ValueError, match=r"^\S*cut\.fasta\.gz is a truncated or damaged gzip file"):
-        build_corpus([cut], tmp_path / "out", chunk_bytes=1 << 18)
+        build_corpus(corpus_config([cut], tmp_path / "out", chunk_bytes=1 << 18))
     bad = write_lmdb(tmp_path / "bad.lmdb", [{"primary": "ACD"}, pickle.dumps({"primary": print})])
     with pytest.raises(ValueError, match=r"^\S*bad\.lmdb record 1: refused to load builtins\.print"):
-        build_corpus([bad], tmp_path / "out")
+        build_corpus(corpus_config([bad], tmp_path / "out"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.lmdb", "cut.fasta.gz"]
 
 
@@ -72,17 +74,19 @@ def test_a_disk_that_fills_up_in_a_task_is_said_and_leaves_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(corpus_stages, "cut_shard", full)
+    monkeypatch.setattr(corpus_build, "cut_shard", full)
     source = write_file(tmp_path / "a.fasta", fasta_text(random_proteins(50)))
     with pytest.raises(OSError, match=r"the disk is full: no space left to build .*out; nothing was kept"):
-        build_corpus([source], tmp_path / "out")
+        build_corpus(corpus_config([source], tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["a.fasta"]
 
 
 def test_the_real_domains(tmp_path: Path, real_data: Path) -> None:
     pfam = real_data / "pfam"
     out = tmp_path / "out"
-    counts = build_corpus([pfam / "pfam_domains.fasta.gz"], out, clans=pfam / "Pfam-A.clans.tsv.gz").counts
+    counts = build_corpus(
+        corpus_config([pfam / "pfam_domains.fasta.gz"], out, clans=pfam / "Pfam-A.clans.tsv.gz")
+    ).counts
     assert counts["read"] == 107_102 == counts["kept"] + counts["rejected"] + counts["duplicates"]
     stats = corpus_stats(out)
     assert stats.leakage.is_clean
@@ -105,5 +109,5 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_really_full(tmp_path: Path, small_disk: Path) -> None:
     source = write_file(tmp_path / "a.fasta", fasta_text(random_proteins(40000)))
     with pytest.raises(OSError, match=r"the disk is full: no space left to build"):
-        build_corpus([source], small_disk / "out")
+        build_corpus(corpus_config([source], small_disk / "out"))
     assert not list(small_disk.iterdir())

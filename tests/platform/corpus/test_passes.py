@@ -1,5 +1,7 @@
 """How rows are dealt to shards, and how a record is found again: the arithmetic between the passes."""
 
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,14 +9,16 @@ from proteinlm.platform.corpus.passes import shard_plans
 from proteinlm.platform.corpus.scratch import (
     MAX_CHUNKS,
     MAX_LINES,
-    MAX_SOURCES,
     LineNumbers,
     Recipe,
     Scattered,
     place_of,
     unplaced,
 )
-from proteinlm.platform.data.sources import Source
+from proteinlm.platform.data.sources import MAX_SOURCES, Source
+from proteinlm.platform.settings.config import CorpusConfig
+
+CONFIG = CorpusConfig(sources=(Path("a.fasta"), Path("b.lmdb")), out=Path("out"))
 
 
 @given(runs=st.lists(st.integers(0, 40), min_size=1, max_size=12), shard_rows=st.integers(1, 50))
@@ -45,7 +49,7 @@ def test_places_order_as_records_were_given(parts: list[tuple[int, int, int]]) -
 
 def test_lines_are_counted_over_chunks_from_1_and_records_of_an_lmdb_from_0() -> None:
     sources = (Source("a.fasta", "fasta", False, 9), Source("b.lmdb", "lmdb", False, 9))
-    lines = LineNumbers(Recipe("work", sources, ("a", "b"), {}, 0, 1, 0.05, 1))
+    lines = LineNumbers(Recipe("work", sources, ("a", "b"), {}, 1, CONFIG))
     for source, chunk, count in ((1, 1, 5), (0, 1, 7), (0, 0, 10), (1, 0, 5)):
         lines.add(Scattered(source, chunk, count, 0, 0, ()))
     lines.finish()

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from proteinlm.models.config import TABLE_7
-from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
+from proteinlm.platform.settings.config import CorpusConfig, FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.loading import load_settings
 from proteinlm.sweeps.planning.load import load_sweep
 from proteinlm.sweeps.planning.plan import plan_sweep
@@ -18,8 +19,9 @@ SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_a_run_file_loads(path: Path) -> None:
-    model = FinetuneConfig if path.name.startswith("finetune") else PretrainConfig
-    assert load_settings(model, path, []).name  # type: ignore[type-var]
+    models: dict[str, type[BaseModel]] = {"finetune": FinetuneConfig, "corpus": CorpusConfig}
+    model = models.get(path.name.partition("-")[0], PretrainConfig)
+    assert isinstance(load_settings(model, path, []), model)
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
