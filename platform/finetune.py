@@ -18,8 +18,8 @@ from proteinlm.platform.results.measure import Measured, measure
 from proteinlm.platform.results.rows import append_rows
 from proteinlm.platform.settings.config import PRETRAINED_MODES, FinetuneConfig
 from proteinlm.platform.settings.loading import flat, set_dotted, validate
-from proteinlm.platform.storage.run_directory import is_finished, mark_finished
-from proteinlm.platform.training.driver import as_job, code_version, is_to_run, run_training
+from proteinlm.platform.storage.run_directory import code_version, is_finished, mark_finished
+from proteinlm.platform.training.driver import as_job, is_to_run, run_training
 from proteinlm.tasks.baselines import fit_baselines
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.contact_prediction import NAME as CONTACTS

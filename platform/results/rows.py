@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from proteinlm.platform.storage.atomic import write_to_storage
 
+from proteinlm.platform.storage.run_directory import ROWS_FILE
+
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
-
-ROWS_FILE = "rows.jsonl"
 
 
 class ResultRow(BaseModel):

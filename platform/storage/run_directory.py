@@ -1,14 +1,111 @@
-"""The files of a run directory by name: the marks that say how the run ended, and where its results lie."""
+"""The files of a run directory by name, with the code that writes and reads the small ones ("marks").
+
+    run.json            resolved settings, code version, data hash, package versions: written when a run starts
+    metrics.jsonl       metrics of each logged step (training/tracking.py)    tensorboard/  the same as event files
+    rows.jsonl          result rows (results/rows.py)
+    predictions/        what a finetuned model predicts (training/evaluation.py)
+    model/              a pretrained model: config.json and model.safetensors (models/pretrained.py)
+    checkpoints/        checkpoints of a run in one process; Ray Train keeps those of workers as step_*_by_*
+    best/               weights of the best validated step (training/selection.py)
+    finished.json       {"steps": 300}                  all results are in place: written last
+    stopped.json        {"step": 120, "why": "..."}     the workers ended before the last step; the driver reads it
+    stop.json           {}                              a request to save and end; the workers look for it
+
+A trial of a sweep adds (sweeps/trials/trial_state.py):
+
+    failed.json         {"why": "...", "traceback": "...", "step": 30 or null}
+    halted.json         {"step": 120, "why": "..."}     successive halving ended it after this step
+    attempts.jsonl      when it held its devices        lock  held by the process that runs it
+"""
 
 import json
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, TypeVar
 
 from proteinlm.platform.storage.atomic import write_atomically
 
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+ROWS_FILE = "rows.jsonl"
+PREDICTIONS_FOLDER = "predictions"
+MODEL_DIRECTORY = "model"
+CHECKPOINTS_FOLDER = "checkpoints"
+BEST_FOLDER = "best"
 FINISHED_FILE = "finished.json"
 STOPPED_FILE = "stopped.json"
-MODEL_DIRECTORY = "model"
-PREDICTIONS_FOLDER = "predictions"
+STOP_FILE = "stop.json"
+FAILED_FILE = "failed.json"
+HALTED_FILE = "halted.json"
+ATTEMPTS_FILE = "attempts.jsonl"
+LOCK_FILE = "lock"
+
+Mark = TypeVar("Mark")
+
+PACKAGES = ("proteinlm", "ray", "torch", "deepspeed", "pyarrow", "numpy")
+"""Packages whose versions run.json records."""
+
+
+def check_writable(run_directory: Path) -> None:
+    """Create the run directory if needed; OSError, naming the setting `storage`, where it cannot be written."""
+    try:
+        run_directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=run_directory):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"storage: {run_directory} cannot be written ({error.strerror or error}); choose another storage"
+        ) from None
+
+
+def write_run_file(
+    run_directory: Path,
+    settings: Mapping[str, Any],
+    *,
+    task: str,
+    total_steps: int,
+    code_version: str,
+    data_hash: str,
+) -> None:
+    """Write run.json; `settings` are the resolved ones, nested and as JSON values."""
+    described = {
+        "settings": settings,
+        "task": task,
+        "total_steps": total_steps,
+        "code_version": code_version,
+        "data_hash": data_hash,
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+    write_atomically(run_directory / RUN_FILE, json.dumps(described, indent=1) + "\n")
+
+
+def read_run_file(run_directory: Path) -> dict[str, Any] | None:
+    """Return what run.json holds; None where the run has not started yet."""
+    path = run_directory / RUN_FILE
+    return _read_object(path) if path.is_file() else None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def code_version() -> str:
+    """Return the version of proteinlm, with the git commit where the code lies in a git checkout."""
+    from proteinlm import __version__
+
+    root = Path(__file__).resolve().parents[2]
+    described = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return f"{__version__}+{described.stdout.strip()}" if described.returncode == 0 else __version__
 
 
 def is_finished(run_directory: Path) -> bool:
@@ -17,20 +114,106 @@ def is_finished(run_directory: Path) -> bool:
 
 
 def mark_finished(run_directory: Path, steps: int) -> None:
-    """Write the mark; everything else must be in place."""
-    write_atomically(run_directory / FINISHED_FILE, json.dumps({"steps": steps}) + "\n")
+    """Record that the run ended after `steps` optimizer steps; all its results must be in place."""
+    _write_object(run_directory / FINISHED_FILE, {"steps": steps})
 
 
-def mark_stopped(run_directory: Path, step: int, why: str) -> None:
-    """Leave word for the driver that the run ended after `step`, before its last one, and why."""
-    write_atomically(run_directory / STOPPED_FILE, json.dumps({"step": step, "why": why}) + "\n")
+@dataclass(frozen=True)
+class Stopped:
+    """An end before the last step: after which optimizer step, and why."""
+
+    step: int
+    why: str
 
 
-def take_stopped(run_directory: Path) -> tuple[int, str] | None:
-    """What `mark_stopped` left, if anything: (step, why). It is taken away, so that the run may go on."""
+def mark_stopped(run_directory: Path, stopped: Stopped) -> None:
+    """Record for the driver that the workers ended before the last step."""
+    _write_object(run_directory / STOPPED_FILE, asdict(stopped))
+
+
+def take_stopped(run_directory: Path) -> Stopped | None:
+    """Read and delete the mark of `mark_stopped`; None where there is none."""
     path = run_directory / STOPPED_FILE
     if not path.is_file():
         return None
-    word = json.loads(path.read_text())
+    stopped = _read_as(Stopped, path)
     path.unlink()
-    return word["step"], word["why"]
+    return stopped
+
+
+def request_stop(run_directory: Path) -> None:
+    """Ask the workers of this run to save a checkpoint and end."""
+    _write_object(run_directory / STOP_FILE, {})
+
+
+def is_stop_requested(run_directory: Path) -> bool:
+    """Whether `request_stop` was called since the run was started."""
+    return (run_directory / STOP_FILE).exists()
+
+
+def withdraw_stop(run_directory: Path) -> None:
+    """Withdraw a stop request, if there is one."""
+    (run_directory / STOP_FILE).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial failed."""
+
+    why: str
+    """In one line."""
+    step: int | None = None
+    """The last optimizer step that is known to have been done; None: the trial logged none."""
+    traceback: str = ""
+
+
+def mark_failed(run_directory: Path, failure: Failure) -> None:
+    """Record that a trial failed; the run directory is made if needed."""
+    run_directory.mkdir(parents=True, exist_ok=True)
+    _write_object(run_directory / FAILED_FILE, asdict(failure))
+
+
+def read_failed(run_directory: Path) -> Failure | None:
+    """Return why the trial failed, None where it did not; ValueError for a file that does not say it."""
+    path = run_directory / FAILED_FILE
+    return _read_as(Failure, path) if path.is_file() else None
+
+
+def mark_halted(run_directory: Path, halted: Stopped) -> None:
+    """Record that successive halving ended a trial; the run directory is made if needed."""
+    run_directory.mkdir(parents=True, exist_ok=True)
+    _write_object(run_directory / HALTED_FILE, asdict(halted))
+
+
+def read_halted(run_directory: Path) -> Stopped | None:
+    """Return where and why successive halving ended the trial, None where it did not."""
+    path = run_directory / HALTED_FILE
+    return _read_as(Stopped, path) if path.is_file() else None
+
+
+def forget_outcome(run_directory: Path) -> None:
+    """Delete the marks of `mark_failed` and `mark_halted`: the trial runs again."""
+    for name in (FAILED_FILE, HALTED_FILE):
+        (run_directory / name).unlink(missing_ok=True)
+
+
+def _write_object(path: Path, values: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(values) + "\n")
+
+
+def _read_as(kind: type[Mark], path: Path) -> Mark:
+    try:
+        return kind(**_read_object(path))
+    except TypeError as error:  # a key too few or too many
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in the file; ValueError, naming the file, for anything else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; accepted: a JSON object") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: found {values!r}; accepted: a JSON object")
+    return values

@@ -16,10 +16,10 @@ from torch import distributed as dist
 
 from proteinlm.platform.settings.sections import TrainingSection
 from proteinlm.platform.storage.atomic import move_directory
+from proteinlm.platform.storage.run_directory import CHECKPOINTS_FOLDER
 from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY, convert_to_universal
 from proteinlm.platform.training.engine import Engine
 
-CHECKPOINTS_FOLDER = "checkpoints"
 CURSOR_FILE = "cursor.json"
 
 

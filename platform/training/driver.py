@@ -1,23 +1,13 @@
 """The driver's side of a training run: check, write the run directory, launch the workers, wait. Shared by the verbs.
 
-<storage>/<name>/run.json          resolved settings, code version, data hash, package versions
-                 metrics.jsonl     metrics of each step  tensorboard/  the same as event files
-                 step_.../         checkpoints (the newest ones)
-                 rows.jsonl        result rows           model/        config.json + model.safetensors
-                 finished.json     written last
-
 Small finetuning jobs run in the driver's own process, without Ray Train: nothing has to be started, and nobody restarts
 the job; the same command resumes it.
 """
 
-import json
 import signal
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +19,22 @@ from proteinlm.cluster.launch import check_fits, launch, worker_group
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.settings.config import RunConfig
 from proteinlm.platform.settings.loading import flat
-from proteinlm.platform.storage.atomic import write_atomically
-from proteinlm.platform.storage.run_directory import is_finished, take_stopped
+from proteinlm.platform.storage.run_directory import (
+    check_writable,
+    code_version,
+    is_finished,
+    read_run_file,
+    request_stop,
+    take_stopped,
+    withdraw_stop,
+    write_run_file,
+)
 from proteinlm.platform.training.checkpoint import LocalCheckpoints
 from proteinlm.platform.training.device import give_back_memory, settle
-from proteinlm.platform.training.interrupts import request_stop, withdraw_stop
 from proteinlm.platform.training.job import Place, TrainingJob
 from proteinlm.platform.training.loop import AS_ASKED, PAUSED
 from proteinlm.platform.training.progress import progress_bar
 from proteinlm.platform.training.run_job import run_job
-
-RUN_FILE = "run.json"
-PACKAGES = ("proteinlm", "ray", "torch", "deepspeed", "pyarrow", "numpy")
 
 CHANGES_NO_RESULT = frozenset(
     {
@@ -71,19 +65,26 @@ def is_to_run(config: RunConfig, console: Console | None) -> bool:
 def run_training(config: RunConfig, job: TrainingJob, manifest: Manifest, console: Console | None) -> None:
     """Run `job` to its end on Ray: from scratch, or on from its newest checkpoint; StoppedError where it ends early."""
     with connected(config.cluster.address) as size:
-        write_run_file(config, job, manifest)
+        write_run_file(
+            config.directory,
+            config.model_dump(mode="json"),
+            task=job.task,
+            total_steps=job.total_steps,
+            code_version=job.code_version,
+            data_hash=manifest.content_hash,
+        )
         take_stopped(job.directory)
         withdraw_stop(job.directory)
         with progress_bar(job.directory, job.total_steps, console), stopping_on_sigterm(job.directory):
             (_train_here if config.runs_in_process else _train_on_workers)(config, job, size)
     stopped = take_stopped(job.directory)
     if stopped:
-        step, why = stopped
+        step, why = stopped.step, stopped.why
         if why == PAUSED:
             raise PausedError(f"paused after step {step} (training.pause_at)", step)
         if why == AS_ASKED:
-            why = f"stopped after step {step}, as asked; the same command goes on from there"
-        raise StoppedError(why)
+            why = f"stopped after step {step}, as asked; the same command resumes from there"
+        raise StoppedError(why, step)
 
 
 def _train_here(config: RunConfig, job: TrainingJob, size: ClusterSize) -> None:
@@ -115,15 +116,18 @@ def _train_on_workers(config: RunConfig, job: TrainingJob, size: ClusterSize) ->
 
 
 class StoppedError(RuntimeError):
-    """A run that ended before its last step, in good order; the message says why and what can be done."""
+    """A run that ended in good order before its last step; the message says why and what can be done."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message, step)  # both in `args`, from which pickle makes the error again
+        self.step = step
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class PausedError(StoppedError):
     """A run that came to `training.pause_at`."""
-
-    def __init__(self, message: str, step: int) -> None:
-        super().__init__(message)
-        self.step = step
 
 
 @contextmanager
@@ -147,24 +151,12 @@ def stopping_on_sigterm(run_directory: Path) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def check_writable(directory: Path) -> None:
-    """OSError, naming the setting, where the run directory cannot be written."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"storage: {directory} cannot be written ({error.strerror or error}); choose another storage"
-        ) from None
-
-
 def check_same_run(config: RunConfig) -> None:
     """ValueError where the run directory holds a run of other settings: going on would mix two experiments."""
-    path = config.directory / RUN_FILE
-    if not path.is_file():
+    described = read_run_file(config.directory)
+    if described is None:
         return
-    before = flat(json.loads(path.read_text())["settings"])
+    before = flat(described["settings"])
     now = flat(config.model_dump(mode="json"))
     changed = [
         f"{name}: was {before.get(name)!r}, is {now.get(name)!r}"
@@ -182,37 +174,6 @@ def check_same_run(config: RunConfig) -> None:
 def changes_no_result(name: str) -> bool:
     """Whether a run may be continued with another value of the setting of this dotted name."""
     return name in CHANGES_NO_RESULT or name.split(".")[0] in CHANGES_NO_RESULT
-
-
-def write_run_file(config: RunConfig, job: TrainingJob, manifest: Manifest) -> None:
-    """Write what explains the run: resolved settings, code version, data hash, package versions."""
-    explained = {
-        "settings": config.model_dump(mode="json"),
-        "task": job.task,
-        "total_steps": job.total_steps,
-        "code_version": job.code_version,
-        "data_hash": manifest.content_hash,
-        "packages": {name: _version(name) for name in PACKAGES},
-    }
-    write_atomically(config.directory / RUN_FILE, json.dumps(explained, indent=1) + "\n")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def code_version() -> str:
-    """The package's version, with the commit where this is a git checkout."""
-    from proteinlm import __version__
-
-    root = Path(__file__).resolve().parents[2]
-    described = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return f"{__version__}+{described.stdout.strip()}" if described.returncode == 0 else __version__
 
 
 def as_job(config: RunConfig, manifest: Manifest, **rest: Any) -> TrainingJob:

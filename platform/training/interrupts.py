@@ -16,9 +16,8 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 
-from proteinlm.platform.storage.atomic import write_atomically
+from proteinlm.platform.storage.run_directory import is_stop_requested
 
-STOP_FILE = "stop.json"
 POLL_SECONDS = 1.0
 """How often files and notices are looked at; a notice takes a barrier of Ray's, a file a visit to shared storage."""
 
@@ -29,16 +28,6 @@ class Decision:
 
     save: bool
     stop: bool
-
-
-def request_stop(run_directory: Path) -> None:
-    """Ask the run in `run_directory` to save a checkpoint and end."""
-    write_atomically(run_directory / STOP_FILE, "{}\n")
-
-
-def withdraw_stop(run_directory: Path) -> None:
-    """Forget an earlier request: the run is to go on."""
-    (run_directory / STOP_FILE).unlink(missing_ok=True)
 
 
 class Interrupts:
@@ -62,7 +51,7 @@ class Interrupts:
         """All workers call it after every step and get the same decision."""
         now = self._clock()
         poll = self._first and now - self._polled >= POLL_SECONDS
-        stop = poll and (self._directory / STOP_FILE).exists()
+        stop = poll and is_stop_requested(self._directory)
         due = self._first and self._minutes is not None and now - self._saved >= 60 * self._minutes
         agreed = torch.tensor([poll, stop, due], dtype=torch.int32)
         if dist.is_initialized() and dist.get_world_size() > 1:

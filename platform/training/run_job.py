@@ -25,7 +25,7 @@ from proteinlm.platform.results.measure import Measured, language_model_floors, 
 from proteinlm.platform.results.rows import append_rows
 from proteinlm.platform.settings.loading import flat
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
-from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY, mark_finished, mark_stopped
+from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY, Stopped, mark_finished, mark_stopped
 from proteinlm.platform.training.checkpoint import (
     Checkpoints,
     Cursor,
@@ -68,7 +68,7 @@ def run_job(job: TrainingJob, place: Place, checkpoints: Checkpoints, workers_on
             scores = watched.final_scores()
     if outcome.stopped is not None:
         if place.is_first:
-            mark_stopped(job.directory, outcome.step, outcome.stopped)
+            mark_stopped(job.directory, Stopped(outcome.step, outcome.stopped))
         return
     with engine.module() as whole:
         if place.is_first:

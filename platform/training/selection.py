@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from proteinlm.platform.storage.atomic import write_atomically
+from proteinlm.platform.storage.run_directory import BEST_FOLDER
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.job import Place, TrainingJob
 from proteinlm.tasks.task import Task
 
-FOLDER = "best"
 MEMORY_FILE = "selection.json"
 
 
@@ -67,7 +67,7 @@ class Selection:
             return None
         metric = task.metrics[0]
         return cls(
-            job.directory / FOLDER,
+            job.directory / BEST_FOLDER,
             f"{task.valid_splits[0]}/{metric.name}",
             larger_is_better=metric.larger_is_better,
             patience=job.training.patience,

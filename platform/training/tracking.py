@@ -23,15 +23,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from proteinlm.platform.storage.atomic import write_atomically
+from proteinlm.platform.storage.run_directory import METRICS_FILE, TENSORBOARD_FOLDER
 
 if TYPE_CHECKING:
     from ray.util.metrics import Gauge
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from torch.utils.tensorboard import SummaryWriter
 
-METRICS_FILE = "metrics.jsonl"
-BOARD = "tensorboard"
-"""Folder of the event files in a run directory."""
 HEAD_BYTES = 65536
 """Of an event file: its first events, among which the run's settings and its end are found, if they are there."""
 
@@ -39,6 +37,12 @@ HEAD_BYTES = 65536
 def read_metrics(run_directory: Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl in order; a last line that is being written is left out."""
     return MetricsTail(run_directory).read()[0]
+
+
+def last_logged_step(run_directory: Path) -> int | None:
+    """Return the optimizer step of the newest row of a run's metrics.jsonl; None where no step was logged."""
+    rows = read_metrics(run_directory)
+    return int(rows[-1]["step"]) if rows else None
 
 
 class MetricsTail:
@@ -100,7 +104,7 @@ class Tracker:
         run_directory.mkdir(parents=True, exist_ok=True)
         forget_after(run_directory, first_step)
         self._file = (run_directory / METRICS_FILE).open("a")
-        self._board = SummaryWriter(str(run_directory / BOARD), purge_step=first_step + 1)
+        self._board = SummaryWriter(str(run_directory / TENSORBOARD_FOLDER), purge_step=first_step + 1)
         _add_settings(self._board, settings or {})
         self._gauges = _Gauges(run_directory.name)
 
@@ -135,7 +139,7 @@ def log_result(run_directory: Path, step: int, figures: Mapping[str, float]) -> 
     if _is_on_board(run_directory, SESSION_END_INFO_TAG):
         return
     end = SessionEndInfo(status=STATUS_SUCCESS, end_time_secs=time.time())
-    with SummaryWriter(str(run_directory / BOARD)) as board:
+    with SummaryWriter(str(run_directory / TENSORBOARD_FOLDER)) as board:
         for name, value in figures.items():
             board.add_scalar(f"final/{name}", value, step)
         _add_event(board, SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
@@ -172,7 +176,7 @@ def _add_event(board: "SummaryWriter", tag: str, data: "HParamsPluginData") -> N
 
 def _is_on_board(run_directory: Path, tag: str) -> bool:
     """Whether one of the run's event files begins with an event of this tag: where a run goes on, each has one more."""
-    for path in (run_directory / BOARD).glob("events.out.tfevents.*"):
+    for path in (run_directory / TENSORBOARD_FOLDER).glob("events.out.tfevents.*"):
         with path.open("rb") as file:
             if tag.encode() in file.read(HEAD_BYTES):
                 return True

@@ -1,7 +1,7 @@
 """What a trial leaves in its run directory beside its rows, and how it stands by these files.
 
-    finished.json     it ended with its results written         failed.json  {"why": "...", "step": 30 or null}
-    halted.json       {"step": 120, "why": "..."}               metrics.jsonl, whose time is a run's last sign of life
+    finished.json, failed.json, halted.json     written and read by platform/storage/run_directory.py
+    metrics.jsonl     whose time is a run's last sign of life
     attempts.jsonl    {"event": "start", "time": seconds, "devices": 1.0, "device": "core" or "gpu"}
                       {"event": "end", "time": seconds}
     lock              held by the process that runs it
@@ -19,9 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from proteinlm.platform.storage.atomic import write_atomically
-from proteinlm.platform.storage.run_directory import is_finished
-from proteinlm.platform.training.tracking import METRICS_FILE
+from proteinlm.platform.storage.run_directory import (
+    ATTEMPTS_FILE,
+    LOCK_FILE,
+    METRICS_FILE,
+    is_finished,
+    read_failed,
+    read_halted,
+)
 
 LONGEST = 300
 """Characters of a reason that tables show."""
@@ -41,16 +46,14 @@ def read_state(run_directory: Path) -> TrialState:
 
     Raises ValueError for a file that is no JSON object.
     """
-    if (run_directory / HALTED_FILE).is_file():
-        halted = _read(run_directory / HALTED_FILE)
-        words = f"halted by successive halving after step {halted.get('step')}: {_one_line(halted.get('why'))}"
+    if halted := read_halted(run_directory):
+        words = f"halted by successive halving after step {halted.step}: {_one_line(halted.why)}"
         return TrialState("halted", words)
     if is_finished(run_directory):
         return TrialState("finished", "")
-    if (run_directory / FAILED_FILE).is_file():
-        failed = _read(run_directory / FAILED_FILE)
-        where = "" if failed.get("step") is None else f" at step {failed['step']}"
-        return TrialState("failed", f"failed{where}: {_one_line(failed.get('why'))}")
+    if failed := read_failed(run_directory):
+        where = "" if failed.step is None else f" at step {failed.step}"
+        return TrialState("failed", f"failed{where}: {_one_line(failed.why)}")
     if run_directory.is_dir():
         return TrialState("interrupted", "not finished")
     return TrialState("not run", "not run")
@@ -115,48 +118,13 @@ def _events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; accepted: a JSON object") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: found {values!r}; accepted: a JSON object")
-    return values
-
-
-def _one_line(why: object) -> str:
-    text = " ".join(str(why or "no reason was given").split())
+def _one_line(why: str) -> str:
+    text = " ".join((why or "no reason was given").split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
-ATTEMPTS_FILE = "attempts.jsonl"
-FAILED_FILE = "failed.json"
-HALTED_FILE = "halted.json"
-LOCK_FILE = "lock"
 PATIENCE = 60.0
 """Seconds to wait for the process of a killed sweep to go."""
-
-
-def mark_failed(run_directory: Path, why: str, trace: str = "") -> None:
-    """Leave word that the trial failed: `why` in one line, and the traceback for who wants to mend it."""
-    _mark(run_directory / FAILED_FILE, {"why": why, "traceback": trace})
-
-
-def mark_halted(run_directory: Path, step: int, why: str) -> None:
-    """Leave word that the trial rests after `step`."""
-    _mark(run_directory / HALTED_FILE, {"step": step, "why": why})
-
-
-def forget_outcome(run_directory: Path) -> None:
-    """The trial is run (again): what was said of it holds no longer."""
-    for name in (FAILED_FILE, HALTED_FILE):
-        (run_directory / name).unlink(missing_ok=True)
-
-
-def _mark(path: Path, said: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(said) + "\n")
 
 
 @contextmanager

@@ -22,12 +22,20 @@ from proteinlm.cluster.launch import DATA_CPUS, WorkerGroup, check_fits, worker_
 from proteinlm.platform.finetune import check_finetune, finetune
 from proteinlm.platform.pretrain import check_pretrain, pretrain
 from proteinlm.platform.settings.config import TRAINED_MODES, FinetuneConfig, PretrainConfig
-from proteinlm.platform.storage.run_directory import is_finished
-from proteinlm.platform.training.driver import PausedError, check_same_run, check_writable
-from proteinlm.platform.training.tracking import read_metrics
+from proteinlm.platform.storage.run_directory import (
+    Failure,
+    Stopped,
+    check_writable,
+    forget_outcome,
+    is_finished,
+    mark_failed,
+    mark_halted,
+)
+from proteinlm.platform.training.driver import PausedError, StoppedError, check_same_run
+from proteinlm.platform.training.tracking import last_logged_step, read_metrics
 from proteinlm.sweeps.planning.plan import Trial
 from proteinlm.sweeps.trials.halving import Halving
-from proteinlm.sweeps.trials.trial_state import alone_in, attempt, forget_outcome, mark_failed, mark_halted
+from proteinlm.sweeps.trials.trial_state import alone_in, attempt
 
 HEAD = {"node:__internal_head__": 0.001}
 """What a trial's own process reserves where its workers are a group of their own: nothing that they need. With Tune's
@@ -78,7 +86,7 @@ def _mark_at_rest(halving: Halving, directory: Path) -> dict[str, str]:
     for name, how in at_rest.items():
         step = halving.next_pause(name)
         assert step is not None  # a rung that it did not go beyond
-        mark_halted(directory / name, step, how)
+        mark_halted(directory / name, Stopped(step, how))
     return at_rest
 
 
@@ -227,9 +235,8 @@ def _takes(group: WorkerGroup) -> tuple[float, float]:
 
 
 def _note_deaths(directory: Path, name: str, times: int) -> None:
-    mark_failed(
-        directory / name, f"its process died {times} times: killed, perhaps for want of memory, or with its node"
-    )
+    why = f"its process died {times} times: killed, perhaps for want of memory, or with its node"
+    mark_failed(directory / name, Failure(why, last_logged_step(directory / name)))
 
 
 def _tell(console: Console | None, text: str) -> None:
@@ -253,7 +260,8 @@ def run_trial(told: dict[str, Any]) -> dict[str, Any]:
         return said | {"paused": pause.step}
     except Exception as error:
         why = _in_one_line(error)
-        mark_failed(config.directory, why, traceback.format_exc())
+        step = error.step if isinstance(error, StoppedError) else last_logged_step(config.directory)
+        mark_failed(config.directory, Failure(why, step, traceback.format_exc()))
         return said | {"failed": why}
     return said | {"done": True}
 

@@ -23,7 +23,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from proteinlm.platform.training.driver import RUN_FILE
+from proteinlm.platform.storage.run_directory import RUN_FILE
 from proteinlm.platform.training.progress import POLL_SECONDS
 from proteinlm.platform.training.tracking import MetricsTail
 

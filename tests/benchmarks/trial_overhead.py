@@ -19,11 +19,11 @@ from typing import Any
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from proteinlm.platform.settings.loading import validate
+from proteinlm.platform.storage.run_directory import ATTEMPTS_FILE
 from proteinlm.platform.training.tracking import read_metrics
 from proteinlm.sweeps.planning.config import SweepConfig
 from proteinlm.sweeps.planning.plan import plan_sweep
 from proteinlm.sweeps.sweep import sweep
-from proteinlm.sweeps.trials.trial_state import ATTEMPTS_FILE
 from tests.made.measuring import report
 from tests.made.small_sweep import small_sweep
 

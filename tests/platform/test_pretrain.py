@@ -20,8 +20,8 @@ from proteinlm.platform.results.rows import gather_rows
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.loading import validate
 from proteinlm.platform.settings.yaml_text import to_yaml
+from proteinlm.platform.storage.run_directory import request_stop
 from proteinlm.platform.training.driver import StoppedError
-from proteinlm.platform.training.interrupts import request_stop
 from proteinlm.platform.training.tracking import read_metrics
 from tests.conftest import ROOT
 from tests.made.small_corpus import MOTIF, write_small_corpus

@@ -68,7 +68,7 @@ def test_a_failed_trial_says_why_and_the_sweep_goes_on(folder: Path) -> None:
     assert unfinished == [lost, f"{lost}-secondary_structure_q3-full"]
     names = {readable(trial.name): trial.name for trial in plan_sweep(chosen).trials}
     why = read_state(chosen.directory / names[lost]).words
-    assert why.startswith("failed: ")
+    assert why.startswith("failed at step 2: ")
     assert "was not finite" in why
     assert "max_skipped_steps" in why
 

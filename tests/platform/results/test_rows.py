@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proteinlm.platform.results.rows import ROWS_FILE, ResultRow, append_rows, gather_rows
+from proteinlm.platform.results.rows import ResultRow, append_rows, gather_rows
+from proteinlm.platform.storage.run_directory import ROWS_FILE
 from tests.made.result_rows import make_row
 
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from proteinlm.platform.training.tracking import METRICS_FILE, MetricsTail, Tracker, forget_after, read_metrics
+from proteinlm.platform.storage.run_directory import METRICS_FILE
+from proteinlm.platform.training.tracking import MetricsTail, Tracker, forget_after, read_metrics
 
 
 def test_a_resumed_run_logs_no_step_twice(tmp_path: Path) -> None:

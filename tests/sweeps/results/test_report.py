@@ -6,11 +6,11 @@ from pathlib import Path
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.cost import num_parameters
 from proteinlm.platform.settings.loading import validate
+from proteinlm.platform.storage.run_directory import ATTEMPTS_FILE
 from proteinlm.sweeps.planning.config import SweepConfig
 from proteinlm.sweeps.planning.cost import Cost
 from proteinlm.sweeps.planning.plan import Plan
 from proteinlm.sweeps.results.report import FORMS, PAGE, write_report
-from proteinlm.sweeps.trials.trial_state import ATTEMPTS_FILE
 from tests.made.sweep_results import finish_run, pretraining, write_lines
 
 WIDTHS = (32, 64, 128, 256)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from proteinlm.platform.storage.run_directory import ATTEMPTS_FILE
 from proteinlm.sweeps.results.report import device_time, training_seconds
-from proteinlm.sweeps.trials.trial_state import ATTEMPTS_FILE
 
 
 def make_run(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proteinlm.platform.storage.run_directory import mark_finished
+from proteinlm.platform.storage.run_directory import Failure, Stopped, mark_failed, mark_finished, mark_halted
 from proteinlm.sweeps.trials.trial_state import LONGEST, device_seconds, read_state
 from tests.made.sweep_results import write_lines
 
@@ -21,11 +21,11 @@ def last_sign(run: Path, time: float) -> None:
 def test_a_trial_stands_as_its_files_say(tmp_path: Path) -> None:
     assert (read_state(tmp_path / "none").kind, read_state(tmp_path / "none").words) == ("not run", "not run")
     assert read_state(tmp_path).kind == "interrupted"
-    write_lines(tmp_path / "failed.json", {"why": "x" * 1000, "step": 0})
+    mark_failed(tmp_path, Failure("x" * 1000, 0))
     assert read_state(tmp_path).words == f"failed at step 0: {'x' * LONGEST} ..."
     mark_finished(tmp_path, 4)
     assert (read_state(tmp_path).kind, read_state(tmp_path).words) == ("finished", "")
-    write_lines(tmp_path / "halted.json", {"step": 12, "why": "worse"})
+    mark_halted(tmp_path, Stopped(12, "worse"))
     assert read_state(tmp_path).words == "halted by successive halving after step 12: worse"
 
 

@@ -8,22 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from proteinlm.sweeps.trials.trial_state import (
+from proteinlm.platform.storage.run_directory import (
     ATTEMPTS_FILE,
-    alone_in,
-    attempt,
+    Failure,
+    Stopped,
     forget_outcome,
     mark_failed,
     mark_halted,
-    read_state,
 )
+from proteinlm.sweeps.trials.trial_state import alone_in, attempt, read_state
 
 
 def test_an_outcome_is_said_and_forgotten(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    mark_failed(run, "out of memory", "Traceback ...")
+    mark_failed(run, Failure("out of memory", traceback="Traceback ..."))
     assert read_state(run).words == "failed: out of memory"
-    mark_halted(run, 30, "4 of 9")
+    mark_failed(run, Failure("out of memory", 30))
+    assert read_state(run).words == "failed at step 30: out of memory"
+    mark_halted(run, Stopped(30, "4 of 9"))
     assert read_state(run).kind == "halted"
     forget_outcome(run)
     assert read_state(run).kind == "interrupted"
