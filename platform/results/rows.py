@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from proteinlm.platform.storage.atomic import write_to_storage
-
 from proteinlm.platform.storage.run_directory import ROWS_FILE
 
 if TYPE_CHECKING:
