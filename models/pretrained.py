@@ -1,15 +1,13 @@
-"""Pretrained directories: config.json and model.safetensors, what a pretraining run leaves and finetuning starts from.
+"""A pretrained model, encoder and language model head, as a directory: what finetuning starts from.
 
-config.json says what the model is, the format's version, a digest of the weights file and what the writer adds (corpus
-hash, run name). The directory is written beside its place and renamed, so it is there whole or not at all.
+Beside what every model's directory says (model_directory.py), config.json holds the section `model`, a `ModelConfig`,
+and `extra`, what the writer adds (corpus hash, run name).
 
 A directory that transformers' EsmForMaskedLM or EsmModel saved is read as well (huggingface.py has the conversion).
 """
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +16,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
-from proteinlm.models.huggingface import from_esm_state
-from proteinlm.models.pretrained_config import (
+from proteinlm.models.huggingface import MODEL_TYPE, from_esm_config, from_esm_state
+from proteinlm.models.model_directory import (
     CONFIG_FILE,
-    FORMAT,
-    FORMAT_VERSION,
     WEIGHTS_FILE,
-    check_format,
-    is_esm,
+    Format,
+    check_digest,
+    check_weights,
+    digest_of,
     read_description,
-    read_json,
+    read_model_config,
+    read_weights,
+    write_model,
 )
 
+FORMAT = Format("proteinlm-pretrained", version=1, readable=(1,))
+VOCABULARY_FILE = "vocab.txt"
+"""Where a tokenizer of transformers, if one was saved beside the model, keeps its tokens, a line each."""
+NOT_WEIGHTS: Mapping[str, str] = {
+    "pytorch_model.bin": "a pickle, which is not opened here; load it with transformers and save_pretrained() it again",
+    "model.safetensors.index.json": "several files; save it again with save_pretrained(..., max_shard_size='100GB')",
+}
+"""Files in which other programs keep weights, and what to do about it."""
 TIED = "head.decoder_weight"
 """The head's name for the encoder's token table: left out of the file, tied again when loading. In the file only where
 it is another matrix, as in models read from an ESM with token dropout."""
@@ -61,28 +70,8 @@ def save_pretrained(
 
     `extra` must be JSON. Raises ValueError where `directory` holds something else, OSError where it cannot be written.
     """
-    from safetensors.torch import save_file
-
-    target = Path(directory).absolute()
-    if target.exists() and not _is_replaceable(target):
-        raise ValueError(f"{target} exists and is not a pretrained directory; choose another name")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
-        save_file(_state(encoder, language_model_head), aside / WEIGHTS_FILE, metadata={"format": "pt"})
-        description = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "model": encoder.config.model_dump(mode="json"),
-            "weights_sha256": _digest(aside / WEIGHTS_FILE),
-            "extra": dict(extra),
-        }
-        (aside / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        _put_in_place(aside, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    named = _named(encoder, language_model_head, with_decoder=not is_tied(encoder, language_model_head))
+    write_model(directory, FORMAT, {"model": encoder.config.model_dump(mode="json"), "extra": dict(extra)}, named)
 
 
 def load_pretrained(directory: str | Path) -> Pretrained:
@@ -92,19 +81,16 @@ def load_pretrained(directory: str | Path) -> Pretrained:
     holds a model that our encoder does not compute.
     """
     path = Path(directory)
-    config, description = read_description(path)
-    digest = _digest(path / WEIGHTS_FILE)
-    state = _read_weights(path / WEIGHTS_FILE)
+    config, description = _described(path)
+    weights = path / WEIGHTS_FILE
+    state = read_weights(weights)
     if is_esm(description):
-        state = _converted(path / WEIGHTS_FILE, config, state, description)
-        digest += f" token_dropout {bool(description.get('token_dropout'))}"
-    elif digest != description.get("weights_sha256"):
-        raise ValueError(
-            f"{path / WEIGHTS_FILE} is not the file that {CONFIG_FILE} was written with "
-            f"(SHA-256 {digest[:12]}..., expected {str(description.get('weights_sha256'))[:12]}...)"
-        )
+        state = _converted(weights, config, state, description)
+        digest = f"{digest_of(weights)} token_dropout {bool(description.get('token_dropout'))}"
+    else:
+        digest = check_digest(weights, description)
     has_head = not is_esm(description) or any(name.startswith("head.") for name in state)
-    encoder, head = _loaded(path / WEIGHTS_FILE, config, state, has_head)
+    encoder, head = _loaded(weights, config, state, has_head)
     extra = description.get("extra")
     return Pretrained(
         config=config,
@@ -117,7 +103,7 @@ def load_pretrained(directory: str | Path) -> Pretrained:
 
 def read_config(directory: str | Path) -> ModelConfig:
     """The architecture of a pretrained directory, without reading its weights; raises as `load_pretrained` does."""
-    return read_description(Path(directory))[0]
+    return _described(Path(directory))[0]
 
 
 def _loaded(
@@ -127,7 +113,7 @@ def _loaded(
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
         encoder = ProteinEncoder(config)
         head = LanguageModelHead(config, encoder.token_embedding) if has_head else None
-    _check_weights(file, state, _named(encoder, head, with_decoder=TIED in state))
+    check_weights(file, state, _named(encoder, head, with_decoder=TIED in state))
     encoder.load_state_dict(_below(state, "encoder."), assign=True)
     if head is not None:
         tied = {"decoder_weight": encoder.token_embedding.weight}
@@ -146,41 +132,13 @@ def _named(encoder: ProteinEncoder, head: LanguageModelHead | None, *, with_deco
     return named
 
 
-def _state(encoder: ProteinEncoder, head: LanguageModelHead) -> dict[str, Tensor]:
-    named = _named(encoder, head, with_decoder=head.decoder_weight is not encoder.token_embedding.weight)
-    return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in named.items()}
+def is_tied(encoder: ProteinEncoder, head: LanguageModelHead) -> bool:
+    """Whether the head scores tokens with the encoder's own token table."""
+    return head.decoder_weight is encoder.token_embedding.weight
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _is_replaceable(target: Path) -> bool:
-    """An empty directory, or one of ours."""
-    if not target.is_dir():
-        return False
-    if not any(target.iterdir()):
-        return True
-    try:
-        check_format(target / CONFIG_FILE, read_json(target / CONFIG_FILE))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _put_in_place(aside: Path, target: Path) -> None:
-    if target.exists():
-        old = target.with_name(f".{target.name}.old-{os.getpid()}")
-        target.rename(old)
-        aside.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        aside.rename(target)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _converted(
@@ -202,26 +160,37 @@ def _content_hash(config: ModelConfig, weights_digest: str) -> str:
     return hashlib.sha256(f"{json.dumps(shape, sort_keys=True)}\n{weights_digest}".encode()).hexdigest()
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+def is_esm(description: Mapping[str, Any]) -> bool:
+    """Whether config.json is one of transformers' ESM classes."""
+    return "format" not in description and description.get("model_type") == MODEL_TYPE
 
 
-def _check_weights(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """ValueError that names the first missing, surplus or misshapen tensor."""
-    missing, surplus = expected.keys() - found.keys(), found.keys() - expected.keys()
-    if missing or surplus:
-        faults = [f"{len(names)} {kind} (such as {min(names)})" for kind, names in
-                  (("missing", missing), ("not known", surplus)) if names]  # fmt: skip
-        raise ValueError(f"{path} does not hold the tensors that {CONFIG_FILE} describes: {', '.join(faults)}")
-    for name, tensor in expected.items():
-        if found[name].shape != tensor.shape or found[name].dtype != torch.float32:
-            raise ValueError(
-                f"{path}: {name} is {found[name].dtype} {list(found[name].shape)}, "
-                f"but {CONFIG_FILE} asks for torch.float32 {list(tensor.shape)}"
-            )
+def _described(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """The model of a pretrained directory, and config.json as it is; raises as `load_pretrained` does."""
+    description = read_description(path)
+    _check_weights_file(path)
+    if is_esm(description):
+        try:
+            values = from_esm_config(description)
+            _check_vocabulary(path / VOCABULARY_FILE)
+        except ValueError as error:
+            raise ValueError(f"{path / CONFIG_FILE}, an ESM model of transformers: {error}") from None
+        return read_model_config(path / CONFIG_FILE, values), description
+    FORMAT.check(path / CONFIG_FILE, description, f", or 'model_type': '{MODEL_TYPE}' of transformers")
+    return read_model_config(path / CONFIG_FILE, description.get("model")), description
+
+
+def _check_weights_file(path: Path) -> None:
+    if (path / WEIGHTS_FILE).exists():
+        return
+    for other, advice in NOT_WEIGHTS.items():
+        if (path / other).exists():
+            raise ValueError(f"{path} has its weights in {other}, {advice}")
+    raise FileNotFoundError(f"no such checkpoint: {path} ({WEIGHTS_FILE} not found)")
+
+
+def _check_vocabulary(path: Path) -> None:
+    """ValueError where a tokenizer beside the model has other tokens, or another order, than ESM."""
+    tokens = get_alphabet("esm").tokens
+    if path.exists() and (found := tuple(path.read_text(encoding="utf-8").split())) != tokens:
+        raise ValueError(f"{path.name} has the tokens {' '.join(found[:40])}; accepted: {' '.join(tokens)}")

@@ -58,6 +58,7 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Pat
         model=model,
         pretrained=config.pretrained.resolve() if config.pretrained and config.mode in PRETRAINED_MODES else None,
         lora=config.lora if config.mode == "lora" else None,
+        keep_model=config.keep_model,
     )
     if console:
         console.print(

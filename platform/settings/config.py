@@ -167,6 +167,8 @@ class FinetuneConfig(RunConfig):
     max_test_examples: int | None = Field(None, ge=1)
     """Score at most so many proteins of each test split, the same for all seeds; figures say so and are never ranked
     with those of whole splits."""
+    keep_model: bool = True
+    """Save the model in `<run>/model`: config.json and model.safetensors with all weights, the encoder's too."""
     with_baselines: bool = True
     """Also fit the task's baselines, once for these records, so that no figure stands alone."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()

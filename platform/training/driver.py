@@ -40,6 +40,7 @@ CHANGES_NO_RESULT = frozenset(
     {
         "cluster",
         "configuration",
+        "keep_model",
         "storage",
         "training.keep_checkpoints",
         "training.log_every",

@@ -42,6 +42,8 @@ class TrainingJob(Section):
     """pretrain, or FinetuneConfig.mode."""
     lora: LoraSection | None = None
     """Adapters that are trained in place of the encoder's own weights."""
+    keep_model: bool = True
+    """Whether a finetuned model is saved in the run directory; a pretrained one always is."""
     probe: ProbeSection | None = None
     """What is probed at each validation of a pretraining; its `data` are shards."""
     seed: int

@@ -9,14 +9,12 @@ Where checkpoints go is decided by the caller: Ray Train's workers (worker.py), 
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from proteinlm.models.cnn import ConvolutionEncoder
 from proteinlm.models.config import CNN_NAME, shape_name
-from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
-from proteinlm.models.lora import add_lora
+from proteinlm.models.encoder import LanguageModelHead
 from proteinlm.models.pretrained import load_pretrained, save_pretrained
 from proteinlm.platform.batches.order import BatchPlan, micro_batches_per_step
 from proteinlm.platform.batches.stream import training_steps
@@ -46,6 +44,7 @@ from proteinlm.platform.training.selection import Chosen, Selection
 from proteinlm.platform.training.telemetry import Meter, batch_flops, matmul_peak
 from proteinlm.platform.training.tracking import Tracker, log_result
 from proteinlm.tasks.catalog import build_task
+from proteinlm.tasks.finetuned import Adapters, Finetuned, make_task_model, save_finetuned
 from proteinlm.tasks.task import Task, TaskModel
 
 
@@ -166,13 +165,13 @@ def make_plan(split: Split, job: TrainingJob) -> BatchPlan:
 def make_model(job: TrainingJob, task: Task) -> TaskModel:
     """Encoder and head, equal on all workers: what is random comes from the job's seed."""
     torch.manual_seed(job.seed)
-    if job.mode == CNN:
-        # It has what tasks use of an encoder: a configuration, and hidden states of a packed micro batch.
-        return TaskModel(task, cast(ProteinEncoder, ConvolutionEncoder(job.model)))
-    encoder = load_pretrained(job.pretrained).encoder if job.pretrained else ProteinEncoder(job.model)
-    if job.lora is not None:
-        add_lora(encoder, **job.lora.model_dump())
-    return TaskModel(task, encoder, frozen=job.mode == "frozen")
+    encoder = load_pretrained(job.pretrained).encoder if job.pretrained and job.mode != CNN else None
+    return make_task_model(task, _finetuned(job), encoder)
+
+
+def _finetuned(job: TrainingJob, **extra: object) -> Finetuned:
+    adapters = Adapters(**job.lora.model_dump()) if job.lora else None
+    return Finetuned(job.task, job.task_options, job.mode, job.model, adapters, extra)
 
 
 def finish(
@@ -185,7 +184,7 @@ def finish(
     outcome: Outcome,
     chosen: Chosen | None,
 ) -> None:
-    """Write rows for `scores`, predictions (finetuning), the pretrained directory (pretraining) and the mark, in order.
+    """Write rows for `scores`, predictions (finetuning), the model's directory and the mark, in this order.
 
     `chosen` is the step whose weights were scored, where that is a choice; None: the last one's.
     """
@@ -212,11 +211,12 @@ def finish(
     rows = measure(who, task, manifest, columns, floors)
     append_rows(job.directory, rows)
     log_result(job.directory, outcome.step, {f"{row.split}/{row.metric}": row.value for row in rows if row.is_main})
+    extra = {"run": job.name, "data_hash": manifest.content_hash, "steps": who.steps, "residues": outcome.residues}
     if is_pretraining:
-        about = {"steps": outcome.step, "residues": outcome.residues}
-        extra = {"run": job.name, "data_hash": manifest.content_hash, **about}
         assert isinstance(model.head, LanguageModelHead)
         save_pretrained(job.directory / MODEL_DIRECTORY, model.encoder, model.head, extra)
+    elif job.keep_model:
+        save_finetuned(job.directory / MODEL_DIRECTORY, model, _finetuned(job, **extra))
     mark_finished(job.directory, outcome.step)
 
 

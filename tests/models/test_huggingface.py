@@ -135,7 +135,7 @@ def test_what_our_encoder_does_not_compute_is_refused_by_name(tmp_path: Path) ->
     file = tmp_path / "esm/config.json"
     described = json.loads(file.read_text())
     for field, value, message in [
-        ("model_type", "bert", "'model_type': 'bert'.*nor one of transformers' ESM"),
+        ("model_type", "bert", "found 'model_type': 'bert'.* or 'model_type': 'esm' of transformers"),
         ("emb_layer_norm_before", True, "emb_layer_norm_before is True; accepted: False"),
         ("position_embedding_type", "relative_key", "'relative_key'; accepted: 'rotary' or 'absolute'"),
         ("hidden_act", "relu", "hidden_act is 'relu'"),
@@ -163,7 +163,7 @@ def test_other_tokens_and_other_weight_files_are_refused(tmp_path: Path) -> None
     (tmp_path / "esm/model.safetensors").rename(tmp_path / "esm/pytorch_model.bin")
     with pytest.raises(ValueError, match=r"weights in pytorch_model\.bin, a pickle, which is not opened here"):
         read_config(tmp_path / "esm")
-    with pytest.raises(ValueError, match="esm exists and is not a pretrained directory"):
+    with pytest.raises(ValueError, match="esm exists and is not a directory of the format proteinlm-pretrained"):
         save_pretrained(tmp_path / "esm", *_tiny(), {})
 
 

@@ -74,7 +74,7 @@ def test_an_older_model_is_replaced_and_anything_else_is_not(tmp_path: Path) -> 
     assert len(list(tmp_path.iterdir())) == 1
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letters.txt").write_text("dear")
-    with pytest.raises(ValueError, match="home exists and is not a pretrained directory"):
+    with pytest.raises(ValueError, match="home exists and is not a directory of the format proteinlm-pretrained"):
         save_pretrained(tmp_path / "home", encoder, head, {})
     assert (tmp_path / "home" / "letters.txt").read_text() == "dear"
 

@@ -19,6 +19,7 @@ from proteinlm.platform.settings.loading import validate
 from proteinlm.platform.simulated.proteins import simulate
 from proteinlm.platform.training.tracking import read_metrics
 from proteinlm.tasks.catalog import build_task
+from proteinlm.tasks.finetuned import load_finetuned
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,14 @@ def test_modes_end_in_one_table_and_training_beats_the_majority(folder: Path) ->
     assert full.value > frozen.value, "a random encoder that is not trained knows less than one that is"
     assert (full.mode, frozen.mode, full.is_simulated) == ("full", "frozen", True)
     assert full.parameters == frozen.parameters
+    for mode, row in (("full", full), ("frozen", frozen)):
+        model, about = load_finetuned(runs[mode].directory / "model")
+        assert sum(parameter.numel() for parameter in model.parameters()) == row.parameters
+        assert (about.mode, about.extra["steps"]) == (mode, row.steps)
+    kept = load_pretrained(folder / "model").encoder.state_dict()
+    frozen_encoder = load_finetuned(runs["frozen"].directory / "model")[0].encoder.state_dict()
+    assert all(torch.equal(kept[name], frozen_encoder[name]) for name in kept)
+    assert not (runs["baseline"].directory / "model").exists()
     # The pretrained directory is read, never written.
     assert load_pretrained(folder / "model").extra == {}
 
