@@ -6,6 +6,7 @@ Many trials write at once, each into its own file, on local disk, S3 or GCS alik
 finished trial again appends its rows again; the later ones win when they are gathered.
 """
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class ResultRow(BaseModel):
     """One figure of one model on one split."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", protected_namespaces=())
 
     run: str
     """The run that measured it: `<storage>/<name>` without the storage."""
@@ -44,6 +45,7 @@ class ResultRow(BaseModel):
     definition: str
     """What is counted, over what, how pooled. Rows of different definitions are never ranked together."""
     value: float
+    """Null in JSON where it is not finite, as in metrics.jsonl, and read back as NaN."""
     low: float | None = None
     high: float | None = None
     """95 % bootstrap interval over proteins."""
@@ -78,6 +80,11 @@ class ResultRow(BaseModel):
     """ISO 8601 time, with its zone."""
     settings: dict[str, object] | None = None
     """Small extras, such as the learning rate of the trial."""
+
+    @field_validator("value", mode="before")
+    @classmethod
+    def _null_is_not_a_number(cls, value: object) -> object:
+        return math.nan if value is None else value
 
     @field_validator("created")
     @classmethod

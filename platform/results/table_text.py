@@ -48,7 +48,7 @@ def to_csv(rows: Sequence[ResultRow]) -> str:
 
 
 def to_json(rows: Sequence[ResultRow]) -> str:
-    """A list of all rows with every field; a value that is no number is the text "NaN"."""
+    """A list of all rows with every field; a value that is not finite is null."""
     return "[\n" + ",\n".join(row.model_dump_json() for row in rows) + "\n]\n"
 
 

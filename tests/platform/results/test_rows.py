@@ -1,5 +1,7 @@
 """Result rows: nothing half-written, nothing doubled, a broken line named."""
 
+import json
+import math
 import threading
 from pathlib import Path
 
@@ -19,7 +21,7 @@ def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
 
 
 @settings(deadline=None)  # a busy machine is no fault
-@given(value=st.floats(allow_nan=False), seed=st.integers(0, 2**63), model=st.text(st.characters(codec="utf-8")))
+@given(value=st.floats(allow_nan=False, allow_infinity=False), seed=st.integers(0, 2**63), model=st.text(st.characters(codec="utf-8")))
 def test_any_value_survives_the_file(
     tmp_path_factory: pytest.TempPathFactory, value: float, seed: int, model: str
 ) -> None:
@@ -29,9 +31,17 @@ def test_any_value_survives_the_file(
     assert gather_rows([folder]) == [row]
 
 
-def test_a_value_that_is_no_number_survives_the_file(tmp_path: Path) -> None:
-    append_rows(tmp_path, [make_row(value=float("nan"))])
-    assert str(gather_rows([tmp_path])[0].value) == "nan"
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_is_null_in_the_file_and_nan_again(tmp_path: Path, value: float) -> None:
+    append_rows(tmp_path, [make_row(value=value)])
+    assert json.loads((tmp_path / ROWS_FILE).read_text())["value"] is None
+    assert math.isnan(gather_rows([tmp_path])[0].value)
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity"])
+def test_a_row_of_an_older_version_says_so_in_words(tmp_path: Path, text: str) -> None:
+    (tmp_path / ROWS_FILE).write_text(make_row().model_dump_json().replace('"value":0.61', f'"value":"{text}"') + "\n")
+    assert str(gather_rows([tmp_path])[0].value) == str(float(text))
 
 
 def test_a_trial_run_again_does_not_double_its_rows(tmp_path: Path) -> None:
