@@ -108,26 +108,31 @@ def sweep(
 @app.command(epilog="Example: proteinlm table runs --format markdown > results.md")
 def table(
     runs: Annotated[list[Path], typer.Argument(help="Run directories, or folders of them.")],
-    format: Annotated[str, typer.Option(help="terminal, markdown, csv or json.")] = "terminal",
+    format: Annotated[str, typer.Option(help="terminal, markdown, latex, csv or json.")] = "terminal",
     published: Annotated[bool, typer.Option("--published", help="Add published figures of the same tasks.")] = False,
 ) -> None:
     """The results of runs as one table."""
     with plain_errors() as console:
+        from proteinlm.platform.results.comparison import make_tables
         from proteinlm.platform.results.rows import gather_rows
-        from proteinlm.platform.results.table_text import render, to_csv, to_json, to_markdown
+        from proteinlm.platform.results.table_export import rows_to_csv, rows_to_json, to_latex
+        from proteinlm.platform.results.table_text import render, to_markdown
 
-        writers = {"markdown": to_markdown, "csv": to_csv, "json": to_json}
+        of_tables, of_rows = {"markdown": to_markdown, "latex": to_latex}, {"csv": rows_to_csv, "json": rows_to_json}
+        writers = [*of_tables, *of_rows]
         if format != "terminal" and format not in writers:
             raise ValueError(f"--format: found {format!r}; accepted: terminal, {', '.join(writers)}")
         rows = gather_rows(runs)
         if published:
-            from proteinlm.platform.results.tables import published_rows
+            from proteinlm.platform.results.comparison import published_rows
 
             rows += published_rows(row.task for row in rows)
         if format == "terminal":
-            render(rows, console)
+            render(make_tables(rows), console)
+        elif format in of_rows:
+            sys.stdout.write(of_rows[format](rows))
         else:
-            sys.stdout.write(writers[format](rows))
+            sys.stdout.write(of_tables[format](*make_tables(rows)))
 
 
 @app.command(epilog="Example: proteinlm settings pretrain")
@@ -179,10 +184,11 @@ def end_trials(failed: list[str], directory: Path, console: "Console") -> None:
 
 def show_table(runs: list[Path], console: "Console") -> None:
     """Print the result rows of `runs` as a table."""
+    from proteinlm.platform.results.comparison import make_tables
     from proteinlm.platform.results.rows import gather_rows
     from proteinlm.platform.results.table_text import render
 
-    render(gather_rows(runs), console)
+    render(make_tables(gather_rows(runs)), console)
 
 
 def main() -> None:

@@ -75,6 +75,7 @@ def _sweep(out: Path, console: Console) -> None:
 
 
 def _table_and_picture(out: Path, console: Console) -> None:
+    from proteinlm.platform.results.comparison import make_tables
     from proteinlm.platform.results.plots import plot_curves
     from proteinlm.platform.results.rows import gather_rows
     from proteinlm.platform.results.table_text import render, to_markdown
@@ -82,8 +83,9 @@ def _table_and_picture(out: Path, console: Console) -> None:
 
     _type(console, f"table {out}")
     rows = gather_rows([out])
-    render(rows, console)
-    (out / "table.md").write_text(to_markdown(rows))
+    tables = make_tables(rows)
+    render(tables, console)
+    (out / "table.md").write_text(to_markdown(*tables))
     pretrained = {row.run for row in rows if row.kind == "pretrain"}
     runs = {path.parent.name: read_metrics(path.parent) for path in sorted(out.rglob("metrics.jsonl"))}
     curves = {name: metrics for name, metrics in runs.items() if name in pretrained}

@@ -6,13 +6,22 @@ UNKNOWN = "-"
 """What stands where a number is not known."""
 
 
-def value_text(value: float) -> str:
-    """A value to a thousandth; larger ones to fewer places, tiny ones to three digits: 0.615, 12.35, 4.20e-05."""
+def value_text(value: float, deviation: float | None = None) -> str:
+    """A value to a thousandth; larger ones to fewer places, tiny ones to three digits: 0.615, 12.35, 4.20e-05.
+
+    With its deviation to as many places where there is one: 0.615 ± 0.012.
+    """
+    form = _places(value)
+    return f"{value:{form}}" + ("" if deviation is None else f" ± {deviation:{form}}")
+
+
+def _places(value: float) -> str:
+    """Python's format specification for a value of this size."""
     if not math.isfinite(value) or value == 0 or 0.001 <= abs(value) < 10:
-        return f"{value:.3f}"
+        return ".3f"
     if abs(value) < 0.001 or abs(value) >= 1e6:
-        return f"{value:.2e}"
-    return f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
+        return ".2e"
+    return ",.2f" if abs(value) < 1000 else ",.0f"
 
 
 def known_text(value: float | None, form: str) -> str:
@@ -58,6 +67,11 @@ def scientific(value: float) -> str:
 def two_digits(value: float) -> str:
     """Two significant digits: 0.0023."""
     return f"{value:.2g}"
+
+
+def hours(value: float) -> str:
+    """Hours of devices: 0.250, and 1,234.50 from one hour on."""
+    return f"{value:,.3f}" if value < 1 else f"{value:,.2f}"
 
 
 def duration(seconds: float) -> str:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from proteinlm.platform.results.formatting import two_digits
+from proteinlm.platform.results.tables import Cell, Column
 from proteinlm.sweeps.results.least_squares import Array, Interval
-from proteinlm.sweeps.results.values import Column, ConfigurationResult, Figure
+from proteinlm.sweeps.results.runs import ConfigurationResult
 
 FACTORS = {"depth": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads"}
 """In this order: of those that go together the first is kept."""
@@ -95,13 +96,13 @@ def effects(results: Sequence[ConfigurationResult], column: Column) -> Effects:
     Baselines, lines without the figure, and those in which it is not finite do not count. Raises ValueError where the
     lines that count are of several modes, which are never compared.
     """
-    lines = [line for line in _with_figure(results, column) if math.isfinite(line.figures[column].value)]
+    lines = [line for line in _with_figure(results, column) if math.isfinite(line.values[column].value)]
     modes = sorted({line.mode for line in lines})
     if len(modes) > 1:
         raise ValueError(f"mode of {column.title}: found {' and '.join(modes)}, accepted is one mode at a time")
     logs = {name: np.log2([float(getattr(line, source)) for line in lines]) for name, source in FACTORS.items()}
     partners, left_out = _told_apart(logs)
-    figures = [line.figures[column] for line in lines]
+    figures = [line.values[column] for line in lines]
     reason = _why_nothing(len(lines), list(partners))
     found: tuple[Effect, ...] = ()
     spread = None
@@ -150,7 +151,7 @@ def _summary(found: Sequence[Effects]) -> str:
 
 
 def _with_figure(results: Sequence[ConfigurationResult], column: Column) -> list[ConfigurationResult]:
-    return [line for line in results if column in line.figures and not line.is_baseline]
+    return [line for line in results if column in line.values and not line.is_baseline]
 
 
 def _told_apart(logs: dict[str, Array]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
@@ -205,9 +206,9 @@ def _least_squares(logs: Array, figures: Array) -> tuple[Array, Array, float]:
     return found[1:], float(stdtrit(degrees, 0.975)) * errors[1:], spread
 
 
-def _seed_spread(figures: Sequence[Figure]) -> tuple[float | None, float | None]:
+def _seed_spread(figures: Sequence[Cell]) -> tuple[float | None, float | None]:
     """The pooled standard deviation between seeds, and of means over as many seeds as `figures` have."""
-    repeated = [(each.spread**2, each.num_seeds - 1) for each in figures if each.spread is not None]
+    repeated = [(each.deviation**2, each.num_seeds - 1) for each in figures if each.deviation is not None]
     degrees = sum(count for _, count in repeated)
     if degrees <= 0:
         return None, None

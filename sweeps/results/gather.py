@@ -1,31 +1,39 @@
-"""From the run directories of a sweep to its table, whatever of it is done.
+"""From the run directories of a sweep to its results and its table, whatever of it is done.
 
-trials -> runs and groups (runs.py) -> lines with figures over seeds -> SweepResults with its notes
+trials -> runs and groups (runs.py) -> gather_results: lines with values over seeds, and notes -> sweep_table: a Table
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from proteinlm.models.config import TABLE_7_SHAPES
 from proteinlm.models.cost import num_parameters
 from proteinlm.platform.results.rows import ResultRow
+from proteinlm.platform.results.tables import Cell, Column, Fact, FactColumn, Line, Table, measure_of, pool
 from proteinlm.sweeps.planning.plan import Trial
-from proteinlm.sweeps.results.runs import Group, Run, make_groups, read_run, remarks_of, state_of
-from proteinlm.sweeps.results.table7 import column_notes, cost_notes, measures, paper_figures, paper_notes, seed_note
-from proteinlm.sweeps.results.values import (
-    COLUMNS,
-    MASKED_LANGUAGE_MODELING,
-    Column,
+from proteinlm.sweeps.results.runs import (
     ConfigurationResult,
     Device,
-    Figure,
+    Group,
+    Run,
     SweepResults,
+    make_groups,
+    read_run,
+    remarks_of,
+    state_of,
 )
+from proteinlm.sweeps.results.table7 import COLUMNS, column_notes, cost_notes, paper_notes, paper_values, seed_note
+from proteinlm.tasks.masked_language_modeling import NAME as MASKED_LANGUAGE_MODELING
 
 BASELINE = "baseline"
 WATCHED_SPLITS = ("train", "valid")
+PAPER_HEADING = "The paper's Table 7 (Xiao et al. 2021): DEFINITIONS DIFFER, single runs, never ranked with the above"
+SIMULATED = "SIMULATED PROTEINS: the values are of made-up data and say nothing about real proteins"
+CAPTION = "Best of a column in bold; mean ± standard deviation over seeds; a number in brackets is a remark."
+SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+FACTS = (FactColumn("source"), FactColumn("mode", "mode"), *map(FactColumn, ("like", "state", *SHAPE, "pretraining")))
 
 
 def gather_results(trials: Sequence[Trial], directory: Path, flops_per_residue: Mapping[str, float]) -> SweepResults:
@@ -51,10 +59,10 @@ def gather_results(trials: Sequence[Trial], directory: Path, flops_per_residue: 
         lines=tuple(lines),
         paper=paper,
         columns=columns,
-        unranked=tuple(column for column, of_this in of_column.items() if len(measures(of_this)) > 1),
+        unranked=tuple(column for column, of_this in of_column.items() if len(set(map(measure_of, of_this))) > 1),
         device=device,
         notes=(
-            *column_notes({column.title: of_this for column, of_this in of_column.items()}),
+            *column_notes(of_column),
             seed_note(_seeds(runs, "pretrain"), _seeds(runs, "finetune")),
             *cost_notes(device, [line.pretraining for line in lines if line.pretraining]),
         ),
@@ -85,14 +93,10 @@ def _measured_column(column: Column, rows: Sequence[ResultRow], tasks: set[str])
     return replace(column, split=others[0], title=f"{column.title} on {others[0]}")
 
 
-def _figures(rows: Sequence[ResultRow], columns: Sequence[Column]) -> dict[Column, Figure]:
-    """The figure of every column that has rows, over its seeds."""
-    figures = {}
-    for column in columns:
-        values = [row.value for row in rows if _is_of(row, column)]
-        if values:
-            figures[column] = Figure(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
-    return figures
+def _values(rows: Sequence[ResultRow], columns: Sequence[Column]) -> dict[Column, Cell]:
+    """The value of every column that has rows, over its seeds."""
+    found = {column: [row for row in rows if _is_of(row, column)] for column in columns}
+    return {column: pool(of_seeds) for column, of_seeds in found.items() if of_seeds}
 
 
 def _line(
@@ -115,7 +119,7 @@ def _line(
         training_flops=fmean(spent) if spent else None,
         residues=round(fmean(residues.values())) if residues else None,
         device_hours=sum(seconds.get(device, 0.0) for seconds in held) / 3600 if held else None,
-        figures=_figures([row for run in group.runs for row in run.rows], columns),
+        values=_values([row for run in group.runs for row in run.rows], columns),
         remarks=remarks_of(group, runs),
         state=state_of(group),
         pretraining=before[0].trial.configuration if before else "",
@@ -123,12 +127,12 @@ def _line(
 
 
 def _baseline_lines(runs: Sequence[Run], columns: Sequence[Column]) -> list[ConfigurationResult]:
-    """A line for each baseline that has a figure of a column, and one for what is missing."""
+    """A line for each baseline that has a value of a column, and one for what is missing."""
     of_model: dict[str, list[ResultRow]] = {}
     for row in (row for run in runs for row in run.rows):
         of_model.setdefault(row.model, []).append(row)
-    lines = [_baseline_line(name, figures=_figures(rows, columns)) for name, rows in of_model.items()]
-    lines = [line for line in lines if line.figures]
+    lines = [_baseline_line(name, _values(rows, columns)) for name, rows in of_model.items()]
+    lines = [line for line in lines if line.values]
     group = Group("baselines", BASELINE, [], list(runs))
     remarks = remarks_of(group, {})
     if remarks:
@@ -136,17 +140,68 @@ def _baseline_lines(runs: Sequence[Run], columns: Sequence[Column]) -> list[Conf
     return lines
 
 
-def _baseline_line(name: str, figures: dict[Column, Figure]) -> ConfigurationResult:
-    return ConfigurationResult(name, BASELINE, None, 0, 0, 0, 0, None, None, None, figures, is_baseline=True)
+def _baseline_line(name: str, values: dict[Column, Cell]) -> ConfigurationResult:
+    return ConfigurationResult(name, BASELINE, None, 0, 0, 0, 0, None, None, None, values, is_baseline=True)
 
 
 def _paper_lines(lines: Sequence[ConfigurationResult]) -> tuple[ConfigurationResult, ...]:
     """The paper's lines for what `lines` stand for, or are by name, in their order."""
-    table = paper_figures()
+    table = paper_values()
     wanted = dict.fromkeys(line.like or line.name for line in lines)
     return tuple(_paper_line(name, table[name]) for name in wanted if name in table)
 
 
 def _paper_line(name: str, values: Mapping[str, float]) -> ConfigurationResult:
-    figures = {column: Figure(values[column.title], None, 1) for column in COLUMNS if column.title in values}
-    return ConfigurationResult(name, "full", None, *TABLE_7_SHAPES[name], 0, None, None, None, figures)
+    cells = {column: Cell(values[column.title]) for column in COLUMNS if column.title in values}
+    return ConfigurationResult(name, "full", None, *TABLE_7_SHAPES[name], 0, None, None, None, cells)
+
+
+def sweep_table(results: SweepResults) -> Table:
+    """`results` as a table: a line for each configuration, and below them the paper's lines."""
+    hours = "GPU-hours" if results.device == "gpu" else "core-hours"
+    return Table(
+        title=f"Sweep {results.name}{' (SIMULATED PROTEINS)' if results.is_simulated else ''}",
+        subject="configuration",
+        facts=FACTS,
+        columns=results.columns,
+        costs=(
+            FactColumn("parameters", "parameters", "count"),
+            FactColumn("training_flops", "training FLOPs", "power"),
+            FactColumn("residues", "residues", "count"),
+            FactColumn(f"{results.device}_hours", hours, "hours"),
+            FactColumn("simulated_proteins"),
+        ),
+        lines=tuple(_table_lines(results)),
+        notes=results.notes,
+        more_notes={"The paper's values": results.paper_notes} if results.paper_notes else {},
+        caption=CAPTION,
+        warning=SIMULATED if results.is_simulated else "",
+        is_brief=True,
+    )
+
+
+def _table_lines(results: SweepResults) -> Iterator[Line]:
+    """Ours, the best of each column marked, then the paper's."""
+    best = {column: results.best(column) for column in results.columns}
+    for place, line in enumerate(results.lines):
+        cells = {
+            column: (replace(cell, is_best=place in best[column]),)
+            for column, cell in line.values.items()
+            if column in best
+        }
+        state = () if line.state == "finished" else (line.state,)
+        facts = _facts(line, results) | {"source": "measured", "simulated_proteins": results.is_simulated}
+        yield Line(line.name, facts, cells, state, line.remarks)
+    for line in results.paper:
+        cells = {column: (cell,) for column, cell in line.values.items() if column in best}
+        facts = _facts(line, results) | {"source": "paper", "simulated_proteins": False}
+        yield Line(line.name, facts, cells, is_published=True, heading=PAPER_HEADING)
+
+
+def _facts(line: ConfigurationResult, results: SweepResults) -> dict[str, Fact]:
+    """What a line is and what it cost; a shape or a size that it does not have is not known."""
+    return {
+        **{name: getattr(line, name) for name in ("mode", "like", "state", "training_flops", "residues")},
+        **{key: getattr(line, key) or None for key in (*SHAPE, "parameters", "pretraining")},
+        f"{results.device}_hours": line.device_hours,
+    }

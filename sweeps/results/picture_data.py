@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from proteinlm.platform.results.plots import COLOURS, Floats
-from proteinlm.sweeps.results.values import ConfigurationResult
+from proteinlm.sweeps.results.runs import ConfigurationResult
 
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top, in pixels."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from proteinlm.platform.results.formatting import axis_unit
 from proteinlm.platform.results.plots import DOTS, Floats, blank_picture, loss_limits, save_picture, smooth
+from proteinlm.platform.results.tables import Column
 from proteinlm.sweeps.results.picture_data import (
     Law,
     colour_of,
@@ -29,7 +30,8 @@ from proteinlm.sweeps.results.picture_data import (
     pretrained_lines,
     short_name,
 )
-from proteinlm.sweeps.results.values import COLUMNS, Column, ConfigurationResult, SweepResults
+from proteinlm.sweeps.results.runs import ConfigurationResult, SweepResults
+from proteinlm.sweeps.results.table7 import VALID_LOSS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +43,6 @@ Curves = Mapping[str, Sequence[Mapping[str, object]]]
 MOST_NAMED = 14
 """Points of a picture up to which each has its name."""
 BEST_NAMED = 5
-VALID_LOSS = next(column for column in COLUMNS if column.title == "valid loss")
 LOSS = "valid loss (nats per scored residue)"
 COSTS = (("training_flops", "training FLOPs", "C"), ("parameters", "parameters", "N"))
 SHAPES = (("num_hidden_layers", "layers"), ("hidden_size", "width"), ("num_attention_heads", "heads"))
@@ -57,7 +58,7 @@ def plot_loss_against(results: SweepResults, path: Path, fits: tuple[Law | None,
         raise ValueError(f"cannot draw {path}: no configuration of {results.name} has a valid loss")
     with _picture(path, (11.5, 5.2)) as picture:
         panels = picture.subplots(1, 2, sharey=True)
-        named = sorted((line for _, line in numbered), key=lambda line: line.figures[VALID_LOSS].value)
+        named = sorted((line for _, line in numbered), key=lambda line: line.values[VALID_LOSS].value)
         named = named if len(named) <= MOST_NAMED else named[:BEST_NAMED]
         which = "points" if len(named) == len(numbered) else f"the {BEST_NAMED} best"
         title = _title(f"Valid loss, {which} named width-depth-heads", results)
@@ -72,7 +73,7 @@ def plot_loss_against(results: SweepResults, path: Path, fits: tuple[Law | None,
         panels[0].set_ylabel(LOSS)
         for axes, (name, *_), fit in zip(panels, COSTS, fits, strict=True):
             sized = [(line, x) for _, line in numbered if (x := getattr(line, name))]
-            found = [(short_name(line), x, line.figures[VALID_LOSS].value) for line, x in sized if line in named]
+            found = [(short_name(line), x, line.values[VALID_LOSS].value) for line, x in sized if line in named]
             if fit and sized:
                 _draw_law(axes, fit, np.array([x for _, x in sized], np.float64))
             picture.canvas.draw()  # places of points in pixels are known after this
@@ -165,11 +166,11 @@ def _draw_point(
     axes: "Axes", x: float, line: ConfigurationResult, column: Column, number: int, label: str = ""
 ) -> None:
     """A figure with its deviation over seeds; hollow where the configuration did not come to its end."""
-    figure, colour = line.figures[column], colour_of(number)
+    figure, colour = line.values[column], colour_of(number)
     axes.errorbar(
         [x],
         [figure.value],
-        yerr=None if figure.spread is None else [figure.spread],
+        yerr=None if figure.deviation is None else [figure.deviation],
         color=colour,
         marker=marker_of(number),
         markersize=5,
@@ -223,10 +224,10 @@ def _draw_against(axes: "Axes", lines: Sequence[ConfigurationResult], column: Co
     axes.minorticks_off()
     gap = 0.035 * (np.log2(sizes[-1] / sizes[0]) or 1)
     found = [(number, line) for number, line in enumerate(lines) if _is_finite(line, column)]
-    spreads = [line.figures[column].spread for _, line in found]
+    spreads = [line.values[column].deviation for _, line in found]
     noise = [spread for spread in spreads if spread is not None]
     if noise:
-        middle, deviation = fmean(line.figures[column].value for _, line in found), fmean(s * s for s in noise) ** 0.5
+        middle, deviation = fmean(line.values[column].value for _, line in found), fmean(s * s for s in noise) ** 0.5
         axes.axhspan(middle - deviation, middle + deviation, color="0.9", linewidth=0, zorder=0)
         axes.axhline(middle, color="0.7", linewidth=0.8, zorder=0)
     for number, line in found:
@@ -237,7 +238,7 @@ def _draw_against(axes: "Axes", lines: Sequence[ConfigurationResult], column: Co
 
 
 def _is_finite(line: ConfigurationResult, column: Column) -> bool:
-    return column in line.figures and math.isfinite(line.figures[column].value)
+    return column in line.values and math.isfinite(line.values[column].value)
 
 
 def _label(line: ConfigurationResult, lines: Sequence[ConfigurationResult]) -> str:

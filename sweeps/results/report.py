@@ -12,6 +12,10 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+from proteinlm.platform.results.page import to_html
+from proteinlm.platform.results.table_export import to_csv, to_json, to_latex
+from proteinlm.platform.results.table_text import to_markdown
+from proteinlm.platform.results.tables import Table
 from proteinlm.platform.storage.atomic import write_atomically
 from proteinlm.platform.storage.run_directory import is_finished
 from proteinlm.platform.training.tracking import read_metrics
@@ -20,14 +24,12 @@ from proteinlm.sweeps.planning.cost import Cost
 from proteinlm.sweeps.planning.plan import Plan
 from proteinlm.sweeps.results.compute_optimal import fit_joint_law, measured_flops
 from proteinlm.sweeps.results.effects import what_mattered
-from proteinlm.sweeps.results.gather import gather_results
-from proteinlm.sweeps.results.json_form import to_json
-from proteinlm.sweeps.results.page import to_html
+from proteinlm.sweeps.results.gather import gather_results, sweep_table
 from proteinlm.sweeps.results.picture_data import pretrained_lines
-from proteinlm.sweeps.results.pictures import VALID_LOSS, plot_against_shape, plot_loss_against, plot_pretraining
+from proteinlm.sweeps.results.pictures import plot_against_shape, plot_loss_against, plot_pretraining
+from proteinlm.sweeps.results.runs import ConfigurationResult, SweepResults
 from proteinlm.sweeps.results.scaling import PowerLaw, fit_power_law
-from proteinlm.sweeps.results.text import to_csv, to_latex, to_markdown
-from proteinlm.sweeps.results.values import ConfigurationResult, SweepResults
+from proteinlm.sweeps.results.table7 import VALID_LOSS
 from proteinlm.sweeps.trials.trial_state import attempts, device_seconds
 
 FOLDER = "results"
@@ -36,7 +38,7 @@ FINDINGS = "findings.txt"
 NO_ADVICE = "Which size on how many residues for a budget: this sweep does not say"
 ONE_BY_ONE = "Figure by figure"
 """Heads what findings.txt says beyond the findings themselves."""
-FORMS: Mapping[str, Callable[[SweepResults], str]] = {
+FORMS: Mapping[str, Callable[[Table], str]] = {
     "table.md": to_markdown,
     "table.csv": to_csv,
     "table.tex": to_latex,
@@ -59,10 +61,11 @@ def write_report(config: SweepConfig, plan: Plan, costs: Mapping[str, Cost]) -> 
     mattered, one_by_one = what_mattered(results.lines, ranked)
     findings = [*said_of_laws, *_advice(config, costs, results), mattered, *said_of_time]
     pictures = _draw(config, plan, results, laws, folder)
+    table = sweep_table(results)
     for name, form in FORMS.items():
-        write_atomically(folder / name, form(results))
+        write_atomically(folder / name, form(table))
     write_atomically(folder / FINDINGS, "\n\n".join([*findings, ONE_BY_ONE, *one_by_one]) + "\n")
-    write_atomically(folder / PAGE, to_html(results, pictures, findings, {ONE_BY_ONE: one_by_one}))
+    write_atomically(folder / PAGE, to_html(table.title, [table], findings, pictures, {ONE_BY_ONE: one_by_one}))
     return folder
 
 
@@ -76,7 +79,7 @@ def fit_laws(results: SweepResults) -> tuple[Laws, list[str]]:
         ("parameters", "N", [float(line.parameters) for line in measured]),
     ):
         try:
-            law = fit_power_law(values, [line.figures[VALID_LOSS].value for line in measured])
+            law = fit_power_law(values, [line.values[VALID_LOSS].value for line in measured])
         except ValueError as error:
             laws.append(None)
             said.append(f"Valid loss against {name}: no law was fitted; {error}.")
@@ -91,7 +94,7 @@ def _measured(results: SweepResults) -> list[ConfigurationResult]:
     return [
         line
         for line in pretrained_lines(results.lines)
-        if VALID_LOSS in line.figures and math.isfinite(line.figures[VALID_LOSS].value) and line.training_flops
+        if VALID_LOSS in line.values and math.isfinite(line.values[VALID_LOSS].value) and line.training_flops
     ]
 
 
@@ -115,7 +118,7 @@ def _advice(config: SweepConfig, costs: Mapping[str, Cost], results: SweepResult
         law = fit_joint_law(
             parameters,
             residues,
-            [line.figures[VALID_LOSS].value for line in lines],
+            [line.values[VALID_LOSS].value for line in lines],
             measured_flops(parameters, residues, flops),
         )
         for hours in budgets:

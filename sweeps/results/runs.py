@@ -1,29 +1,103 @@
-"""Trials with what their run directories hold, in groups that become lines of the table.
+"""Trials with what their run directories hold, in groups that become lines, and the lines as values.
 
     trials -> runs -> groups (configuration, finetuning mode, what else differs); inside one only task and seed differ
+    groups -> gather.py -> SweepResults -> table, plots, effects, laws
 
 Two finetuning trials of a task that differ in a setting, such as the learning rate, are never pooled: the names of
 their groups say it.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from proteinlm.models.config import ModelConfig, shape_name
 from proteinlm.models.pretrained import read_config
 from proteinlm.platform.results.rows import ResultRow, gather_rows
+from proteinlm.platform.results.tables import Cell, Column, best_value
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.loading import flat
 from proteinlm.platform.training.driver import changes_no_result
 from proteinlm.sweeps.planning.plan import Trial
-from proteinlm.sweeps.results.values import State
 from proteinlm.sweeps.trials.trial_state import TrialState, device_seconds, read_state
 
 UNPRETRAINED = ("scratch", "cnn")
 """Modes in which no pretrained weights are used."""
 OF_EACH_TRIAL = ("name", "seed", "seeds", "modes", "mode", "per_task", "task", "pretrained")
 """Settings in which the trials of one line may differ."""
+
+
+Device = Literal["core", "gpu"]
+State = Literal["finished", "incomplete", "halted", "failed"]
+"""incomplete: pretraining is done, and a finetuning trial failed; or trials have not ended. The remarks say which."""
+
+
+@dataclass(frozen=True)
+class ConfigurationResult:
+    """One line: what a configuration is, what it cost, and what came of it."""
+
+    name: str
+    """Such as hidden-512-layer-32-head-8, with what else tells it from others (`extras`); of a baseline, its name."""
+    mode: str
+    """How it was finetuned; "-" where there was no finetuning."""
+    like: str | None
+    """The configuration of the paper that it stands for."""
+    hidden_size: int
+    """0 of a baseline or a convolutional network, as are the next three."""
+    num_hidden_layers: int
+    num_attention_heads: int
+    parameters: int
+    """Of encoder and language model head; 0 also where the paper does not say."""
+    training_flops: float | None
+    """Model FLOPs of the pretraining that was done; of several seeds, their mean."""
+    residues: int | None
+    """Residues seen in pretraining; of several seeds, their mean."""
+    device_hours: float | None
+    """Of pretraining and finetuning together, each device counted, over all seeds."""
+    values: dict[Column, Cell] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    """Why something is missing: trials that failed, were halted, or have not run."""
+    state: State = "finished"
+    pretraining: str = ""
+    """Configuration of the pretraining trials: lines of equal ones are the same model finetuned otherwise; "" where
+    nothing was pretrained in this sweep."""
+    is_baseline: bool = False
+    extras: str = ""
+    """What the name says beside the shape."""
+
+
+@dataclass(frozen=True)
+class SweepResults:
+    """All that came of a sweep, and what must be read with it."""
+
+    name: str
+    lines: tuple[ConfigurationResult, ...]
+    """In the plan's order, then baselines."""
+    paper: tuple[ConfigurationResult, ...]
+    """The paper's Table 7 for the configurations that lines stand for; never ranked."""
+    columns: tuple[Column, ...]
+    """Those that a line has, or that a trial was to fill."""
+    unranked: tuple[Column, ...]
+    """Those whose values were not all measured alike."""
+    device: Device
+    """What `device_hours` count."""
+    notes: tuple[str, ...]
+    paper_notes: tuple[str, ...]
+    """How the paper's definitions differ; none without lines of the paper."""
+    is_simulated: bool = False
+
+    def best(self, column: Column) -> frozenset[int]:
+        """Places in `lines` of the best values of `column`; none where fewer than two models compete."""
+        if column in self.unranked:
+            return frozenset()
+        values = {place: line.values[column].value for place, line in enumerate(self.lines) if column in line.values}
+        rivals = {place if column.is_downstream else self.lines[place].pretraining: values[place] for place in values}
+        top = best_value(rivals.values(), larger_is_better=column.larger_is_better)
+        return frozenset(
+            place for place, value in values.items() if top is not None and math.isclose(value, top, rel_tol=1e-9)
+        )
 
 
 @dataclass(frozen=True)

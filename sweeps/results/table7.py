@@ -1,17 +1,36 @@
-"""What must be read beside the figures of a sweep, in words, and the paper's own figures (tasks/published.py).
+"""The paper's Table 7: its columns, what must be read beside ours in words, and its own values (tasks/published.py).
 
     rows of a column  -> what it counts, on how many proteins of which data        rows -> which seeds were pooled
-    published Table 7 -> {configuration: {column title: figure}}                   and how its definitions differ
+    published Table 7 -> {configuration: {column title: value}}                    and how its definitions differ
 
-None of it is ranked here: results.py says which figures compete.
+None of it is ranked here: SweepResults.best says which values compete.
 """
 
 from collections.abc import Mapping, Sequence
 
 from proteinlm.platform.results.rows import ResultRow
+from proteinlm.platform.results.tables import Column, data_note, measure_of
 from proteinlm.tasks.contact_prediction import NAME as CONTACTS
+from proteinlm.tasks.masked_language_modeling import NAME as MASKED_LANGUAGE_MODELING
 from proteinlm.tasks.published import PublishedFigure, published_figures
 
+COLUMNS: tuple[Column, ...] = (
+    Column("P@L/5", "contact_prediction", "test", "precision_l5_sep6"),
+    Column("P@L/2", "contact_prediction", "test", "precision_l2_sep6"),
+    Column("P@L", "contact_prediction", "test", "precision_l_sep6"),
+    Column("P@L/5, paper's count", "contact_prediction", "test", "paper_precision_l5"),
+    Column("fluorescence", "fluorescence", "test", "spearman"),
+    Column("RH", "remote_homology", "test_fold_holdout", "accuracy"),
+    Column("SS Q3", "secondary_structure_q3", "cb513", "accuracy"),
+    Column("SS Q8", "secondary_structure_q8", "cb513", "accuracy"),
+    Column("stability", "stability", "test", "spearman"),
+    Column("valid loss", MASKED_LANGUAGE_MODELING, "valid", "loss", larger_is_better=False),
+    Column("valid perplexity", MASKED_LANGUAGE_MODELING, "valid", "perplexity", larger_is_better=False),
+    Column("holdout loss", MASKED_LANGUAGE_MODELING, "holdout", "loss", larger_is_better=False),
+    Column("holdout perplexity", MASKED_LANGUAGE_MODELING, "holdout", "perplexity", larger_is_better=False),
+)
+"""The paper's eight metrics in its order, contacts also counted as the paper does, then those of pretraining."""
+VALID_LOSS = next(column for column in COLUMNS if column.title == "valid loss")
 PAPER_TABLE = "ProteinLM Table 7"
 PAPER_COUNT = "P@L/5, paper's count"
 """Title of the column of ours that counts contacts as the paper does."""
@@ -26,32 +45,21 @@ _TITLES = {
 """Task -> the one column of the paper."""
 
 
-def measures(rows: Sequence[ResultRow]) -> set[tuple[object, ...]]:
-    """The ways in which rows of one column were measured; figures are ranked only where there is one."""
-    return {(row.definition, row.data_hash, row.split_rule, row.mask_seed) for row in rows}
-
-
-def column_notes(columns: Mapping[str, Sequence[ResultRow]]) -> list[str]:
-    """A note for each column (title -> its rows) that has rows: definition, and what was scored."""
+def column_notes(columns: Mapping[Column, Sequence[ResultRow]]) -> list[str]:
+    """A note for each column that has rows: definition, and what was scored."""
     notes = []
-    for title, rows in columns.items():
-        ways = {}
-        for row in rows:
-            ways[row.definition, row.data_hash, row.split_rule, row.mask_seed] = _measured(row)
+    for column, rows in columns.items():
+        ways = {measure_of(row): _measured(row) for row in rows}
         if len(ways) > 1:
-            notes.append(f"{title}: NOT ALL MEASURED ALIKE, so none is marked as best: {'; or: '.join(ways.values())}")
+            said = "; or: ".join(ways.values())
+            notes.append(f"{column.title}: NOT ALL MEASURED ALIKE, so none is marked as best: {said}")
         elif ways:
-            notes.append(f"{title}: {next(iter(ways.values()))}")
+            notes.append(f"{column.title}: {next(iter(ways.values()))}")
     return notes
 
 
 def _measured(row: ResultRow) -> str:
-    masks = "" if row.mask_seed is None else f", mask seed {row.mask_seed}"
-    proteins = "SIMULATED proteins" if row.is_simulated else "proteins"
-    return (
-        f"{row.metric} of {row.task}: {row.definition}. Split {row.split}: {row.num_proteins:,} {proteins}, "
-        f"data {row.data_hash}, split rule: {row.split_rule}{masks}"
-    )
+    return f"{row.metric} of {row.task}: {row.definition}. Split {data_note(row)}"
 
 
 def seed_note(pretraining: Sequence[int], finetuning: Sequence[int]) -> str:
@@ -80,7 +88,7 @@ def cost_notes(device: str, pretraining: Sequence[str]) -> list[str]:
     return [counted, hours]
 
 
-def paper_figures() -> dict[str, dict[str, float]]:
+def paper_values() -> dict[str, dict[str, float]]:
     """Configuration of the paper's Table 7 -> figure by column title, in the paper's order.
 
     Its P@L/5 stands under that name and under `PAPER_COUNT`, the column of ours that counts alike.

@@ -15,8 +15,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "safetensors": ("models/model_directory.py",),
     "transformers": ("models/huggingface.py",),
     "peft": ("models/lora.py",),
+    "jinja2": ("platform/results/page.py",),
     "matplotlib": (
-        "platform/results/plots.py",
         "platform/results/plots.py",
         "platform/results/contact_map.py",
         "sweeps/results/pictures.py",

@@ -37,7 +37,12 @@ def wheel(root: Path, rooms: tuple[str, ...], tmp_path_factory: pytest.TempPathF
 
 
 def test_the_wheel_holds_every_module_and_yaml_file(wheel: zipfile.ZipFile, root: Path, rooms: tuple[str, ...]) -> None:
-    files = [path for room in rooms for path in (root / room).rglob("*") if path.suffix in {".py", ".yaml", ".json"}]
+    files = [
+        path
+        for room in rooms
+        for path in (root / room).rglob("*")
+        if path.suffix in {".py", ".yaml", ".json", ".jinja"}
+    ]
     expected = {f"proteinlm/{path.relative_to(root).as_posix()}" for path in files}
     expected |= {f"proteinlm/{path.name}" for path in (root / "proteinlm").glob("*.py")} | {"proteinlm/py.typed"}
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}

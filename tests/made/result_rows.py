@@ -1,8 +1,11 @@
 """Result rows that a test changes one value of, and the line of a rendered table that names something."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from proteinlm.platform.results.comparison import make_tables
 from proteinlm.platform.results.rows import ResultRow
+from proteinlm.platform.results.table_text import to_markdown
 
 
 def make_row(**changes: Any) -> ResultRow:
@@ -40,6 +43,11 @@ def baseline(**changes: Any) -> ResultRow:
         "value": 0.55,
     }
     return make_row(**{**values, **changes})
+
+
+def markdown_of(rows: Sequence[ResultRow]) -> str:
+    """Their tables in Markdown."""
+    return to_markdown(*make_tables(rows))
 
 
 def line_of(markdown: str, text: str) -> str:

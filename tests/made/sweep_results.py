@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from proteinlm.platform.results.rows import append_rows
+from proteinlm.platform.results.tables import Cell
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.loading import validate
 from proteinlm.platform.storage.run_directory import mark_finished
 from proteinlm.sweeps.planning.plan import Trial
-from proteinlm.sweeps.results.values import COLUMNS, ConfigurationResult, Figure, SweepResults
+from proteinlm.sweeps.results.runs import ConfigurationResult, SweepResults
+from proteinlm.sweeps.results.table7 import COLUMNS
 from tests.made.result_rows import make_row
 
 BY_TITLE = {column.title: column for column in COLUMNS}
@@ -66,7 +68,7 @@ def write_lines(path: Path, *lines: object) -> None:
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
-def make_line(name: str, figures: dict[str, Figure] | None = None, **changes: Any) -> ConfigurationResult:
+def make_line(name: str, figures: dict[str, Cell] | None = None, **changes: Any) -> ConfigurationResult:
     """A line with figures by column title."""
     values: dict[str, Any] = {
         "mode": "full",
@@ -81,14 +83,14 @@ def make_line(name: str, figures: dict[str, Figure] | None = None, **changes: An
         "pretraining": f"{name}-1a2b3c4d",
     }
     found = {BY_TITLE[title]: figure for title, figure in (figures or {}).items()}
-    return ConfigurationResult(name=name, figures=found, **{**values, **changes})
+    return ConfigurationResult(name=name, values=found, **{**values, **changes})
 
 
 def make_results(*lines: ConfigurationResult, **changes: Any) -> SweepResults:
     values: dict[str, Any] = {
         "name": "made_up",
         "paper": (),
-        "columns": tuple(column for column in COLUMNS if any(column in line.figures for line in lines)),
+        "columns": tuple(column for column in COLUMNS if any(column in line.values for line in lines)),
         "unranked": (),
         "device": "core",
         "notes": ("P@L/5: pairs with j - i >= 6 & more",),
@@ -100,16 +102,16 @@ def make_results(*lines: ConfigurationResult, **changes: Any) -> SweepResults:
 def small_results() -> SweepResults:
     """Two configurations, one that failed, a baseline, and the paper's line of the first."""
     small = make_line("hidden-64-layer-2-head-2", like="hidden-512-layer-32-head-8")
-    figures = {"P@L/5": Figure(0.2512, 0.0104, 3), "SS Q3": Figure(0.6, None, 1), "valid loss": Figure(2.5, None, 1)}
-    better = {"P@L/5": Figure(0.3, 0.02, 3), "SS Q3": Figure(0.6, None, 1), "valid loss": Figure(2.6, None, 1)}
+    figures = {"P@L/5": Cell(0.2512, 0.0104, 3), "SS Q3": Cell(0.6, None, 1), "valid loss": Cell(2.5, None, 1)}
+    better = {"P@L/5": Cell(0.3, 0.02, 3), "SS Q3": Cell(0.6, None, 1), "valid loss": Cell(2.6, None, 1)}
     failed = {"state": "failed", "training_flops": None, "residues": None, "device_hours": None}
     baseline = {"mode": "baseline", "is_baseline": True, "pretraining": "", "parameters": 0, "hidden_size": 0}
-    paper = make_line("hidden-512-layer-32-head-8", {"P@L/5": Figure(0.503, None, 1)}, parameters=0, pretraining="")
+    paper = make_line("hidden-512-layer-32-head-8", {"P@L/5": Cell(0.503, None, 1)}, parameters=0, pretraining="")
     return make_results(
         make_line(small.name, figures, like=small.like),
         make_line("hidden-96-layer-2-head-2", better),
         make_line("hidden-128-layer-2-head-2", remarks=(f"pretraining failed at step 3: {HOSTILE}",), **failed),
-        make_line("one-hot window", {"SS Q3": Figure(0.55, None, 1)}, **failed | baseline | {"state": "finished"}),
+        make_line("one-hot window", {"SS Q3": Cell(0.55, None, 1)}, **failed | baseline | {"state": "finished"}),
         paper=(paper,),
         paper_notes=("P@L/5: every pair counts twice",),
     )

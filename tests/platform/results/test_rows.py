@@ -21,7 +21,11 @@ def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
 
 
 @settings(deadline=None)  # a busy machine is no fault
-@given(value=st.floats(allow_nan=False, allow_infinity=False), seed=st.integers(0, 2**63), model=st.text(st.characters(codec="utf-8")))
+@given(
+    value=st.floats(allow_nan=False, allow_infinity=False),
+    seed=st.integers(0, 2**63),
+    model=st.text(st.characters(codec="utf-8")),
+)
 def test_any_value_survives_the_file(
     tmp_path_factory: pytest.TempPathFactory, value: float, seed: int, model: str
 ) -> None:

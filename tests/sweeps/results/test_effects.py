@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from scipy.stats import linregress, t
 
+from proteinlm.platform.results.tables import Cell, Column
 from proteinlm.sweeps.results.effects import Effects, effects, what_mattered
-from proteinlm.sweeps.results.values import COLUMNS, Column, ConfigurationResult, Figure
+from proteinlm.sweeps.results.runs import ConfigurationResult
+from proteinlm.sweeps.results.table7 import COLUMNS
 
 CONTACTS, LOSS = (next(column for column in COLUMNS if column.title == title) for title in ("P@L/5", "valid loss"))
 WIGGLE = (0.003, -0.004, 0.002, 0.0, -0.003, 0.004, -0.001, 0.002, -0.003)
@@ -23,7 +25,7 @@ GRID = tuple(product((64, 128, 256), (2, 4, 8)))
 def line(
     width: int, depth: int, heads: int, value: float, column: Column = CONTACTS, seeds: int = 1, **changes: Any
 ) -> ConfigurationResult:
-    figure = Figure(value, 0.012 if seeds > 1 else None, seeds)
+    figure = Cell(value, 0.012 if seeds > 1 else None, seeds)
     name = f"hidden-{width}-layer-{depth}-head-{heads}"
     plain = ConfigurationResult(name, "full", None, width, depth, heads, 1000, None, None, None, {column: figure})
     return replace(plain, **changes)
@@ -119,7 +121,7 @@ def test_lower_is_better_for_a_loss() -> None:
 def test_seeds_are_pooled_by_their_degrees_of_freedom() -> None:
     values = {0.01: 2, 0.03: 5, None: 1}
     lines = [
-        line(64 * 2**place, 2, 2, 0.1 * place, figures={CONTACTS: Figure(0.1 * place, spread, seeds)})
+        line(64 * 2**place, 2, 2, 0.1 * place, values={CONTACTS: Cell(0.1 * place, spread, seeds)})
         for place, (spread, seeds) in enumerate(values.items())
     ]
     found = effects(lines, CONTACTS)

@@ -1,15 +1,17 @@
 """From run directories to the table: figures over seeds, costs, what is missing and why, and the paper's lines."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
 
 import pytest
 
 from proteinlm.models.cost import num_parameters
+from proteinlm.platform.results.tables import Cell
 from proteinlm.sweeps.planning.plan import Trial
 from proteinlm.sweeps.results.gather import gather_results
-from proteinlm.sweeps.results.values import ConfigurationResult, Figure, SweepResults
+from proteinlm.sweeps.results.runs import ConfigurationResult, SweepResults
 from tests.made.sweep_results import BY_TITLE, Q3, VALID, finetuning, finish_run, pretraining, write_lines
 
 SMALL = pretraining("hidden-64-layer-2-head-2-11112222", like="hidden-512-layer-32-head-8")
@@ -20,6 +22,11 @@ TASK = "secondary_structure_q3"
 
 def seeded(model: Trial, seed: int, mode: str = "full") -> Trial:
     return finetuning(f"{model.label}-{TASK}-{mode}-5555-seed-{seed}", TASK, model, mode=mode, seed=seed)
+
+
+def measured(value: object, deviation: object = None, num_seeds: int = 1) -> Cell:
+    """As `finish_run` leaves it."""
+    return replace(Cell(0.5, num_seeds=num_seeds, num_scored=9000), value=value, deviation=deviation)
 
 
 def line_of(results: SweepResults, name: str, mode: str = "full") -> ConfigurationResult:
@@ -37,11 +44,11 @@ def test_seeds_are_pooled_into_mean_and_deviation(tmp_path: Path) -> None:
     results = gather_results(trials, tmp_path, FLOPS)
     assert [line.name for line in results.lines] == ["hidden-64-layer-2-head-2", "hidden-96-layer-2-head-2"]
     small, wide = results.lines
-    assert small.figures[VALID] == Figure(2.5, None, 1)
-    assert small.figures[Q3].value == pytest.approx(1.75 / 3)
-    assert small.figures[Q3].spread == pytest.approx(stdev([0.5, 0.6, 0.65]))
-    assert small.figures[Q3].num_seeds == 3
-    assert wide.figures[Q3] == Figure(0.7, None, 1)
+    assert small.values[VALID] == measured(2.5)
+    assert small.values[Q3].value == pytest.approx(1.75 / 3)
+    assert small.values[Q3].deviation == pytest.approx(stdev([0.5, 0.6, 0.65]))
+    assert small.values[Q3].num_seeds == 3
+    assert wide.values[Q3] == measured(0.7)
     assert (small.training_flops, small.residues) == (3e9 * 1000, 1000)
     assert (wide.training_flops, wide.residues) == (5e9 * 3000, 3000)
     assert (small.state, small.remarks, small.pretraining) == ("finished", (), SMALL.name)
@@ -58,7 +65,7 @@ def test_pretraining_seeds_are_one_line(tmp_path: Path) -> None:
     finish_run(tmp_path, SMALL, value=2.5)
     finish_run(tmp_path, again, value=2.6, residues=2000)
     (line,) = gather_results([SMALL, again], tmp_path, {SMALL.name: 1.0, again.name: 1.0}).lines
-    assert line.figures[VALID] == Figure(2.55, pytest.approx(stdev([2.5, 2.6])), 2)
+    assert line.values[VALID] == measured(2.55, pytest.approx(stdev([2.5, 2.6])), 2)
     assert (line.mode, line.training_flops, line.residues) == ("-", 1500.0, 1500)
 
 
@@ -68,7 +75,7 @@ def test_modes_are_lines_and_scratch_owes_nothing_to_pretraining(tmp_path: Path)
         finish_run(tmp_path, trial)
     results = gather_results(trials, tmp_path, FLOPS)
     assert [line.mode for line in results.lines] == ["full", "frozen", "scratch"]
-    assert [VALID in line.figures for line in results.lines] == [True, True, False]
+    assert [VALID in line.values for line in results.lines] == [True, True, False]
     scratch = results.lines[2]
     assert (scratch.pretraining, scratch.training_flops, scratch.residues) == ("", None, None)
     assert scratch.hidden_size == 64
@@ -94,7 +101,7 @@ def test_settings_that_differ_are_never_pooled_as_seeds(tmp_path: Path) -> None:
     results = gather_results(list(rates.values()), tmp_path, {})
     names = [f"hidden-64-layer-2-head-2, learning_rate {rate}" for rate in rates]
     assert [line.name for line in results.lines] == names
-    assert [line.figures[Q3] for line in results.lines] == [Figure(rate, None, 1) for rate in rates]
+    assert [line.values[Q3] for line in results.lines] == [measured(rate) for rate in rates]
 
 
 def test_device_hours_count_devices_and_killed_attempts(tmp_path: Path) -> None:
@@ -131,7 +138,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         "pretraining failed: the loss is not finite",
         f"{TASK} not run, because pretraining failed",
     )
-    assert (wide.figures, wide.training_flops, wide.residues, wide.device_hours) == ({}, None, None, None)
+    assert (wide.values, wide.training_flops, wide.residues, wide.device_hours) == ({}, None, None, None)
     assert halted.state == "halted"
     assert halted.remarks[0] == "pretraining halted by successive halving after step 120: loss 2.7, third of three"
     assert halted.remarks[1] == f"{TASK} not run, because pretraining was halted"
@@ -181,19 +188,19 @@ def test_another_test_split_has_a_column_that_says_so(tmp_path: Path) -> None:
     results = gather_results([SMALL, tuned], tmp_path, FLOPS)
     column = results.columns[0]
     assert (column.title, column.split) == ("SS Q3 on simulated_test", "simulated_test")
-    assert results.lines[0].figures[column] == Figure(0.8, None, 1)
+    assert results.lines[0].values[column] == measured(0.8)
     assert results.is_simulated
-    assert any("511 SIMULATED proteins" in note for note in results.notes)
+    assert any("511 simulated proteins" in note for note in results.notes)
 
 
 def test_the_paper_stands_apart_with_its_definitions(tmp_path: Path) -> None:
     results = gather_results([SMALL, WIDE], tmp_path, FLOPS)
     (line,) = results.paper
     assert (line.name, line.hidden_size, line.num_hidden_layers, line.parameters) == (SMALL.like, 512, 32, 0)
-    found = [line.figures[BY_TITLE[title]].value for title in ("P@L/5", "P@L/2", "P@L", "fluorescence", "RH")]
+    found = [line.values[BY_TITLE[title]].value for title in ("P@L/5", "P@L/2", "P@L", "fluorescence", "RH")]
     assert found == [0.503, 0.477, 0.409, 0.679, 0.205]
-    assert [line.figures[BY_TITLE[title]].value for title in ("SS Q3", "SS Q8", "stability")] == [0.716, 0.578, 0.758]
-    assert line.figures[BY_TITLE["P@L/5, paper's count"]].value == 0.503
+    assert [line.values[BY_TITLE[title]].value for title in ("SS Q3", "SS Q8", "stability")] == [0.716, 0.578, 0.758]
+    assert line.values[BY_TITLE["P@L/5, paper's count"]].value == 0.503
     notes = "\n".join(results.paper_notes)
     for words in ("single runs", "the epoch perhaps chosen on test", "valid_mask is not applied", "pairs twice"):
         assert words in notes

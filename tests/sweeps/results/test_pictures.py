@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from proteinlm.platform.results.tables import Cell
 from proteinlm.sweeps.results.picture_data import (
     colour_of,
     curve,
@@ -17,7 +18,7 @@ from proteinlm.sweeps.results.picture_data import (
     short_name,
 )
 from proteinlm.sweeps.results.pictures import plot_against_shape, plot_loss_against, plot_pretraining
-from proteinlm.sweeps.results.values import Figure, SweepResults
+from proteinlm.sweeps.results.runs import SweepResults
 from tests.made.sweep_results import make_line, make_results, small_results
 
 NAMES = [f"hidden-{32 * number}-layer-{number}-head-4" for number in range(1, 11)]
@@ -39,7 +40,7 @@ def ten_lines() -> SweepResults:
         *(
             make_line(
                 name,
-                {"valid loss": Figure(2.6 - number / 50, None, 1), "SS Q3": Figure(0.6 + number / 100, 0.01, 3)},
+                {"valid loss": Cell(2.6 - number / 50, None, 1), "SS Q3": Cell(0.6 + number / 100, 0.01, 3)},
                 training_flops=10.0 ** (13 + number / 4),
                 parameters=10**6 * number,
                 hidden_size=32 * number,
@@ -144,7 +145,7 @@ def test_of_many_configurations_the_best_are_named(tmp_path: Path) -> None:
     lines = [
         make_line(
             f"hidden-{8 * number}-layer-2-head-4",
-            {"valid loss": Figure(2.6 + number / 50, None, 1)},
+            {"valid loss": Cell(2.6 + number / 50, None, 1)},
             training_flops=1e13 * number,
             parameters=10**6 * number,
             hidden_size=8 * number,

@@ -1,15 +1,19 @@
-"""The table as Markdown, CSV and LaTeX: layout, what is bold, and that nothing in a message breaks it."""
+"""A sweep's table in every form: layout, what is bold, and that nothing in a message breaks it."""
 
 import csv
 import io
+import json
+import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
+from rich.console import Console
 
-from proteinlm.platform.results.formatting import scientific
-from proteinlm.sweeps.results.text import PAPER_HEADING, shown, to_csv, to_latex, to_markdown
-from proteinlm.sweeps.results.values import Figure
+from proteinlm.platform.results.table_export import to_csv, to_json, to_latex
+from proteinlm.platform.results.table_text import render, to_markdown
+from proteinlm.platform.results.tables import Cell
+from proteinlm.sweeps.results.gather import PAPER_HEADING, sweep_table
 from tests.made.sweep_results import HOSTILE, P_AT_L5, Q3, VALID, make_line, make_results, small_results
 
 
@@ -19,7 +23,7 @@ def cells(markdown: str, text: str) -> list[str]:
 
 
 def test_markdown_has_a_row_for_each_configuration_and_the_best_in_bold() -> None:
-    markdown = to_markdown(small_results())
+    markdown = to_markdown(sweep_table(small_results()))
     heads = ["configuration", "mode", "P@L/5", "SS Q3", "valid loss", "parameters", "training FLOPs", "residues"]
     assert cells(markdown, "configuration") == [*heads, "core-hours"]
     costs = ["105,953", "1.3e15", "2,000,000", "0.250"]
@@ -41,21 +45,21 @@ def test_markdown_has_a_row_for_each_configuration_and_the_best_in_bold() -> Non
 
 
 def test_one_model_is_not_the_best_of_anything() -> None:
-    alone = make_results(make_line("only", {"P@L/5": Figure(0.3, None, 1)}), make_line("other"))
-    assert "|**" not in to_markdown(alone).replace(" ", "")
+    alone = make_results(make_line("only", {"P@L/5": Cell(0.3, None, 1)}), make_line("other"))
+    assert "|**" not in to_markdown(sweep_table(alone)).replace(" ", "")
     unranked = replace(small_results(), unranked=(Q3, P_AT_L5, VALID))
-    assert "**0" not in to_markdown(unranked)
-    nan = make_line("odd", {"P@L/5": Figure(float("nan"), None, 1)})
+    assert "**0" not in to_markdown(sweep_table(unranked))
+    nan = make_line("odd", {"P@L/5": Cell(float("nan"), None, 1)})
     for lines in ((nan, *alone.lines), (*alone.lines, nan)):
-        assert "nan" in to_markdown(make_results(*lines))
-        assert "**0" not in to_markdown(make_results(*lines)), "what is no number does not compete"
+        assert "nan" in to_markdown(sweep_table(make_results(*lines)))
+        assert "**0" not in to_markdown(sweep_table(make_results(*lines))), "what is no number does not compete"
 
 
 def test_simulated_proteins_are_said_loudly() -> None:
     results = replace(small_results(), is_simulated=True)
-    for text in (to_markdown(results), to_latex(results)):
+    for text in (to_markdown(sweep_table(results)), to_latex(sweep_table(results))):
         assert text.count("SIMULATED PROTEINS") == 2
-    assert {line["simulated_proteins"] for line in read_csv(to_csv(results))} == {"True", "False"}
+    assert {line["simulated_proteins"] for line in read_csv(to_csv(sweep_table(results)))} == {"True", "False"}
 
 
 def read_csv(text: str) -> list[dict[str, str]]:
@@ -64,7 +68,7 @@ def read_csv(text: str) -> list[dict[str, str]]:
 
 def test_csv_holds_every_figure_with_spread_and_seeds_apart() -> None:
     results = small_results()
-    lines = read_csv(to_csv(results))
+    lines = read_csv(to_csv(sweep_table(results)))
     assert [line["source"] for line in lines] == [*["measured"] * 4, "paper"]
     for line, expected in zip(lines, (*results.lines, *results.paper), strict=True):
         assert (line["configuration"], line["mode"], line["state"]) == (expected.name, expected.mode, expected.state)
@@ -74,15 +78,15 @@ def test_csv_holds_every_figure_with_spread_and_seeds_apart() -> None:
             assert (float(line[name]) if line[name] else None) == (getattr(expected, name) or None)
         assert (float(line["core_hours"]) if line["core_hours"] else None) == expected.device_hours
         for column in results.columns:
-            figure = expected.figures.get(column)
-            read = [line[f"{column.title}{more}"] for more in ("", " spread", " num_seeds")]
+            cell = expected.values.get(column)
+            read = [line[f"{column.title}{more}"] for more in ("", " deviation", " num_seeds")]
             assert read == (
-                ["", "", ""] if figure is None else [str(figure.value), str(figure.spread or ""), str(figure.num_seeds)]
+                ["", "", ""] if cell is None else [str(cell.value), str(cell.deviation or ""), str(cell.num_seeds)]
             )
 
 
 def test_latex_braces_and_columns_balance_and_nothing_special_is_left() -> None:
-    latex = to_latex(small_results())
+    latex = to_latex(sweep_table(small_results()))
     plain = latex.replace(r"\\", "").replace(r"\{", "").replace(r"\}", "")
     depths = [0]
     for sign in plain:
@@ -109,25 +113,67 @@ def test_latex_braces_and_columns_balance_and_nothing_special_is_left() -> None:
 
 
 def test_latex_has_no_sign_that_an_engine_may_not_know() -> None:
-    latex = to_latex(make_results(make_line("a", {"P@L/5": Figure(0.3, None, 1)}, remarks=("failed: 3 µm × α",))))
+    latex = to_latex(
+        sweep_table(make_results(make_line("a", {"P@L/5": Cell(0.3, None, 1)}, remarks=("failed: 3 µm × α",))))
+    )
     assert r"failed: 3 ?m $\times$ ?" in latex
 
 
 @pytest.mark.parametrize(
-    ("figure", "text"),
+    ("cell", "text"),
     [
         (None, "-"),
-        (Figure(0.50349, None, 1), "0.503"),
-        (Figure(-0.1, 0.02, 2), "-0.100 ± 0.020"),
-        (Figure(14.406, 0.5, 3), "14.41 ± 0.50"),
+        (Cell(0.50349, None, 1), "0.503"),
+        (Cell(-0.1, 0.02, 2), "-0.100 ± 0.020"),
+        (Cell(14.406, 0.5, 3), "14.41 ± 0.50"),
     ],
 )
-def test_figures_have_digits_that_fit_their_size(figure: Figure | None, text: str) -> None:
-    assert shown(figure) == text
+def test_values_have_digits_that_fit_their_size(cell: Cell | None, text: str) -> None:
+    results = make_results(make_line("a", {"P@L/5": cell} if cell else {}), make_line("b", {"P@L/5": Cell(0.1)}))
+    assert cells(to_markdown(sweep_table(replace(results, unranked=(P_AT_L5,)))), "| a |")[2] == text
 
 
-def test_large_numbers_have_two_digits() -> None:
-    assert [scientific(value) for value in (1.26e15, 9.96e9, 1e3)] == ["1.3e15", "1.0e10", "1.0e3"]
+def test_json_holds_everything_by_name() -> None:
+    table = json.loads(to_json(sweep_table(small_results())))
+    first = table["lines"][0]
+    assert first["cells"][0] == {
+        "column": "P@L/5",
+        "value": 0.2512,
+        "deviation": 0.0104,
+        "num_seeds": 3,
+        "interval": None,
+        "floor": None,
+        "num_scored": None,
+        "note": "",
+        "is_best": False,
+    }
+    assert table["columns"][0] == {**asdict(P_AT_L5), "title": "P@L/5"}
+    assert (first["configuration"], first["core_hours"], first["training_flops"]) == (
+        "hidden-64-layer-2-head-2",
+        0.25,
+        1.26e15,
+    )
+    assert [line["source"] for line in table["lines"]] == [*["measured"] * 4, "paper"]
+    assert [line["state"] for line in table["lines"][:3]] == ["finished", "finished", "failed"]
+    assert table["lines"][2]["remarks"] == [f"pretraining failed at step 3: {HOSTILE}"]
+    assert table["more_notes"] == {"The paper's values": ["P@L/5: every pair counts twice"]}
+
+
+def test_a_value_that_is_not_finite_is_null_in_json() -> None:
+    text = to_json(sweep_table(make_results(make_line("odd", {"P@L/5": Cell(math.nan, math.inf, 2)}))))
+    cell = json.loads(text, parse_constant=pytest.fail)["lines"][0]["cells"][0]
+    assert (cell["value"], cell["deviation"], cell["num_seeds"]) == (None, None, 2)
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_the_terminal_shows_the_whole_table(width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    render([sweep_table(small_results())], console)
+    text = console.export_text()
+    for words in ("0.251 ± 0.010", "2.500", "105,953", "1.3e15", "core-hours", "one-hot window", "0.503"):
+        assert words in text
+    assert text.index("one-hot") < text.index("DEFINITIONS DIFFER") < text.index("0.503")
+    assert f"[1] pretraining failed at step 3: {HOSTILE}" in text.replace("\n", " ").replace("  ", " ")
 
 
 def test_hostile_text_is_hostile() -> None:

@@ -1,13 +1,16 @@
 """The page: whole, escaped, and with nothing outside itself."""
 
 import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from proteinlm.sweeps.results.page import to_html
+from proteinlm.platform.results.page import to_html
+from proteinlm.sweeps.results.gather import sweep_table
+from proteinlm.sweeps.results.runs import SweepResults
 from tests.made.sweep_results import HOSTILE, small_results
 
 VOID = {"meta", "img", "br"}
@@ -39,15 +42,20 @@ class Page(HTMLParser):
         self.words += data if self.open[-1:] != ["style"] else ""
 
 
+def page_of(results: SweepResults, findings: Sequence[str] = (), plots: Mapping[str, Path] | None = None) -> str:
+    table = sweep_table(results)
+    return to_html(table.title, [table], findings, plots)
+
+
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def plot(tmp_path: Path) -> Path:
     (tmp_path / "loss.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     return tmp_path / "loss.svg"
 
 
-def test_the_page_is_whole_and_says_everything(picture: Path) -> None:
+def test_the_page_is_whole_and_says_everything(plot: Path) -> None:
     finding = "Depth <matters> & width does not."
-    text = to_html(small_results(), {"Loss against <compute>": picture}, [finding])
+    text = page_of(small_results(), [finding], {"Loss against <compute>": plot})
     page = Page(text)
     assert page.open == []
     assert not {"script", "link", "not", "matters", "compute"} & set(page.tags)
@@ -59,22 +67,22 @@ def test_the_page_is_whole_and_says_everything(picture: Path) -> None:
     assert page.tags.count("td") + page.tags.count("th") == 7 * 9 - 8, (
         "all rows are full, the paper's heading is one cell"
     )
-    assert page.classes.count(("td", "best")) == 4
+    assert page.tags.count("b") == 4
     assert "prefers-color-scheme: dark" in text
     assert "overflow-x: auto" in text
 
 
-def test_pictures_are_inside(picture: Path) -> None:
-    page = Page(to_html(small_results(), {"loss": picture}, []))
+def test_plots_are_inside(plot: Path) -> None:
+    page = Page(page_of(small_results(), plots={"loss": plot}))
     (source,) = page.sources
     head, data = source.split(",")
     assert head == "data:image/svg+xml;base64"
-    assert base64.b64decode(data) == picture.read_bytes()
+    assert base64.b64decode(data) == plot.read_bytes()
     with pytest.raises(ValueError, match=r"suffix is '\.pdf', accepted are \.png and \.svg"):
-        to_html(small_results(), {"loss": picture.with_suffix(".pdf")}, [])
+        page_of(small_results(), plots={"loss": plot.with_suffix(".pdf")})
 
 
 def test_simulated_proteins_are_said_at_the_top() -> None:
-    assert "SIMULATED" not in Page(to_html(small_results(), {}, [])).words
-    page = Page(to_html(replace(small_results(), is_simulated=True), {}, []))
+    assert "SIMULATED" not in Page(page_of(small_results())).words
+    page = Page(page_of(replace(small_results(), is_simulated=True)))
     assert page.words.index("SIMULATED") < page.words.index("hidden-64")

@@ -1,0 +1,151 @@
+"""Tables and rows for other programs: LaTeX for an article, CSV for a spreadsheet, JSON for whatever reads it.
+
+    Table -> to_latex, to_csv, to_json          rows -> rows_to_csv, rows_to_json (every field, nothing pooled)
+
+A number that is not finite is null in JSON; what is not known is empty in CSV.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from proteinlm.platform.results.rows import ResultRow
+from proteinlm.platform.results.table_text import TextTable, all_notes, joined, text_table
+from proteinlm.platform.results.tables import Fact, Table
+
+
+def to_latex(*tables: Table) -> str:
+    r"""A `table` each for an article with `\usepackage{booktabs}`, metrics of finetuning above those of pretraining.
+
+    What is no ASCII becomes "?" but for ± and ×, so that it compiles with every engine.
+    """
+    return "\n".join(map(_latex_table, tables))
+
+
+def _latex_table(table: Table) -> str:
+    text = text_table(table)
+    places = range(text.num_leading, len(text.heads))
+    downstream = [place for place, column in zip(places, table.columns, strict=False) if column.is_downstream]
+    others = [place for place in places if place not in downstream]
+    notes = [
+        *text.numbered_footnotes,
+        *all_notes(table),
+        *(note for notes in table.more_notes.values() for note in notes),
+    ]
+    lines = [
+        r"\begin{table}[p]",
+        r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{_latex('. '.join(filter(None, (table.title, table.caption))))}}}",
+        "\n\n\\medskip\n".join(_tabular(text, block) for block in (downstream, others) if block),
+        r"\end{table}",
+        r"\begingroup\footnotesize",
+        "\n\n".join(rf"\noindent {_latex(note)}" for note in notes),
+        r"\par\endgroup",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _tabular(text: TextTable, block: Sequence[int]) -> str:
+    """The leading columns and those of `block`, centred even where they are wider than the text."""
+    places = [*range(text.num_leading), *block]
+    sides = "".join(text.sides[place][0] for place in places)
+    heads = [r" \\ ".join(map(_latex, text.heads[place])) for place in places]
+    heads = [rf"\shortstack[r]{{{head}}}" if r"\\" in head else head for head in heads]
+    lines = [rf"\makebox[\textwidth][c]{{\begin{{tabular}}{{{sides}}}", r"\toprule", rf"{' & '.join(heads)} \\"]
+    for heading, group in text.groups:
+        shown = [each for each in group if not each.line.is_published or each.has_any(block)]
+        lines += [r"\midrule"] if shown else []
+        if heading and shown:
+            lines.append(rf"\multicolumn{{{len(places)}}}{{l}}{{\emph{{{_latex(heading)}}}}} \\")
+        for each in shown:
+            cells = [joined(each.places[place], _latex, r"\textbf{{{}}}") for place in places]
+            lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}"])
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "[": "{[}",  # after the end of a line it would begin a length
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign if sign.isascii() else "?") for sign in text)
+
+
+def to_csv(table: Table) -> str:
+    """A line for each line, with all facts; value, deviation and number of seeds of a column apart; unknown is empty.
+
+    ValueError where a line holds several values in one column.
+    """
+    records = []
+    for line in table.lines:
+        record: dict[str, Fact] = {table.subject: line.name}
+        record |= {column.key: line.facts.get(column.key) for column in (*table.facts, *table.costs)}
+        for column in table.columns:
+            cells = line.cells.get(column, ())
+            if len(cells) > 1:
+                raise ValueError(f"{line.name} has {len(cells)} values of {column.title!r}; CSV takes one")
+            for name in ("value", "deviation", "num_seeds"):
+                title = column.title if name == "value" else f"{column.title} {name}"
+                record[title] = getattr(cells[0], name) if cells else None
+        records.append({**record, "remarks": "; ".join(line.remarks)})
+    return _csv(list(records[0]) if records else [], records)
+
+
+def rows_to_csv(rows: Sequence[ResultRow]) -> str:
+    """A line for each row, a column for each field; `settings` as JSON."""
+    records = ({**row.model_dump(), "settings": row.settings and json.dumps(row.settings)} for row in rows)
+    return _csv(list(ResultRow.model_fields), records)
+
+
+def _csv(heads: Sequence[str], records: Iterable[Mapping[str, object]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, heads, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def to_json(table: Table) -> str:
+    """Everything that `table` holds: {"columns": [...], "lines": [{..., "cells": [{"column": title, ...}]}], ...}."""
+    values = {name: getattr(table, name) for name in ("title", "warning", "caption", "notes", "more_notes")}
+    values["columns"] = [asdict(column) for column in table.columns]
+    values["lines"] = [
+        {
+            table.subject: line.name,
+            **line.facts,
+            "heading": line.heading,
+            "remarks": line.remarks,
+            "cells": [{"column": column.title, **asdict(cell)} for column, of in line.cells.items() for cell in of],
+        }
+        for line in table.lines
+    ]
+    return json.dumps(_finite(values), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for numbers that are not finite, at any depth."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _finite(inside) for name, inside in value.items()}
+    return [_finite(inside) for inside in value] if isinstance(value, list | tuple) else value
+
+
+def rows_to_json(rows: Sequence[ResultRow]) -> str:
+    """A list of all rows with every field; a value that is not finite is null."""
+    return "[\n" + ",\n".join(row.model_dump_json() for row in rows) + "\n]\n"
