@@ -49,12 +49,10 @@ def sweep(config: SweepConfig, console: Console | None = None, *, dry_run: bool 
 
 
 def show_report(folder: Path, console: Console) -> None:
-    """Print what the sweep says, and where its table and pictures lie."""
+    """Print what the sweep says, and where its table and plots lie."""
     for text in (folder / FINDINGS).read_text().partition(ONE_BY_ONE)[0].strip().split("\n\n"):
         console.print(text)
-    console.print(
-        f"table and pictures: {folder / PAGE}, {', '.join(FORMS)}; figure by figure: {FINDINGS}", soft_wrap=True
-    )
+    console.print(f"table and plots: {folder / PAGE}, {', '.join(FORMS)}; metric by metric: {FINDINGS}", soft_wrap=True)
 
 
 def finetune_many(config: FinetuneConfig, console: Console | None = None) -> list[str]:

@@ -173,35 +173,35 @@ def _by_measure(rows: Iterable[ResultRow]) -> dict[Measure, list[ResultRow]]:
 
 
 def published_rows(tasks: Iterable[str]) -> list[ResultRow]:
-    """The published rows of `tasks`; none for a task that nobody published figures of."""
+    """The published rows of `tasks`; none for a task that nobody published values of."""
     wanted = set(tasks) & TASKS.keys()
-    return [_row(figure) for figure in published_figures() if figure.measure.task in wanted]
+    return [_row(each) for each in published_figures() if each.measure.task in wanted]
 
 
-def _row(figure: PublishedFigure) -> ResultRow:
-    measure = figure.measure
+def _row(published: PublishedFigure) -> ResultRow:
+    measure = published.measure
     return ResultRow(
-        run=figure.table,
+        run=published.table,
         kind="published",
-        model=figure.model,
-        mode=figure.mode,
-        parameters=figure.parameters,
+        model=published.model,
+        mode=published.mode,
+        parameters=published.parameters,
         task=measure.task,
         split=measure.split,
         metric=measure.metric,
         definition=_definition(measure),
-        value=figure.value,
-        deviation=figure.deviation,
-        num_seeds=figure.seeds,
+        value=published.value,
+        deviation=published.deviation,
+        num_seeds=published.seeds,
         larger_is_better=True,
         num_proteins=measure.num_proteins or 0,
         num_scored=measure.num_proteins or 0,
         unit="proteins",
         seed=0,
         data_hash="-",
-        split_rule="; ".join(filter(None, (figure.source, measure.caveat))),
+        split_rule="; ".join(filter(None, (published.source, measure.caveat))),
         code_version="-",
-        created=f"{figure.year}-01-01T00:00:00+00:00",
+        created=f"{published.year}-01-01T00:00:00+00:00",
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from proteinlm.platform.results.plots import blank_picture, save_picture
+from proteinlm.platform.results.plots import blank_plot, check_suffix, save_plot
 from proteinlm.platform.storage.run_directory import PREDICTIONS_FOLDER
 from proteinlm.tasks.contact_precision import CONTACT_DISTANCE, MIN_SEPARATION, RANGES
 from proteinlm.tasks.contact_prediction import COORDINATES_COLUMN, MASK_COLUMN, PROBABILITY, scored_pairs
@@ -44,7 +44,7 @@ NEEDED_COLUMNS = ("row", "id", "length", PROBABILITY, COORDINATES_COLUMN, MASK_C
 def plot_contacts(
     run: Path | str, split: str = "test", proteins: Sequence[str] = (), out: Path | str | None = None
 ) -> list[Path]:
-    """Draw proteins of `<run>/predictions/<split>.parquet`, each as PNG and SVG, and return the pictures.
+    """Draw proteins of `<run>/predictions/<split>.parquet`, each as PNG and SVG, and return the plots.
 
     `proteins` are ids; none draws the ones with the best, median and worst P@L/5. `out` None is `<run>/contact_maps`.
     Raises FileNotFoundError where there are no predictions, ValueError where they are of another task, or an id is not
@@ -54,12 +54,12 @@ def plot_contacts(
     table = _read(directory, split)
     folder = directory / "contact_maps" if out is None else Path(out)
     paths = []
-    for place in _places(table, proteins, f"{directory.name}, {split}"):
-        name, row = (table.column(column)[place].as_py() for column in ("id", "row"))
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{split}-{row}-{name}")  # ids are not unique in every data set
+    for row in _rows_to_draw(table, proteins, f"{directory.name}, {split}"):
+        name, number = (table.column(column)[row].as_py() for column in ("id", "row"))
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{split}-{number}-{name}")  # ids are not unique in every data set
         pair = [folder / f"{stem}.png", folder / f"{stem}.svg"]
         title = f"{name} ({directory.name}, {split})"
-        draw_contact_map(*_arrays(table, place), title, pair, float(_figures(table)[place]))
+        draw_contact_map(*_arrays(table, row), title, pair, float(_precisions(table)[row]))
         paths += pair
     return paths
 
@@ -88,9 +88,8 @@ def draw_contact_map(
             f"for {length} residues; accepted: [L, L] and [L, 3]"
         )
     for path in paths:
-        if path.suffix not in {".png", ".svg"}:
-            raise ValueError(f"cannot draw {path}: the suffix is {path.suffix or 'missing'!r}; accepted: .png, .svg")
-    with blank_picture((6.4, 7.6), font_size=10) as figure:
+        check_suffix(path)
+    with blank_plot((6.4, 7.6), font_size=10) as figure:
         axes = figure.add_subplot()
         _draw_ground(axes, probability, known)
         _draw_contacts(axes, coordinates)
@@ -105,7 +104,7 @@ def draw_contact_map(
         )
         figure.legend(handles=_legend(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
         for path in paths:
-            save_picture(figure, path)
+            save_plot(figure, path)
 
 
 def _draw_ground(axes: "Axes", probability: NDArray[np.floating[Any]], known: NDArray[np.bool_]) -> None:
@@ -187,15 +186,15 @@ def _read(run: Path, split: str) -> "pa.Table":
     folder = run / PREDICTIONS_FOLDER
     file = folder / f"{split}.parquet"
     if not file.is_file():
-        found = ", ".join(sorted(path.stem for path in folder.glob("*.parquet"))) or "none"
-        raise FileNotFoundError(f"{run} has no predictions of split {split!r} (found: {found}); finetune writes them")
+        splits = ", ".join(sorted(path.stem for path in folder.glob("*.parquet"))) or "none"
+        raise FileNotFoundError(f"{run} has no predictions of split {split!r} (found: {splits}); finetune writes them")
     names = pq.read_schema(file).names
     if missing := [name for name in NEEDED_COLUMNS if name not in names]:
         raise ValueError(f"{file} has no column {missing[0]!r}: it is not of contact_prediction")
     return pq.read_table(file, columns=list(NEEDED_COLUMNS))
 
 
-def _places(table: "pa.Table", proteins: Sequence[str], where: str) -> list[int]:
+def _rows_to_draw(table: "pa.Table", proteins: Sequence[str], where: str) -> list[int]:
     """Rows of `table` to draw: those of the ids, else the ones with the best, median and worst P@L/5."""
     names = table.column("id").to_pylist()
     for name in proteins:
@@ -204,27 +203,27 @@ def _places(table: "pa.Table", proteins: Sequence[str], where: str) -> list[int]
             raise ValueError(f"no protein {name!r} in {where}; near: {', '.join(near)} (of {len(names)})")
     if proteins:
         return [names.index(name) for name in proteins]
-    figures = _figures(table)
-    order = [int(place) for place in np.argsort(-figures, kind="stable") if not np.isnan(figures[place])]
+    precisions = _precisions(table)
+    order = [int(row) for row in np.argsort(-precisions, kind="stable") if not np.isnan(precisions[row])]
     if len(order) <= 3:
         return order or list(range(min(1, len(names))))
     return [order[0], order[len(order) // 2], order[-1]]
 
 
-def _figures(table: "pa.Table") -> NDArray[np.float64]:
+def _precisions(table: "pa.Table") -> NDArray[np.float64]:
     """P@L/5 of each protein [B], NaN where no pair is scored."""
     hits, picked = (table.column(name).to_numpy().astype(np.float64) for name in (HITS, PICKED))
-    figures = np.full(len(hits), np.nan)
-    np.divide(hits, picked, out=figures, where=picked > 0)
-    return figures
+    precisions = np.full(len(hits), np.nan)
+    np.divide(hits, picked, out=precisions, where=picked > 0)
+    return precisions
 
 
-def _arrays(table: "pa.Table", place: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """Probability [L, L], coordinates [L, 3] and known residues [L] of the protein in row `place`."""
-    length = int(table.column("length")[place].as_py())
+def _arrays(table: "pa.Table", row: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Probability [L, L], coordinates [L, 3] and known residues [L] of the protein in `row`."""
+    length = int(table.column("length")[row].as_py())
     probability = np.zeros((length, length), np.float32)
     upper, coordinates, known = (
-        table.column(name)[place].values.to_numpy(zero_copy_only=False)
+        table.column(name)[row].values.to_numpy(zero_copy_only=False)
         for name in (PROBABILITY, COORDINATES_COLUMN, MASK_COLUMN)
     )
     probability[np.triu_indices(length, 1)] = upper

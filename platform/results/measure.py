@@ -1,4 +1,4 @@
-"""From the per-protein columns of a split to result rows: figures with definition, interval, counts and floor."""
+"""From the per-protein columns of a split to result rows: values with definition, interval, counts and floor."""
 
 import math
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ def _row(
     floors: Mapping[str, float],
     metric: Metric,
 ) -> ResultRow:
-    figure = evaluate(metric, columns)
+    score = evaluate(metric, columns)
     shape = who.architecture
     return ResultRow(
         run=who.run,
@@ -79,11 +79,11 @@ def _row(
         split=split,
         metric=metric.name,
         definition=metric.definition,
-        value=figure.value,
-        low=_known(figure.low),
-        high=_known(figure.high),
-        num_proteins=figure.num_proteins,
-        num_scored=figure.num_scored,
+        value=score.value,
+        low=_known(score.low),
+        high=_known(score.high),
+        num_proteins=score.num_proteins,
+        num_scored=score.num_scored,
         unit=metric.unit,
         larger_is_better=metric.larger_is_better,
         is_main=metric.is_main,

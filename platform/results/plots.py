@@ -1,16 +1,17 @@
-"""Loss curves as one plot, PNG or SVG by the file's suffix, and what all plots share: colours, an empty plot that
-looks alike on every machine, how it becomes a file, and how loss curves are smoothed and cut.
+"""Loss curves as one plot, PNG or SVG by the file's suffix, and what all plots share: colours and marks, an empty plot
+that looks alike on every machine, how it becomes a file, how loss curves are read, smoothed and cut, where names go.
 
 Training loss is drawn light with its running mean over it; validation and holdout loss under the training mix are the
 marked points, and the context-free floors the dashed lines that a model must get under to have learned any context.
 
-Shapes: n points of a curve.
+Shapes: n points of a curve, P points with names.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,26 +32,81 @@ FIRST_LEFT_OUT = 1 / 20
 """Share of training whose steep loss would flatten all that comes after."""
 
 Floats = NDArray[np.float64]
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top, in pixels."""
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (7, 2, 1, 2)))
+"""As matplotlib takes them."""
+MARKERS = ("o", "s", "^", "D")
+
+
+def colour_of(number: int) -> str:
+    """Of configuration `number`; with marker and dash it tells 28 of them apart."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def marker_of(number: int) -> str:
+    """Of configuration `number`: those of equal colour differ in it."""
+    return MARKERS[(number + 2 * (number // len(COLOURS))) % len(MARKERS)]
+
+
+def dash_of(number: int) -> Any:
+    """Of configuration `number`: those of equal colour differ in it."""
+    return DASHES[(number // len(COLOURS)) % len(DASHES)]
 
 
 @contextmanager
-def blank_picture(size: tuple[float, float], font_size: int) -> Iterator["Figure"]:
-    """A picture of `size` inches to draw on, and to save, in the body: no display, text stays text in SVG."""
+def blank_plot(size: tuple[float, float], font_size: int) -> Iterator["Figure"]:
+    """A plot of `size` inches to draw on, and to save, in the body: no display, text stays text in SVG."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"font.size": font_size, "svg.fonttype": "none", "svg.hashsalt": "proteinlm"}):
-        picture = Figure(figsize=size, dpi=DOTS, layout="constrained")
-        FigureCanvasAgg(picture)
-        yield picture
+        figure = Figure(figsize=size, dpi=DOTS, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
 
 
-def save_picture(picture: "Figure", path: Path) -> None:
-    """Write `picture` to `path`, as PNG or SVG by its suffix, whole or not at all."""
+@contextmanager
+def plot_file(path: Path, size: tuple[float, float], font_size: int) -> Iterator["Figure"]:
+    """A blank plot of `size` inches that becomes the file `path` when the body is done.
+
+    Raises ValueError for a suffix that is neither .png nor .svg.
+    """
+    check_suffix(path)
+    with blank_plot(size, font_size) as figure:
+        yield figure
+        save_plot(figure, path)
+
+
+def check_suffix(path: Path) -> None:
+    """Raise ValueError unless `path` ends in .png or .svg."""
+    if path.suffix not in {".png", ".svg"}:
+        raise ValueError(f"cannot draw {path}: the suffix is {path.suffix or 'missing'!r}, accepted are .png and .svg")
+
+
+def tidy(axes: "Axes") -> None:
+    """A faint grid behind the data, and no frame above and to the right."""
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_plot(figure: "Figure", path: Path) -> None:
+    """Write `figure` to `path`, as PNG or SVG by its suffix, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with staged_file(path) as staging:
-        picture.savefig(staging, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
+        figure.savefig(staging, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def by_step(rows: Sequence[Mapping[str, object]], key: str) -> dict[float, float]:
+    """Step -> value under `key` in order of the steps; of a step that a resumed run wrote again, as written last."""
+    found = {}
+    for row in rows:
+        step, value = row.get("step"), row.get(key)
+        if isinstance(step, int | float) and isinstance(value, int | float):
+            found[float(step)] = float(value)
+    return dict(sorted(found.items()))
 
 
 def smooth(values: Floats) -> Floats:
@@ -87,8 +143,7 @@ def plot_curves(
     `floors`: split -> context-free floor under the training mix, in nats. Raises ValueError where no row holds a loss
     or the suffix is neither .png nor .svg.
     """
-    if path.suffix not in {".png", ".svg"}:
-        raise ValueError(f"cannot draw {path}: the suffix is {path.suffix or 'missing'!r}, accepted are .png and .svg")
+    check_suffix(path)
     curves = {name: {split: _points(rows, split) for split in ("train", *_MARKERS)} for name, rows in runs.items()}
     if not any(points for splits in curves.values() for points in splits.values()):
         raise ValueError(f"cannot draw {path}: no row of {', '.join(runs) or 'any run'} holds a loss")
@@ -99,7 +154,7 @@ def plot_curves(
 def _draw(curves: Mapping[str, Mapping[str, list[Point]]], path: Path, floors: Mapping[str, float], title: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    with blank_picture((8, 5), font_size=10) as figure:
+    with plot_file(path, (8, 5), font_size=10) as figure:
         axes = figure.add_subplot()
         for number, (name, splits) in enumerate(curves.items()):
             _draw_run(axes, name, splits, COLOURS[number % len(COLOURS)])
@@ -115,11 +170,8 @@ def _draw(curves: Mapping[str, Mapping[str, list[Point]]], path: Path, floors: M
         axes.set_title(title, loc="left")
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("loss (nats per scored residue)")
-        axes.grid(color="0.92", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
         axes.legend(frameon=False, fontsize=8, loc="upper right")
-        save_picture(figure, path)
 
 
 def _draw_run(axes: "Axes", name: str, splits: Mapping[str, list[Point]], colour: str) -> None:
@@ -137,11 +189,37 @@ def _draw_run(axes: "Axes", name: str, splits: Mapping[str, list[Point]], colour
 
 
 def _points(rows: Sequence[Mapping[str, object]], split: str) -> list[Point]:
-    """Step and loss of `split` in order of the steps; what a resumed run wrote again counts once, as written last."""
-    key = "loss" if split == "train" else f"{split}/loss"
-    points: dict[float, float] = {}
-    for row in rows:
-        step, loss = row.get("step"), row.get(key)
-        if isinstance(step, int | float) and isinstance(loss, int | float):
-            points[float(step)] = float(loss)
-    return sorted(points.items())
+    """Step and loss of `split` in order of the steps."""
+    return list(by_step(rows, "loss" if split == "train" else f"{split}/loss").items())
+
+
+def place_names(points: Floats, sizes: Floats, frame: Box, drawn: Floats) -> Floats:
+    """Left lower corners [P, 2] of names of `sizes` [P, 2] near `points` [P, 2], in pixels, within `frame`.
+
+    Each name goes to the nearest place around its point that is free of points, of what else is `drawn` [n, 2] and of
+    the names before it, or, where none is, to the one that covers least.
+    """
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points] + [(x - 2, y - 2, x + 2, y + 2) for x, y in drawn]
+    corners = []
+    for (x, y), (width, height) in zip(points, sizes, strict=True):
+        boxes = [_at(x, y, width, height, angle, gap) for gap in (9, 18, 30, 45, 65, 90) for angle in range(0, 360, 30)]
+        inside = [box for box in boxes if _covered(box, frame) >= 0.999 * width * height] or boxes
+        best = min(inside, key=lambda box: sum(_covered(box, other) for other in taken))
+        taken.append(best)
+        corners.append(best[:2])
+    return np.array(corners, np.float64).reshape(-1, 2)
+
+
+def _at(x: float, y: float, width: float, height: float, angle: int, gap: float) -> Box:
+    """The box in this direction (degrees from the right) whose edge is `gap` away from the point."""
+    across, up = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    left = x + across * (gap + width / 2) - width / 2
+    bottom = y + up * (gap + height / 2) - height / 2
+    return left, bottom, left + width, bottom + height
+
+
+def _covered(one: Box, other: Box) -> float:
+    """Area that both boxes share."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, width) * max(0.0, height)

@@ -1,4 +1,4 @@
-"""Result rows: one figure each, with all that says how it was measured; one `rows.jsonl` in each run's directory.
+"""Result rows: one value each, with all that says how it was measured; one `rows.jsonl` in each run's directory.
 
     evaluation -> append_rows(run directory, rows) -> <storage>/<name>/rows.jsonl -> gather_rows(directories) -> table
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ResultRow(BaseModel):
-    """One figure of one model on one split."""
+    """One metric of one model on one split."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", protected_namespaces=())
 
@@ -56,7 +56,7 @@ class ResultRow(BaseModel):
     is_main: bool = True
     """Whether tables show it unasked."""
     floor: float | None = None
-    """The same figure of a model that ignores all context."""
+    """The same metric of a model that ignores all context."""
     num_proteins: int
     """0 of a published row whose source does not say."""
     num_scored: int
@@ -95,7 +95,7 @@ class ResultRow(BaseModel):
 
     @property
     def key(self) -> tuple[str | int, ...]:
-        """What a figure is known by: rows of the same key are the same figure measured again."""
+        """What a value is known by: rows of the same key are the same metric measured again."""
         return (self.run, self.model, self.mode, self.seed, self.task, self.split, self.metric)
 
 

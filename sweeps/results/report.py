@@ -1,4 +1,4 @@
-"""The end of a sweep: its table in five forms, its pictures, and what it says, all in `<storage>/<name>/results`.
+"""The end of a sweep: its table in five forms, its plots, and what it says, all in `<storage>/<name>/results`.
 
 table.md .csv .tex .json   index.html   findings.txt   loss.png/.svg   shape.png/.svg   pretraining.png/.svg
 
@@ -25,8 +25,7 @@ from proteinlm.sweeps.planning.plan import Plan
 from proteinlm.sweeps.results.compute_optimal import fit_joint_law, measured_flops
 from proteinlm.sweeps.results.effects import what_mattered
 from proteinlm.sweeps.results.gather import gather_results, sweep_table
-from proteinlm.sweeps.results.picture_data import pretrained_lines
-from proteinlm.sweeps.results.pictures import plot_against_shape, plot_loss_against, plot_pretraining
+from proteinlm.sweeps.results.plots import plot_against_shape, plot_loss_against, plot_pretraining, pretrained_lines
 from proteinlm.sweeps.results.runs import ConfigurationResult, SweepResults
 from proteinlm.sweeps.results.scaling import PowerLaw, fit_power_law
 from proteinlm.sweeps.results.table7 import VALID_LOSS
@@ -36,7 +35,7 @@ FOLDER = "results"
 PAGE = "index.html"
 FINDINGS = "findings.txt"
 NO_ADVICE = "Which size on how many residues for a budget: this sweep does not say"
-ONE_BY_ONE = "Figure by figure"
+ONE_BY_ONE = "Metric by metric"
 """Heads what findings.txt says beyond the findings themselves."""
 FORMS: Mapping[str, Callable[[Table], str]] = {
     "table.md": to_markdown,
@@ -60,12 +59,12 @@ def write_report(config: SweepConfig, plan: Plan, costs: Mapping[str, Cost]) -> 
     said_of_time = [spent] if spent else []
     mattered, one_by_one = what_mattered(results.lines, ranked)
     findings = [*said_of_laws, *_advice(config, costs, results), mattered, *said_of_time]
-    pictures = _draw(config, plan, results, laws, folder)
+    plots = _draw(config, plan, results, laws, folder)
     table = sweep_table(results)
     for name, form in FORMS.items():
         write_atomically(folder / name, form(table))
     write_atomically(folder / FINDINGS, "\n\n".join([*findings, ONE_BY_ONE, *one_by_one]) + "\n")
-    write_atomically(folder / PAGE, to_html(table.title, [table], findings, pictures, {ONE_BY_ONE: one_by_one}))
+    write_atomically(folder / PAGE, to_html(table.title, [table], findings, plots, {ONE_BY_ONE: one_by_one}))
     return folder
 
 

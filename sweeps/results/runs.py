@@ -145,12 +145,12 @@ class Group:
 
     @property
     def used_pretraining(self) -> list[Run]:
-        """The pretraining that the line's figures rest on."""
+        """The pretraining that the line's values rest on."""
         return [] if self.mode in UNPRETRAINED else self.pretraining
 
     @property
     def runs(self) -> list[Run]:
-        """All that its figures and its cost are made of."""
+        """All that its values and its cost are made of."""
         return [*self.used_pretraining, *self.finetuning]
 
 

@@ -12,7 +12,7 @@ from proteinlm.platform.results.rows import ResultRow
 from proteinlm.platform.results.tables import Column, data_note, measure_of
 from proteinlm.tasks.contact_prediction import NAME as CONTACTS
 from proteinlm.tasks.masked_language_modeling import NAME as MASKED_LANGUAGE_MODELING
-from proteinlm.tasks.published import PublishedFigure, published_figures
+from proteinlm.tasks.published import PublishedFigure, PublishedMeasure, published_figures
 
 COLUMNS: tuple[Column, ...] = (
     Column("P@L/5", "contact_prediction", "test", "precision_l5_sep6"),
@@ -63,13 +63,13 @@ def _measured(row: ResultRow) -> str:
 
 
 def seed_note(pretraining: Sequence[int], finetuning: Sequence[int]) -> str:
-    """Which seeds the figures are means over."""
+    """Which seeds the values are means over."""
     said = [
         f"{verb} seed{'s' * (len(set(seeds)) > 1)} {', '.join(map(str, sorted(set(seeds))))}"
         for verb, seeds in (("pretraining", pretraining), ("finetuning", finetuning))
         if seeds
     ]
-    return f"Figures are means over seeds, ± their sample standard deviation ({'; '.join(said) or 'no seeds'})"
+    return f"Values are means over seeds, ± their sample standard deviation ({'; '.join(said) or 'no seeds'})"
 
 
 def cost_notes(device: str, pretraining: Sequence[str]) -> list[str]:
@@ -89,29 +89,27 @@ def cost_notes(device: str, pretraining: Sequence[str]) -> list[str]:
 
 
 def paper_values() -> dict[str, dict[str, float]]:
-    """Configuration of the paper's Table 7 -> figure by column title, in the paper's order.
+    """Configuration of the paper's Table 7 -> value by column title, in the paper's order.
 
     Its P@L/5 stands under that name and under `PAPER_COUNT`, the column of ours that counts alike.
     """
     table: dict[str, dict[str, float]] = {}
-    for figure in _published():
-        line = table.setdefault(figure.model, {})
-        line[_title(figure)] = figure.value
-        if figure.measure.comparable_with and figure.measure.task == CONTACTS:
-            line[PAPER_COUNT] = figure.value
+    for each in _published():
+        line = table.setdefault(each.model, {})
+        line[_title(each.measure)] = each.value
+        if each.measure.comparable_with and each.measure.task == CONTACTS:
+            line[PAPER_COUNT] = each.value
     return table
 
 
 def paper_notes(stand_ins: Mapping[str, str]) -> tuple[str, ...]:
-    """How the paper's figures were measured, and for each column whether that is as ours.
+    """How the paper's values were measured, and for each column whether that is as ours.
 
     `stand_ins`: the paper's configuration -> ours that stands for it.
     """
-    figures = _published()
-    first = {_title(figure): figure for figure in figures}
-    notes = [f"{figures[0].source}; single runs, no seeds. Definitions differ, so none is ranked with ours"]
-    for title, figure in first.items():
-        measure = figure.measure
+    published = _published()
+    notes = [f"{published[0].source}; single runs, no seeds. Definitions differ, so none is ranked with ours"]
+    for title, measure in {_title(each.measure): each.measure for each in published}.items():
         caveat = f" ({measure.caveat})" if measure.caveat else ""
         if measure.comparable_with and measure.task == CONTACTS:
             alike = f"defined as our column {PAPER_COUNT}, where it stands too, and not as our {title}"
@@ -126,9 +124,9 @@ def paper_notes(stand_ins: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _published() -> list[PublishedFigure]:
-    return [figure for figure in published_figures() if figure.table == PAPER_TABLE]
+    return [each for each in published_figures() if each.table == PAPER_TABLE]
 
 
-def _title(figure: PublishedFigure) -> str:
-    measure = figure.measure
+def _title(measure: PublishedMeasure) -> str:
+    """Title of the column of Table 7."""
     return _CONTACT_TITLES[measure.metric] if measure.task == CONTACTS else _TITLES[measure.task]

@@ -19,7 +19,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "matplotlib": (
         "platform/results/plots.py",
         "platform/results/contact_map.py",
-        "sweeps/results/pictures.py",
+        "sweeps/results/plots.py",
     ),
     "sklearn": ("tasks/baselines_residue.py", "tasks/baselines_protein.py", "tasks/contact_probe.py"),
     "tensorboard": ("platform/training/",),

@@ -114,7 +114,7 @@ def test_precision_is_that_of_ten_lines(tmp_path: Path) -> None:
 def test_shapes_and_suffixes_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"probability \[3, 3\] and coordinates \[40, 3\] for 40 residues"):
         draw(tmp_path, probability=np.zeros((3, 3)))
-    with pytest.raises(ValueError, match=r"suffix is '\.pdf'; accepted: \.png, \.svg"):
+    with pytest.raises(ValueError, match=r"suffix is '\.pdf', accepted are \.png and \.svg"):
         draw_contact_map(mirrored(9), hairpin(9), np.ones(9, bool), "x", [tmp_path / "x.pdf"])
     assert not list(tmp_path.iterdir())
 

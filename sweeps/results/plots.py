@@ -1,7 +1,7 @@
-"""What a sweep found, in pictures, PNG or SVG by the file's suffix (the paper's Figures 6 to 9 and 13 to 21).
+"""The plots of a sweep, PNG or SVG by the file's suffix (the paper's Figures 6 to 9 and 13 to 21).
 
     plot_loss_against   valid loss against training FLOPs and parameters, with the fitted laws and their 95 % bands
-    plot_against_shape  each downstream figure against depth, width and heads, beside the noise of seeds
+    plot_against_shape  each metric of finetuning against depth, width and heads, beside the noise of seeds
     plot_pretraining    loss curves of all configurations against residues seen
 
 A configuration has the same colour, marker and dash in all of them. Shapes: n points.
@@ -9,43 +9,73 @@ A configuration has the same colour, marker and dash in all of them. Shapes: n p
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from proteinlm.platform.results.formatting import axis_unit
-from proteinlm.platform.results.plots import DOTS, Floats, blank_picture, loss_limits, save_picture, smooth
-from proteinlm.platform.results.tables import Column
-from proteinlm.sweeps.results.picture_data import (
-    Law,
+from proteinlm.platform.results.plots import (
+    DOTS,
+    Floats,
+    by_step,
     colour_of,
-    curve,
     dash_of,
+    loss_limits,
     marker_of,
     place_names,
-    pretrained_lines,
-    short_name,
+    plot_file,
+    smooth,
+    tidy,
 )
+from proteinlm.platform.results.tables import Column
 from proteinlm.sweeps.results.runs import ConfigurationResult, SweepResults
 from proteinlm.sweeps.results.table7 import VALID_LOSS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Picture
 
 Curves = Mapping[str, Sequence[Mapping[str, object]]]
 
 
+FONT_SIZE = 9
 MOST_NAMED = 14
-"""Points of a picture up to which each has its name."""
+"""Points of a plot up to which each has its name."""
 BEST_NAMED = 5
 LOSS = "valid loss (nats per scored residue)"
 COSTS = (("training_flops", "training FLOPs", "C"), ("parameters", "parameters", "N"))
 SHAPES = (("num_hidden_layers", "layers"), ("hidden_size", "width"), ("num_attention_heads", "heads"))
+
+
+class Law(Protocol):
+    """A fitted curve with its interval, such as scaling.PowerLaw."""
+
+    def predict(self, x: Floats, /) -> tuple[Floats, Floats, Floats]:
+        """Loss at `x` [n], with the ends of its interval."""
+
+    def as_text(self, x: str, /) -> str:
+        """The law in words."""
+
+
+def pretrained_lines(lines: Sequence[ConfigurationResult]) -> list[ConfigurationResult]:
+    """The first line of each pretrained configuration: those finetuned in several ways were pretrained once."""
+    found: dict[str, ConfigurationResult] = {}
+    for line in lines:
+        if line.pretraining:
+            found.setdefault(line.pretraining, line)
+    return list(found.values())
+
+
+def short_name(line: ConfigurationResult) -> str:
+    """Width-depth-heads, with what else the name says: "512-32-8" of hidden-512-layer-32-head-8.
+
+    A line without a shape, such as a baseline, has its whole name.
+    """
+    if not line.hidden_size:
+        return line.name
+    return f"{line.hidden_size}-{line.num_hidden_layers}-{line.num_attention_heads}{line.extras}"
 
 
 def plot_loss_against(results: SweepResults, path: Path, fits: tuple[Law | None, Law | None]) -> Path:
@@ -56,15 +86,15 @@ def plot_loss_against(results: SweepResults, path: Path, fits: tuple[Law | None,
     numbered = [(n, line) for n, line in enumerate(pretrained_lines(results.lines)) if _is_finite(line, VALID_LOSS)]
     if not numbered:
         raise ValueError(f"cannot draw {path}: no configuration of {results.name} has a valid loss")
-    with _picture(path, (11.5, 5.2)) as picture:
-        panels = picture.subplots(1, 2, sharey=True)
+    with plot_file(path, (11.5, 5.2), font_size=FONT_SIZE) as figure:
+        panels = figure.subplots(1, 2, sharey=True)
         named = sorted((line for _, line in numbered), key=lambda line: line.values[VALID_LOSS].value)
         named = named if len(named) <= MOST_NAMED else named[:BEST_NAMED]
         which = "points" if len(named) == len(numbered) else f"the {BEST_NAMED} best"
         title = _title(f"Valid loss, {which} named width-depth-heads", results)
-        picture.suptitle(title, x=0.01, ha="left", fontsize=11)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
         for axes, (name, label, letter), fit in zip(panels, COSTS, fits, strict=True):
-            _tidy(axes)
+            tidy(axes)
             axes.set_xscale("log")
             axes.set_xlabel(label + (f"\n{textwrap.fill(fit.as_text(letter), 74)}" if fit else ""))
             for number, line in numbered:
@@ -73,28 +103,28 @@ def plot_loss_against(results: SweepResults, path: Path, fits: tuple[Law | None,
         panels[0].set_ylabel(LOSS)
         for axes, (name, *_), fit in zip(panels, COSTS, fits, strict=True):
             sized = [(line, x) for _, line in numbered if (x := getattr(line, name))]
-            found = [(short_name(line), x, line.values[VALID_LOSS].value) for line, x in sized if line in named]
+            points = [(short_name(line), x, line.values[VALID_LOSS].value) for line, x in sized if line in named]
             if fit and sized:
                 _draw_law(axes, fit, np.array([x for _, x in sized], np.float64))
-            picture.canvas.draw()  # places of points in pixels are known after this
-            _write_names(axes, found)
+            figure.canvas.draw()  # places of points in pixels are known after this
+            _write_names(axes, points)
     return path
 
 
 def plot_against_shape(results: SweepResults, path: Path) -> Path:
-    """A grid into `path`: a row for each downstream figure; depth, width and heads to the right.
+    """A grid into `path`: a row for each metric of finetuning; depth, width and heads to the right.
 
     Error bars are standard deviations over seeds; the grey band is as wide around the mean of all configurations as
-    seeds alone would make it. Raises ValueError where there is no downstream figure, or for another suffix.
+    seeds alone would make it. Raises ValueError where no metric of finetuning was measured, or for another suffix.
     """
     lines = [line for line in results.lines if not line.is_baseline and line.hidden_size]
     columns = [c for c in results.columns if c.is_downstream and any(_is_finite(line, c) for line in lines)]
     if not columns:
-        raise ValueError(f"cannot draw {path}: no configuration of {results.name} has a downstream figure")
-    with _picture(path, (9.5, 1.2 + 2.1 * len(columns))) as picture:
-        grid = picture.subplots(len(columns), len(SHAPES), sharex="col", sharey="row", squeeze=False)
-        title = _title("Downstream figures against shape (± deviation over seeds; grey: seeds' noise)", results)
-        picture.suptitle(title, x=0.01, ha="left", fontsize=11)
+        raise ValueError(f"cannot draw {path}: no configuration of {results.name} has a downstream metric")
+    with plot_file(path, (9.5, 1.2 + 2.1 * len(columns)), font_size=FONT_SIZE) as figure:
+        grid = figure.subplots(len(columns), len(SHAPES), sharex="col", sharey="row", squeeze=False)
+        title = _title("Downstream metrics against shape (± deviation over seeds; grey: seeds' noise)", results)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
         for row, column in zip(grid, columns, strict=True):
             row[0].set_ylabel(textwrap.fill(column.title, 16))
             for axes, (name, _) in zip(row, SHAPES, strict=True):
@@ -107,7 +137,7 @@ def plot_against_shape(results: SweepResults, path: Path) -> Path:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         order = [label for label in (_label(line, lines) for line in lines) if label in handles]
-        picture.legend([handles[label] for label in order], order, loc="outside lower center", ncols=5, fontsize=8)
+        figure.legend([handles[label] for label in order], order, loc="outside lower center", ncols=5, fontsize=8)
     return path
 
 
@@ -121,9 +151,9 @@ def plot_pretraining(curves: Curves, path: Path, *, is_simulated: bool = False) 
     if not drawn:
         raise ValueError(f"cannot draw {path}: no row of {', '.join(curves) or 'any run'} holds a loss")
     size, unit = axis_unit(max(part[:, 0].max() for part in drawn))
-    with _picture(path, (11, 5.5)) as picture:
-        axes = picture.subplots()
-        _tidy(axes)
+    with plot_file(path, (11, 5.5), font_size=FONT_SIZE) as figure:
+        axes = figure.subplots()
+        tidy(axes)
         for number, (name, (training, valid)) in enumerate(points.items()):
             colour, dash = colour_of(number), dash_of(number)
             if len(training):
@@ -138,24 +168,8 @@ def plot_pretraining(curves: Curves, path: Path, *, is_simulated: bool = False) 
         axes.set(xlabel=f"residues seen ({unit})", ylabel="loss (nats per scored residue)")
         said = ", simulated proteins" if is_simulated else ""
         axes.set_title(f"Pretraining: valid loss (marked) and smoothed training loss (thin){said}", loc="left")
-        picture.legend(loc="outside right upper", frameon=False, fontsize=8, title="last valid loss", handlelength=3.5)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8, title="last valid loss", handlelength=3.5)
     return path
-
-
-@contextmanager
-def _picture(path: Path, size: tuple[float, float]) -> Iterator["Picture"]:
-    """A blank picture of `size` inches to draw on; it is written aside and renamed when the body is done."""
-    if path.suffix not in {".png", ".svg"}:
-        raise ValueError(f"cannot draw {path}: the suffix is {path.suffix or 'missing'!r}, accepted are .png and .svg")
-    with blank_picture(size, font_size=9) as picture:
-        yield picture
-        save_picture(picture, path)
-
-
-def _tidy(axes: "Axes") -> None:
-    axes.grid(color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _title(words: str, results: SweepResults) -> str:
@@ -165,12 +179,12 @@ def _title(words: str, results: SweepResults) -> str:
 def _draw_point(
     axes: "Axes", x: float, line: ConfigurationResult, column: Column, number: int, label: str = ""
 ) -> None:
-    """A figure with its deviation over seeds; hollow where the configuration did not come to its end."""
-    figure, colour = line.values[column], colour_of(number)
+    """A value with its deviation over seeds; hollow where the configuration did not come to its end."""
+    cell, colour = line.values[column], colour_of(number)
     axes.errorbar(
         [x],
-        [figure.value],
-        yerr=None if figure.deviation is None else [figure.deviation],
+        [cell.value],
+        yerr=None if cell.deviation is None else [cell.deviation],
         color=colour,
         marker=marker_of(number),
         markersize=5,
@@ -196,7 +210,7 @@ def _draw_law(axes: "Axes", law: Law, x: Floats) -> None:
 
 
 def _write_names(axes: "Axes", places: Sequence[tuple[str, float, float]]) -> None:
-    """Names of points (name, x, y), placed so that none covers another; the picture must have been laid out."""
+    """Names of points (name, x, y), placed so that none covers another; the plot must have been laid out."""
     if not places:
         return
     size, scale = 7.0, axes.transData.transform
@@ -215,24 +229,24 @@ def _write_names(axes: "Axes", places: Sequence[tuple[str, float, float]]) -> No
 
 
 def _draw_against(axes: "Axes", lines: Sequence[ConfigurationResult], column: Column, name: str) -> None:
-    """One panel: the figures of `column` against the size `name`, and the band of seeds' noise."""
-    _tidy(axes)
+    """One panel: the values of `column` against the size `name`, and the band of seeds' noise."""
+    tidy(axes)
     axes.set_xscale("log", base=2)
     sizes = sorted({getattr(line, name) for line in lines})
     if len(sizes) <= 8:  # more would not fit
         axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
     gap = 0.035 * (np.log2(sizes[-1] / sizes[0]) or 1)
-    found = [(number, line) for number, line in enumerate(lines) if _is_finite(line, column)]
-    spreads = [line.values[column].deviation for _, line in found]
+    measured = [(number, line) for number, line in enumerate(lines) if _is_finite(line, column)]
+    spreads = [line.values[column].deviation for _, line in measured]
     noise = [spread for spread in spreads if spread is not None]
     if noise:
-        middle, deviation = fmean(line.values[column].value for _, line in found), fmean(s * s for s in noise) ** 0.5
+        middle, deviation = fmean(line.values[column].value for _, line in measured), fmean(s * s for s in noise) ** 0.5
         axes.axhspan(middle - deviation, middle + deviation, color="0.9", linewidth=0, zorder=0)
         axes.axhline(middle, color="0.7", linewidth=0.8, zorder=0)
-    for number, line in found:
+    for number, line in measured:
         size = getattr(line, name)
-        equals = [other for other, peer in found if getattr(peer, name) == size]
+        equals = [other for other, peer in measured if getattr(peer, name) == size]
         apart = 2 ** (gap * (equals.index(number) - (len(equals) - 1) / 2))  # of equal size: side by side
         _draw_point(axes, size * apart, line, column, number, _label(line, lines))
 
@@ -243,3 +257,17 @@ def _is_finite(line: ConfigurationResult, column: Column) -> bool:
 
 def _label(line: ConfigurationResult, lines: Sequence[ConfigurationResult]) -> str:
     return short_name(line) + (f", {line.mode}" if len({other.mode for other in lines}) > 1 else "")
+
+
+def curve(rows: Sequence[Mapping[str, object]], key: str) -> Floats:
+    """(residues seen, loss) [n, 2] of the finite values under `key`; a step written again counts as written last.
+
+    A validation's row does not say its residues: it has those of the training row of its step, or between two of them.
+    """
+    residues, losses = by_step(rows, "residues"), by_step(rows, key)
+    steps = np.array(sorted(step for step, loss in losses.items() if math.isfinite(loss)))
+    if not len(steps) or not residues:
+        return np.zeros((0, 2))
+    known = np.array(list(residues))
+    seen = np.interp(steps, np.append(0.0, known), np.append(0.0, [residues[step] for step in known]))
+    return np.column_stack([seen, [losses[step] for step in steps]])

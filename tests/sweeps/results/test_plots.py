@@ -1,4 +1,4 @@
-"""The pictures of a sweep: what is drawn, told apart and named, and what cannot be."""
+"""The plots of a sweep: what is drawn, told apart and named, and what cannot be."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from proteinlm.platform.results.plots import colour_of, dash_of, marker_of, place_names
 from proteinlm.platform.results.tables import Cell
-from proteinlm.sweeps.results.picture_data import (
-    colour_of,
+from proteinlm.sweeps.results.plots import (
     curve,
-    dash_of,
-    marker_of,
-    place_names,
+    plot_against_shape,
+    plot_loss_against,
+    plot_pretraining,
     short_name,
 )
-from proteinlm.sweeps.results.pictures import plot_against_shape, plot_loss_against, plot_pretraining
 from proteinlm.sweeps.results.runs import SweepResults
 from tests.made.sweep_results import make_line, make_results, small_results
 
@@ -73,7 +72,7 @@ DRAW = [draw_loss, draw_shape, draw_curves]
 
 
 def drawn_text(path: Path) -> list[str]:
-    """The words in an SVG picture."""
+    """The words in an SVG plot."""
     return ["".join(element.itertext()).strip() for element in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")]
 
 
@@ -102,7 +101,7 @@ def test_curves_name_every_configuration_with_its_last_valid_loss(tmp_path: Path
 def test_png_is_not_blank_and_nothing_else_is_left(tmp_path: Path, draw: Callable[[Path], Path]) -> None:
     from PIL import Image
 
-    path = draw(tmp_path / "deep" / "picture.png")
+    path = draw(tmp_path / "deep" / "plot.png")
     pixels = np.asarray(Image.open(path).convert("L"))
     assert 0.005 < (pixels < 200).mean() < 0.5
     assert list(path.parent.iterdir()) == [path]
@@ -111,14 +110,14 @@ def test_png_is_not_blank_and_nothing_else_is_left(tmp_path: Path, draw: Callabl
 @pytest.mark.parametrize("draw", DRAW)
 def test_another_suffix_is_refused(tmp_path: Path, draw: Callable[[Path], Path]) -> None:
     with pytest.raises(ValueError, match=r"suffix is '\.pdf', accepted are \.png and \.svg"):
-        draw(tmp_path / "picture.pdf")
+        draw(tmp_path / "plot.pdf")
 
 
 def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
     bare = make_results(make_line("a"))
     with pytest.raises(ValueError, match="no configuration of made_up has a valid loss"):
         plot_loss_against(bare, tmp_path / "a.svg", (None, None))
-    with pytest.raises(ValueError, match="no configuration of made_up has a downstream figure"):
+    with pytest.raises(ValueError, match="no configuration of made_up has a downstream metric"):
         plot_against_shape(bare, tmp_path / "a.svg")
     with pytest.raises(ValueError, match="no row of a, b holds a loss"):
         plot_pretraining({"a": [], "b": [{"step": 1}]}, tmp_path / "a.svg")
