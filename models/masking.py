@@ -14,17 +14,42 @@ from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, Alphabet
 from proteinlm.models.packed import NOT_SCORED
 
 
+@dataclass(frozen=True)
+class Masking:
+    """Which share of the residues is scored, and what the model is shown in their place (Devlin et al. 2018, 3.1).
+
+    Raises ValueError unless some residues are scored, no share is negative and those of the scored ones fit into 1.
+    """
+
+    mask_fraction: float = 0.15
+    """Share of the residues that are scored."""
+    keep_fraction: float = 0.1
+    """Share of the scored ones that stay visible as they are."""
+    random_fraction: float = 0.1
+    """Share of the scored ones that are replaced by a random amino acid. The rest becomes <mask>."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_fraction <= 1:
+            raise ValueError(f"mask_fraction is {self.mask_fraction}; accepted: above 0, up to 1")
+        if self.keep_fraction < 0 or self.random_fraction < 0 or self.keep_fraction + self.random_fraction > 1:
+            raise ValueError(
+                f"keep_fraction is {self.keep_fraction} and random_fraction {self.random_fraction}; "
+                "accepted: 0 or more each, together up to 1"
+            )
+
+
+DEFAULT_MASKING = Masking()
+
+
 def mask_tokens(
     tokens: NDArray[np.uint8],
     lengths: NDArray[np.int32] | NDArray[np.int64],
     rows: NDArray[np.int64],
+    masking: Masking,
     *,
     alphabet: Alphabet,
     seed: int,
     epoch: int,
-    mask_fraction: float = 0.15,
-    keep_fraction: float = 0.1,
-    random_fraction: float = 0.1,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
     """Hide residues of proteins `tokens` [N], `lengths` [B], `rows` [B] (row numbers in their split).
 
@@ -32,18 +57,18 @@ def mask_tokens(
     `random_fraction` become one of the 20 amino acids (possibly the true one), the rest become the mask token.
     Every draw is a function of (seed, epoch, row, position in the protein) alone, whatever the batch.
 
-    Returns masked tokens [N] and labels [N], -100 where not scored. Raises ValueError as `check_fractions` does.
+    Returns masked tokens [N] and labels [N], -100 where not scored.
     """
-    check_fractions(mask_fraction, keep_fraction, random_fraction)
+    keep_fraction, random_fraction = masking.keep_fraction, masking.random_fraction
     draws = _draws(row_keys(rows, seed=seed, epoch=epoch), np.asarray(lengths, dtype=np.int64))
-    scored_below = round(mask_fraction * 2**32)
+    scored_below = round(masking.mask_fraction * 2**32)
     scored = np.flatnonzero(draws < scored_below)
     scored = scored[alphabet.is_residue[tokens[scored]]]
     truth = tokens[scored]
     labels = np.full(tokens.shape[0], NOT_SCORED, dtype=np.int8)
     labels[scored] = truth.view(np.int8)  # ids are below 128
 
-    # A draw below a bound is as uniform below it as it was: what it is there decides what the model is shown.
+    # Given that a draw selects its token (draw < bound), draw / bound is uniform again: it decides what is shown.
     fate = draws[scored] / scored_below
     is_kept, is_random = fate < keep_fraction, (fate >= keep_fraction) & (fate < keep_fraction + random_fraction)
     amino_acids = alphabet.amino_acid_ids.astype(np.uint8)
@@ -92,17 +117,6 @@ def _hash(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def check_fractions(mask_fraction: float, keep_fraction: float, random_fraction: float) -> None:
-    """ValueError unless some residues are scored, no share is negative and those of the scored ones fit into 1."""
-    if not 0 < mask_fraction <= 1:
-        raise ValueError(f"mask_fraction is {mask_fraction}; accepted: above 0, up to 1")
-    if keep_fraction < 0 or random_fraction < 0 or keep_fraction + random_fraction > 1:
-        raise ValueError(
-            f"keep_fraction is {keep_fraction} and random_fraction {random_fraction}; "
-            "accepted: 0 or more each, together up to 1"
-        )
-
-
 @dataclass(frozen=True)
 class Floor:
     """The loss of the best predictor that sees no context, in nats per scored residue."""
@@ -113,20 +127,15 @@ class Floor:
     """Over residues behind the mask token alone: the entropy of the letters' frequencies."""
 
 
-def context_free_floor(
-    residue_counts: Mapping[str, int],
-    mask_fraction: float = 0.15,
-    keep_fraction: float = 0.1,
-    random_fraction: float = 0.1,
-) -> Floor:
+def context_free_floor(residue_counts: Mapping[str, int], masking: Masking = DEFAULT_MASKING) -> Floor:
     """What "learned no context" costs on a split whose residues have `residue_counts`.
 
     Behind a mask token such a predictor can only answer with the letters' frequencies p. Where a scored residue stayed
     visible or was replaced it still sees the token v, and P(true = t, seen = v) is p(t) (keep [t = v] + random / 20 [v
-    standard]): the entropy of t given v counts there. `mask_fraction` is checked and does not enter: the floor is per
+    standard]): the entropy of t given v counts there. How many residues are scored does not matter: the floor is per
     scored residue. Raises ValueError without residues.
     """
-    check_fractions(mask_fraction, keep_fraction, random_fraction)
+    keep_fraction, random_fraction = masking.keep_fraction, masking.random_fraction
     letters = [letter for letter, count in residue_counts.items() if count > 0]
     if not letters:
         raise ValueError("a context-free floor needs the counts of at least one residue, found none")

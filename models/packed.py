@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from proteinlm.models.alphabet import Alphabet
+
 NOT_SCORED = -100
 """Label of a token that the loss does not count (torch's own ignore index)."""
 LENGTH_RATIO = 1.1
@@ -60,6 +62,10 @@ class Packed:
     """[P] int64, token that a slot of the padded stream holds (padding: 0). None where the streams are the same."""
     slot: Tensor | None
     """[N] int64, slot of the padded stream where a token lies. None where the streams are the same."""
+    is_residue: Tensor
+    """[N] bool, true for the tokens between a protein's special ones: residues, hidden ones too."""
+    is_mask: Tensor
+    """[N] bool, true for <mask>."""
 
     @property
     def num_tokens(self) -> int:
@@ -88,11 +94,15 @@ class Packed:
             groups=groups,
             source=moved(self.source),
             slot=moved(self.slot),
+            is_residue=self.is_residue.to(device, non_blocking=True),
+            is_mask=self.is_mask.to(device, non_blocking=True),
         )
 
 
-def pack(tokens: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> Packed:
-    """The micro batch of proteins whose `tokens` [N] lie one after the other, `lengths` [B] tokens each.
+def pack(tokens: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]], alphabet: Alphabet) -> Packed:
+    """The micro batch of proteins whose `tokens` [N] of `alphabet` lie one after the other, `lengths` [B] tokens each.
+
+    A protein begins with <cls> and ends with the alphabet's end token, if it has one.
 
     Raises ValueError where there is no protein, one without tokens, or lengths that do not add up to N.
     """
@@ -104,6 +114,8 @@ def pack(tokens: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) ->
     borders = np.concatenate([[0], np.cumsum(sizes)])
     starts = borders[:-1]
     positions = np.arange(tokens.shape[0], dtype=np.int64) - np.repeat(starts, sizes)
+    num_trailing = alphabet.specials_per_protein - 1
+    is_residue = (positions > 0) & (positions < np.repeat(sizes - num_trailing, sizes))
     groups, first_slot, num_slots = _grouped(sizes)
     source: NDArray[np.int64] | None = None
     slot = np.repeat(first_slot, sizes) + positions
@@ -120,6 +132,8 @@ def pack(tokens: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) ->
         groups=groups,
         source=None if source is None else torch.from_numpy(source),
         slot=None if source is None else torch.from_numpy(slot),
+        is_residue=torch.from_numpy(is_residue),
+        is_mask=torch.from_numpy(tokens == alphabet.mask_id),
     )
 
 

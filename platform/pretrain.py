@@ -27,7 +27,6 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
         mode="pretrain",
         task=TASK,
         task_options=config.objective.task_options,
-        training_mask_fraction=config.objective.training_mask_fraction,
         data=config.corpus.resolve(),
         model=config.model,
         pretrained=None,

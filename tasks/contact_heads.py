@@ -26,23 +26,7 @@ MASK_STEPS = 2**16
 """Dropout is drawn from 16 random bits, a quarter of what torch's own draw costs: 0.1 becomes 6554 / 65536."""
 
 
-class PairHead(nn.Module):
-    """What the heads for pairs share. A subclass gives the log odds of contact in `forward`."""
-
-    def __init__(self, num_trailing: int) -> None:
-        """`num_trailing` special tokens stand after each protein (1 or 0): the head is all that tells `score`."""
-        super().__init__()
-        self.num_trailing = num_trailing
-
-    def forward(self, hidden: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        """Hidden [R, D] of residues, `lengths` [B] residues of each protein -> for each protein log odds [L, L].
-
-        They are symmetric, and float32 also where autocast computes the rest in less: rounded ones would be ties.
-        """
-        raise NotImplementedError
-
-
-class ConcatenationHead(PairHead):
+class ConcatenationHead(nn.Module):
     """The paper's head: Linear(2D, D) of (h_j, h_i), tanh, dropout, Linear(D, 2), averaged with its transpose.
 
     W (h_j, h_i) = W1 h_j + W2 h_i, so that the large product is taken once for each residue and not for each pair. What
@@ -51,11 +35,9 @@ class ConcatenationHead(PairHead):
     Source: ProteinLM's Megatron path, megatron/model (contact head); weights N(0, 0.02), biases 0.
     """
 
-    def __init__(
-        self, hidden_size: int, num_trailing: int = 0, dropout: float = 0.1, block_bytes: int | None = None
-    ) -> None:
+    def __init__(self, hidden_size: int, dropout: float = 0.1, block_bytes: int | None = None) -> None:
         """`block_bytes`: memory of one block of pairs, of which a training step holds about two; None: by device."""
-        super().__init__(num_trailing)
+        super().__init__()
         self.dropout, self.block_bytes = dropout, block_bytes
         self.dense_weight = nn.Parameter(_drawn(hidden_size, 2 * hidden_size))
         self.dense_bias = nn.Parameter(torch.zeros(hidden_size))
@@ -63,7 +45,10 @@ class ConcatenationHead(PairHead):
         self.classifier_bias = nn.Parameter(torch.zeros(2))
 
     def forward(self, hidden: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        """As `PairHead.forward`."""
+        """Hidden [R, D] of residues, `lengths` [B] residues of each protein -> for each protein log odds [L, L].
+
+        They are symmetric, and float32 also where autocast computes the rest in less: rounded ones would be ties.
+        """
         of_column, of_row = self.dense_weight.chunk(2, dim=1)  # the first half of the concatenation is h_j
         columns = _full(functional.linear(hidden, of_column, self.dense_bias)).split_with_sizes(list(lengths))
         rows = _full(functional.linear(hidden, of_row)).split_with_sizes(list(lengths))
@@ -84,7 +69,7 @@ class ConcatenationHead(PairHead):
         return apply(rows, columns, scaled, block, num_dropped, seed)
 
 
-class ProductHead(PairHead):
+class ProductHead(nn.Module):
     """TAPE's head: dropout of (h_i * h_j, h_i - h_j), Linear(2D, 2), averaged with its transpose.
 
     Without dropout the average is a matrix product: the half of h_i - h_j changes its sign with the transpose and
@@ -95,14 +80,14 @@ class ProductHead(PairHead):
     Source: songlab-cal/tape, modeling_utils.py, PairwiseContactPredictionHead; weights N(0, 0.02), biases 0.
     """
 
-    def __init__(self, hidden_size: int, num_trailing: int = 0, dropout: float = 0.5) -> None:
-        super().__init__(num_trailing)
+    def __init__(self, hidden_size: int, dropout: float = 0.5) -> None:
+        super().__init__()
         self.dropout = dropout
         self.classifier_weight = nn.Parameter(_drawn(2, 2 * hidden_size))
         self.classifier_bias = nn.Parameter(torch.zeros(2))
 
     def forward(self, hidden: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-        """As `PairHead.forward`."""
+        """As `ConcatenationHead.forward`."""
         product, difference = _full(self.classifier_weight[1] - self.classifier_weight[0]).chunk(2)
         bias = _full(self.classifier_bias[1] - self.classifier_bias[0])
         is_noisy = self.training and self.dropout > 0

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.tasks.contact_heads import ConcatenationHead, PairHead, ProductHead
+from proteinlm.tasks.contact_heads import ConcatenationHead, ProductHead
 from proteinlm.tasks.contact_precision import (
     CONTACT_DISTANCE,
     MIN_SEPARATION,
@@ -121,20 +120,16 @@ def _count_labels(row: Mapping[str, object]) -> int:
 
 
 def _make_head(encoder: ProteinEncoder, *, head: HeadName) -> nn.Module:
-    num_trailing = get_alphabet(encoder.config.alphabet).specials_per_protein - 1
-    return HEADS[head](encoder.config.hidden_size, num_trailing)
+    return HEADS[head](encoder.config.hidden_size)
 
 
 def _score(head: nn.Module, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
     """Per-protein columns [B]: summed cross-entropy and scored pairs; the counts of `precision_counts` and the
     probability of every pair where the head is not in training.
     """
-    assert isinstance(head, PairHead)
-    packed = batch.packed
-    tokens = packed.cumulative_lengths.diff()[packed.protein_index]
-    is_residue = (packed.positions > 0) & (packed.positions < tokens - head.num_trailing)
+    packed, is_residue = batch.packed, batch.packed.is_residue
     if head.training:  # no pair of an unresolved residue is scored: the head need not see it
-        is_residue &= ~batch.labels[:, 0].isnan()
+        is_residue = is_residue & ~batch.labels[:, 0].isnan()
     selected = torch.nonzero(is_residue).squeeze(1)
     lengths = torch.bincount(packed.protein_index[selected], minlength=packed.num_proteins).tolist()
     log_odds = head(hidden[selected], lengths)

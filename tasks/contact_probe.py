@@ -135,9 +135,9 @@ def fit_contact_probe(
 def residue_maps(encoder: ProteinEncoder, sequence: str, alphabet: Alphabet) -> Tensor:
     """Attention maps [A, L, L] between the residues of one protein; special tokens are left out."""
     tokens, lengths = alphabet.encode([sequence])
-    packed = pack(tokens, lengths).to(encoder.token_embedding.weight.device)
-    last = len(tokens) - (alphabet.specials_per_protein - 1)
-    return attention_maps(encoder, packed)[0][:, 1:last, 1:last]
+    packed = pack(tokens, lengths, alphabet).to(encoder.token_embedding.weight.device)
+    residues = packed.is_residue
+    return attention_maps(encoder, packed)[0][:, residues][:, :, residues]
 
 
 def corrected(maps: Tensor) -> Tensor:

@@ -124,8 +124,6 @@ class ConvolutionHead(nn.Module):
 
 
 PoolName = Literal["cls", "mean"]
-LAST_SPECIAL_ID = 3
-"""In every alphabet <cls> and the end token have an id up to this one, and residues have higher ones."""
 
 
 def first_token(hidden: Tensor, packed: Packed) -> Tensor:
@@ -138,7 +136,7 @@ def mean_of_residues(hidden: Tensor, packed: Packed) -> Tensor:
 
     Pretraining by masked residues alone never trains <cls>; this reads what it does train.
     """
-    weights = (packed.tokens > LAST_SPECIAL_ID).float()
+    weights = packed.is_residue.float()
     sums = torch.zeros(packed.num_proteins, hidden.shape[1], dtype=torch.float32, device=hidden.device)
     sums = sums.index_add(0, packed.protein_index, hidden.float() * weights[:, None])
     counts = torch.zeros(packed.num_proteins, device=hidden.device).index_add(0, packed.protein_index, weights)

@@ -3,6 +3,8 @@
 Shapes: N tokens of the micro batch, M scored tokens among them, B proteins, D hidden.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,63 +12,62 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
-from proteinlm.models.masking import check_fractions, mask_tokens
+from proteinlm.models.masking import Masking, mask_tokens
 from proteinlm.tasks.heads import classify_tokens, scored_tokens, sum_per_protein
 from proteinlm.tasks.metrics import PooledRatio
 from proteinlm.tasks.task import Batch, Metric, Task, Window
 
 NAME = "masked_language_modeling"
-MASK_ID = "mask_id"
-"""Name of the head's buffer that holds the id of <mask>: the head is all that tells `score` which alphabet it is."""
 
 
 def masked_language_modeling(
-    mask_fraction: float = 0.15, keep_fraction: float = 0.1, random_fraction: float = 0.1
+    mask_fraction: float = 0.15,
+    keep_fraction: float = 0.1,
+    random_fraction: float = 0.1,
+    training_mask_fraction: float | None = None,
 ) -> Task:
     """The task of the paper: of `mask_fraction` of the residues, 80 % show <mask>, 10 % themselves, 10 % another.
 
+    In training `training_mask_fraction` takes the place of `mask_fraction`, where given; scoring keeps it, so that
+    losses of different runs can be compared. Raises ValueError as `Masking` does.
+
     Its splits are a corpus's: "valid" (random proteins) and "holdout" (whole clans and families), watched separately.
     """
-    check_fractions(mask_fraction, keep_fraction, random_fraction)
+    scored = Masking(mask_fraction, keep_fraction, random_fraction)
+    trained = scored if training_mask_fraction is None else replace(scored, mask_fraction=training_mask_fraction)
     return Task(
         name=NAME,
         columns=(),
         label_level="residue",
         label_dtype="int8",
-        prepare=partial(
-            _prepare, mask_fraction=mask_fraction, keep_fraction=keep_fraction, random_fraction=random_fraction
-        ),
+        prepare=partial(_prepare, scored=scored, trained=trained),
         make_head=_make_head,
         score=_score,
-        metrics=_metrics(mask_fraction, keep_fraction, random_fraction),
+        metrics=_metrics(scored),
         valid_splits=("valid", "holdout"),
     )
 
 
-def _prepare(
-    window: Window, *, mask_fraction: float, keep_fraction: float, random_fraction: float
-) -> tuple[NDArray[np.uint8], NDArray[np.generic]]:
-    tokens, labels = mask_tokens(
+def scored_masking(options: Mapping[str, float]) -> Masking:
+    """The masks that splits are scored with, of a task with these `options` (arguments of the task's function)."""
+    return Masking(**{name: value for name, value in options.items() if name != "training_mask_fraction"})
+
+
+def _prepare(window: Window, *, scored: Masking, trained: Masking) -> tuple[NDArray[np.uint8], NDArray[np.generic]]:
+    return mask_tokens(
         window.tokens,
         window.lengths,
         window.rows,
+        trained if window.is_training else scored,
         alphabet=window.alphabet,
         seed=window.seed,
         epoch=window.epoch,
-        mask_fraction=mask_fraction,
-        keep_fraction=keep_fraction,
-        random_fraction=random_fraction,
     )
-    return tokens, labels
 
 
 def _make_head(encoder: ProteinEncoder) -> nn.Module:
-    head = LanguageModelHead(encoder.config, encoder.token_embedding)
-    mask_id = torch.tensor(get_alphabet(encoder.config.alphabet).mask_id)
-    head.register_buffer(MASK_ID, mask_id, persistent=False)  # moves with the head, and is no part of what is saved
-    return head
+    return LanguageModelHead(encoder.config, encoder.token_embedding)
 
 
 def _score(head: nn.Module, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -75,18 +76,18 @@ def _score(head: nn.Module, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
     columns, cross_entropy = classify_tokens(head, hidden, packed, batch.labels)
     selected = scored_tokens(batch.labels)
     with torch.no_grad():
-        masked = packed.tokens[selected] == head.get_buffer(MASK_ID)
+        masked = packed.is_mask[selected]
         proteins, num_proteins = packed.protein_index[selected], packed.num_proteins
         columns["masked_loss"] = sum_per_protein(cross_entropy.detach() * masked, proteins, num_proteins)
         columns["masked"] = sum_per_protein(masked, proteins, num_proteins)
     return columns
 
 
-def _metrics(mask_fraction: float, keep_fraction: float, random_fraction: float) -> tuple[Metric, ...]:
-    shown = 1 - keep_fraction - random_fraction
+def _metrics(masking: Masking) -> tuple[Metric, ...]:
+    kept, drawn = masking.keep_fraction, masking.random_fraction
     mix = (
-        f"{mask_fraction:.0%} of the residues scored, {shown:.0%} of them shown as <mask>, {keep_fraction:.0%} as they "
-        f"are, {random_fraction:.0%} as a random amino acid; pooled over scored residues"
+        f"{masking.mask_fraction:.0%} of the residues scored, {1 - kept - drawn:.0%} of them shown as <mask>, "
+        f"{kept:.0%} as they are, {drawn:.0%} as a random amino acid; pooled over scored residues"
     )
     scored, masked = "scored residues", "residues shown as <mask>"
     return (

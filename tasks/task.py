@@ -40,6 +40,8 @@ class Window:
     alphabet: Alphabet
     seed: int
     epoch: int
+    is_training: bool = False
+    """Whether the rows are trained on; else they are scored."""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def training_steps(
     places = (share.window(number) for number in range(share.num_windows))
     windows = (WindowSlice(place, plan.micro_batches, is_training=True) for place in places)
     steps = share.steps(_stream(reading, windows, task))
-    return ([*(to_batch(*place, task) for place in lanes), *blanks] for lanes in steps)
+    return ([*(to_batch(*place, task, get_alphabet(reading.alphabet)) for place in lanes), *blanks] for lanes in steps)
 
 
 def validation_batches(
@@ -81,7 +81,7 @@ def validation_batches(
     places = [place for place in _stream(reading, windows, task) if not is_empty(*place)]
     mine = places[rank::world_size]
     filling = places[:1] * (-(-len(places) // world_size) - len(mine))
-    return [to_batch(*place, task) for place in [*mine, *filling]], len(mine)
+    return [to_batch(*place, task, get_alphabet(reading.alphabet)) for place in [*mine, *filling]], len(mine)
 
 
 def prefix_rows(split: Split, max_residues: int | None) -> list[int]:

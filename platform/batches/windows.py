@@ -10,7 +10,7 @@ Shapes: N tokens, B proteins of a window or of a micro batch, M micro batches of
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,7 +127,7 @@ def read_shard(reading: Reading, wanted: ShardWindow) -> pa.Table:
         max_length=reading.max_length,
         crop=reading.crop if wanted.is_training else "start",
     )
-    tokens, labels = task.prepare(window)
+    tokens, labels = task.prepare(replace(window, is_training=wanted.is_training))
     return _cut(task, window, tokens, labels, np.array([len(group) for group in groups]))
 
 
@@ -221,7 +221,7 @@ def is_empty(table: pa.Table, number: int) -> bool:
     return bool(table.column("lengths")[number].as_buffer().size == 0)
 
 
-def to_batch(table: pa.Table, number: int, task: Task) -> Batch:
+def to_batch(table: pa.Table, number: int, task: Task, alphabet: Alphabet) -> Batch:
     """Micro batch `number` of a table that `read_window` gave."""
 
     def values(name: str, dtype: str) -> NDArray[Any]:
@@ -229,7 +229,7 @@ def to_batch(table: pa.Table, number: int, task: Task) -> Batch:
 
     labels, lengths = values("labels", task.label_dtype).reshape(-1, *task.label_shape), values("lengths", "int32")
     return Batch(
-        pack(values("tokens", "uint8"), lengths),
+        pack(values("tokens", "uint8"), lengths, alphabet),
         torch.from_numpy(labels.astype(_label_type(task))),
         tuple(values("rows", "int64").tolist()),
         num_residues=table.column("num_residues")[number].as_py(),
@@ -243,7 +243,7 @@ def blank_batch(alphabet: Alphabet, task: Task) -> Batch:
     shape = (len(tokens) if task.label_level == "residue" else 1, *task.label_shape)
     dtype = _label_type(task)
     unscored = NOT_SCORED if np.issubdtype(dtype, np.integer) else np.nan
-    return Batch(pack(tokens, lengths), torch.from_numpy(np.full(shape, unscored, dtype)), rows=())
+    return Batch(pack(tokens, lengths, alphabet), torch.from_numpy(np.full(shape, unscored, dtype)), rows=())
 
 
 def _label_type(task: Task) -> type[np.int64] | type[np.float32]:

@@ -10,6 +10,7 @@ from proteinlm.models.config import ModelConfig
 from proteinlm.models.masking import context_free_floor
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.results.rows import ResultRow
+from proteinlm.tasks.masked_language_modeling import scored_masking
 from proteinlm.tasks.metrics import evaluate
 from proteinlm.tasks.task import Columns, Metric, Task
 
@@ -107,7 +108,7 @@ def split_rule(manifest: Manifest, split: str) -> str:
 
 def language_model_floors(manifest: Manifest, split: str, options: Mapping[str, float]) -> dict[str, float]:
     """What a model that ignores all context reaches at best on `split`, by metric name of masked language modelling."""
-    floor = context_free_floor(manifest.split(split).residue_counts, **options)
+    floor = context_free_floor(manifest.split(split).residue_counts, scored_masking(options))
     return {"loss": floor.training_mix, "masked_loss": floor.masked, "perplexity": math.exp(floor.training_mix)}
 
 

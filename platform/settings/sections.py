@@ -43,8 +43,8 @@ class ObjectiveSection(Section):
 
     @property
     def task_options(self) -> dict[str, float]:
-        """Options of the task as it is scored; in training `training_mask_fraction` takes its place, where given."""
-        return self.model_dump(exclude={"training_mask_fraction"})
+        """Options of the task masked_language_modeling."""
+        return self.model_dump(exclude_none=True)
 
     @model_validator(mode="after")
     def _some_are_masked(self) -> Self:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
 
-from proteinlm.models.alphabet import Alphabet, get_alphabet
+from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.platform.batches.stream import validation_batches
 from proteinlm.platform.batches.windows import Reading
@@ -49,13 +49,12 @@ class Scores:
 def make_reading(manifest: Manifest, task: Task, job: TrainingJob, split: str, seed: int) -> Reading:
     """How the rows of one split are read: cropped in training, in scoring whole as far as the model allows."""
     is_training = split == task.train_split
-    others = is_training and job.training_mask_fraction is not None
     return Reading(
         directory=str(job.data),
         split=manifest.split(split),
         alphabet=job.model.alphabet,
         task=job.task,
-        task_options=job.task_options | ({"mask_fraction": job.training_mask_fraction} if others else {}),
+        task_options=job.task_options,
         seed=seed,
         max_length=job.batches.max_length if is_training else longest_scored(job.model),
         # A frozen encoder's embeddings are computed once: a random crop would be another embedding in every epoch.
@@ -119,7 +118,7 @@ class Watched:
             )
         batches, counted = self._batches[split]
         completed = (self._completed(batch, split) for batch in batches)
-        return score_split(self._engine, completed, counted, self._task.outputs, get_alphabet(self._job.model.alphabet))
+        return score_split(self._engine, completed, counted, self._task.outputs)
 
 
 def score_split(
@@ -127,19 +126,17 @@ def score_split(
     batches: Iterable[Batch],
     num_counted: int,
     outputs: Sequence[Output] = (),
-    alphabet: Alphabet | None = None,
 ) -> Scores:
     """The scores of a whole split, gathered from all workers.
 
-    `batches` are this worker's, of which the first `num_counted` count; every worker has equally many. `alphabet` is
-    needed where there are `outputs`.
+    `batches` are this worker's, of which the first `num_counted` count; every worker has equally many.
     """
     parts: list[_Part] = []
     for number, batch in enumerate(batches):
         found = engine.eval_step(batch)
         if number >= num_counted:
             continue
-        kept = {output.name: _of_each_protein(output, found.pop(output.name), batch, alphabet) for output in outputs}
+        kept = {output.name: _of_each_protein(output, found.pop(output.name), batch) for output in outputs}
         columns = {name: column.double().cpu().numpy() for name, column in found.items()}
         parts.append(_Part(batch.rows, columns, kept))
     return _gathered(parts)
@@ -154,18 +151,15 @@ class _Part:
     outputs: dict[str, list[NDArray[np.generic]]]
 
 
-def _of_each_protein(
-    output: Output, values: Tensor, batch: Batch, alphabet: Alphabet | None
-) -> list[NDArray[np.generic]]:
+def _of_each_protein(output: Output, values: Tensor, batch: Batch) -> list[NDArray[np.generic]]:
     """An output of a micro batch cut into one array for each protein, special tokens left out."""
-    assert alphabet is not None
-    lengths = np.array(batch.packed.lengths)
-    residues = lengths - alphabet.specials_per_protein
+    is_residue = batch.packed.is_residue.cpu().numpy()
+    protein = batch.packed.protein_index.cpu().numpy()[is_residue]
+    residues = np.bincount(protein, minlength=batch.packed.num_proteins)
     whole = values.float().cpu().numpy().astype(output.dtype)
     if output.level == "pair":
         return np.split(whole, np.cumsum(residues * (residues - 1) // 2)[:-1])
-    trailing = alphabet.specials_per_protein - 1  # <cls> stands first, <eos> last where there is one
-    return [tokens[1 : len(tokens) - trailing] for tokens in np.split(whole, np.cumsum(lengths)[:-1])]
+    return np.split(whole[is_residue], np.cumsum(residues)[:-1])
 
 
 def _gathered(parts: list[_Part]) -> Scores:

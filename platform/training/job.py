@@ -31,8 +31,6 @@ class TrainingJob(Section):
     """Run directory, as every node sees it."""
     task: str
     task_options: dict[str, Any]
-    training_mask_fraction: float | None = None
-    """Takes the place of the task's own `mask_fraction` in training."""
     data: Path
     """Directory of shards with a manifest."""
     model: ModelConfig

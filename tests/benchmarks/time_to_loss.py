@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.masking import context_free_floor
@@ -129,7 +130,7 @@ def valid_split(corpus: Path, manifest: Manifest) -> list[Batch]:
         for number, shard in enumerate(split.shards)
     ]
     places = [(window, number) for window in windows for number in range(window.num_rows)]
-    return [to_batch(*place, task) for place in places if not is_empty(*place)]
+    return [to_batch(*place, task, get_alphabet("esm")) for place in places if not is_empty(*place)]
 
 
 def seconds_of_a_step(trials: dict[str, Trial], rounds: int) -> dict[str, float]:

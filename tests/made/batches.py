@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.masking import mask_tokens
+from proteinlm.models.masking import DEFAULT_MASKING, mask_tokens
 from proteinlm.models.packed import NOT_SCORED, pack
 from proteinlm.platform.batches.order import BANDS, BatchPlan, Share, cut_evenly
 from proteinlm.platform.batches.windows import Reading, WindowSlice, read_window, to_batch
@@ -32,7 +32,7 @@ def masked(sequences: Sequence[str], rows: Sequence[int]) -> tuple[Tensor, Tenso
     """Tokens [N] and labels [N] of the proteins `rows`, masked alike whatever batch they are in, and lengths [B]."""
     alphabet = get_alphabet("esm")
     tokens, lengths = alphabet.encode([sequences[row] for row in rows])
-    shown, labels = mask_tokens(tokens, lengths, np.array(rows), alphabet=alphabet, seed=0, epoch=0)
+    shown, labels = mask_tokens(tokens, lengths, np.array(rows), DEFAULT_MASKING, alphabet=alphabet, seed=0, epoch=0)
     return torch.from_numpy(shown.astype(np.int64)), torch.from_numpy(labels.astype(np.int64)), lengths
 
 
@@ -44,7 +44,9 @@ def packed_batches(sequences: Sequence[str], budget: int) -> list[Batch]:
         tokens, labels, sizes = masked(sequences, rows.tolist())
         residues = sum(len(sequences[row]) for row in rows)
         scored = known_labels(labels.numpy(), sizes)
-        made.append(Batch(pack(tokens.numpy(), sizes), labels, tuple(rows.tolist()), residues, scored))
+        made.append(
+            Batch(pack(tokens.numpy(), sizes, get_alphabet("esm")), labels, tuple(rows.tolist()), residues, scored)
+        )
     return [made[i] for i in np.random.default_rng(0).permutation(len(made))]
 
 
@@ -77,4 +79,6 @@ def steps_of_one_worker(reading: Reading, plan: BatchPlan, num_steps: int = sys.
         for number in range(share.num_windows)
     )
     places = ((window, number) for window in windows for number in range(window.num_rows))
-    return ([to_batch(*place, task) for place in lanes] for lanes in share.steps(places))
+    return (
+        [to_batch(*place, task, get_alphabet(reading.alphabet)) for place in lanes] for lanes in share.steps(places)
+    )

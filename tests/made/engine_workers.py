@@ -24,7 +24,7 @@ from torch import distributed as dist
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.masking import mask_tokens
+from proteinlm.models.masking import DEFAULT_MASKING, mask_tokens
 from proteinlm.models.packed import pack
 from proteinlm.platform.batches.order import lanes_of, micro_batches_per_step
 from proteinlm.platform.batches.windows import blank_batch
@@ -65,12 +65,14 @@ def global_batches(first: int, last: int, cuts: int = 1) -> list[list[Batch]]:
 def _batches(count: int, cuts: int, seed: int) -> list[Batch]:
     alphabet = get_alphabet("esm")
     tokens, lengths = alphabet.encode(sequences(count, seed))
-    masked, labels = mask_tokens(tokens, lengths, np.arange(count), alphabet=alphabet, seed=seed, epoch=0)
+    masked, labels = mask_tokens(
+        tokens, lengths, np.arange(count), DEFAULT_MASKING, alphabet=alphabet, seed=seed, epoch=0
+    )
     ends = np.cumsum(lengths)
     made = []
     for rows in np.array_split(np.arange(count), cuts):
         part = slice(int(ends[rows[0]] - lengths[rows[0]]), int(ends[rows[-1]]))
-        packed = pack(masked[part], lengths[rows])
+        packed = pack(masked[part], lengths[rows], get_alphabet("esm"))
         scored = known_labels(labels[part], lengths[rows])
         batch = Batch(packed, torch.from_numpy(labels[part].astype(np.int64)), tuple(rows.tolist()), num_scored=scored)
         made.append(batch)

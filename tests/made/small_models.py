@@ -36,7 +36,12 @@ def make_window(
 def make_batch(task: Task, window: Window) -> Batch:
     tokens, labels = task.prepare(window)
     scored = task.count(labels, window.lengths.astype(np.int64))
-    return Batch(pack(tokens, window.lengths), torch.from_numpy(labels), tuple(window.rows.tolist()), num_scored=scored)
+    return Batch(
+        pack(tokens, window.lengths, window.alphabet),
+        torch.from_numpy(labels),
+        tuple(window.rows.tolist()),
+        num_scored=scored,
+    )
 
 
 def secondary_structure_table() -> pa.Table:

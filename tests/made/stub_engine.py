@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.packed import pack
 from proteinlm.platform.training.engine import StepReport
 from proteinlm.platform.training.interrupts import Decision
@@ -17,7 +18,12 @@ from proteinlm.tasks.task import Batch, TaskModel
 def batch(*rows: int) -> Batch:
     """A micro batch of proteins of two residues each."""
     tokens = np.full(4 * len(rows), 5, np.uint8)
-    return Batch(pack(tokens, np.full(len(rows), 4)), torch.zeros(len(tokens)), rows, num_residues=2 * len(rows))
+    return Batch(
+        pack(tokens, np.full(len(rows), 4), get_alphabet("esm")),
+        torch.zeros(len(tokens)),
+        rows,
+        num_residues=2 * len(rows),
+    )
 
 
 class StubEngine:

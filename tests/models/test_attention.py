@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.attention import varlen
 
 from proteinlm.models import attention
+from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.attention import _FromHeads, _ToHeads, attend, has_flash, rotation
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
@@ -19,7 +20,7 @@ LENGTHS = {"regrouped": [4, 1, 20, 19, 3], "as it lies": [5, 5, 30]}
 
 
 def packed_of(lengths: list[int]) -> Packed:
-    return pack(np.zeros(sum(lengths), dtype=np.uint8), np.array(lengths))
+    return pack(np.zeros(sum(lengths), dtype=np.uint8), np.array(lengths), get_alphabet("esm"))
 
 
 def plain_attention(qkv: Tensor, packed: Packed, is_rotary: bool) -> Tensor:
@@ -139,7 +140,9 @@ def test_the_flash_path_computes_what_the_cpu_does(position: str, is_checkpointe
     torch.manual_seed(0)
     encoder = ProteinEncoder(config)
     lengths = np.array([3, 70, 129, 400, 64])
-    packed = pack(np.random.default_rng(0).integers(4, 24, size=lengths.sum()).astype(np.uint8), lengths)
+    packed = pack(
+        np.random.default_rng(0).integers(4, 24, size=lengths.sum()).astype(np.uint8), lengths, get_alphabet("esm")
+    )
     weight = torch.randn(packed.num_tokens, 128)
     hidden, gradient = {}, {}
     for device in ("cpu", "cuda"):

@@ -26,7 +26,7 @@ def make_encoder(position: str, **changes: object) -> ProteinEncoder:
 
 
 def make_packed() -> Packed:
-    return pack(*get_alphabet("esm").encode(SEQUENCES))
+    return pack(*get_alphabet("esm").encode(SEQUENCES), get_alphabet("esm"))
 
 
 @pytest.mark.parametrize("position", ["rotary", "learned"])

@@ -26,7 +26,7 @@ def make_encoder() -> ConvolutionEncoder:
 def hidden_of(encoder: ConvolutionEncoder, sequences: list[str]) -> list[torch.Tensor]:
     tokens, lengths = get_alphabet(CONFIG.alphabet).encode(sequences)
     with torch.no_grad():
-        return list(encoder(pack(tokens, lengths)).split(lengths.tolist()))
+        return list(encoder(pack(tokens, lengths, get_alphabet("esm"))).split(lengths.tolist()))
 
 
 @settings(max_examples=30)
@@ -48,7 +48,7 @@ def test_a_residue_sees_as_far_as_both_kernels_reach() -> None:
 def test_it_has_the_interface_of_the_encoder_and_learns() -> None:
     encoder = ConvolutionEncoder(CONFIG)
     tokens, lengths = get_alphabet(CONFIG.alphabet).encode(["MKT", "GAVLI"])
-    hidden = encoder(pack(tokens, lengths))
+    hidden = encoder(pack(tokens, lengths, get_alphabet("esm")))
     assert encoder.config is CONFIG
     assert hidden.shape == (12, 12)
     (hidden * torch.randn_like(hidden)).sum().backward()
@@ -57,7 +57,7 @@ def test_it_has_the_interface_of_the_encoder_and_learns() -> None:
 
 def test_dropout_is_for_training_only() -> None:
     encoder = ConvolutionEncoder(CONFIG.model_copy(update={"dropout": 0.5}))
-    packed = pack(*get_alphabet(CONFIG.alphabet).encode(["MKT"]))
+    packed = pack(*get_alphabet(CONFIG.alphabet).encode(["MKT"]), get_alphabet(CONFIG.alphabet))
     assert not torch.equal(encoder(packed), encoder(packed))
     encoder.eval()
     assert torch.equal(encoder(packed), encoder(packed))

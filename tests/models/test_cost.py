@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.cost import forward_flops, training_flops
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
@@ -18,7 +19,7 @@ def counted(lengths: list[int], num_scored: int, trains: bool = False) -> int:
     torch.manual_seed(0)
     encoder = ProteinEncoder(CONFIG)
     head = LanguageModelHead(CONFIG, encoder.token_embedding)
-    packed = pack(np.full(sum(lengths), 5, np.uint8), np.array(lengths))
+    packed = pack(np.full(sum(lengths), 5, np.uint8), np.array(lengths), get_alphabet("esm"))
     with (
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
         FlopCounterMode(display=False) as counter,

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.packed import Packed, pack
@@ -35,7 +36,7 @@ def proteins(lengths: list[int], seed: int = 0) -> list[np.ndarray]:
 
 
 def packed_of(parts: list[np.ndarray]) -> Packed:
-    return pack(np.concatenate(parts), np.array([len(part) for part in parts]))
+    return pack(np.concatenate(parts), np.array([len(part) for part in parts]), get_alphabet("esm"))
 
 
 MODELS = {

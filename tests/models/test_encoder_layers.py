@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.attention import rotation
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import EncoderLayer, FeedForward
@@ -28,7 +29,7 @@ def test_feed_forward_takes_the_configured_gelu(gelu: str) -> None:
 
 def test_a_layer_adds_attention_and_mlp_of_the_normed_stream() -> None:
     torch.manual_seed(0)
-    layer, packed = EncoderLayer(config()), pack(np.zeros(9, dtype=np.uint8), np.array([4, 5]))
+    layer, packed = EncoderLayer(config()), pack(np.zeros(9, dtype=np.uint8), np.array([4, 5]), get_alphabet("esm"))
     hidden, angles = torch.randn(9, 16), rotation(5, 8, torch.device("cpu"))
     middle = hidden + layer.attention(layer.attention_norm(hidden), packed, angles)
     expected = middle + layer.feed_forward(layer.feed_forward_norm(middle))
@@ -37,7 +38,10 @@ def test_a_layer_adds_attention_and_mlp_of_the_normed_stream() -> None:
 
 def test_dropout_draws_in_training_only() -> None:
     torch.manual_seed(0)
-    layer, packed = EncoderLayer(config(dropout=0.5)), pack(np.zeros(9, dtype=np.uint8), np.array([9]))
+    layer, packed = (
+        EncoderLayer(config(dropout=0.5)),
+        pack(np.zeros(9, dtype=np.uint8), np.array([9]), get_alphabet("esm")),
+    )
     hidden = torch.randn(9, 16)
     before = torch.get_rng_state()
     layer.eval()(hidden, packed, None)

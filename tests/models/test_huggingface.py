@@ -46,7 +46,7 @@ def test_logits_are_those_of_esm(position: str, alphabet: str) -> None:
     tokens, lengths = letters.encode(SEQUENCES)
     tokens[3] = letters.mask_id
     with torch.no_grad():
-        ours = head(encoder(pack(tokens, lengths))).split(lengths.tolist())
+        ours = head(encoder(pack(tokens, lengths, get_alphabet("esm")))).split(lengths.tolist())
         theirs = esm(*_padded(tokens, lengths, letters.pad_id)).logits
     for row, logits in enumerate(ours):
         torch.testing.assert_close(theirs[row, : lengths[row]], logits, atol=1e-5, rtol=1e-5)
@@ -90,7 +90,7 @@ def test_a_directory_of_esm_computes_the_same(tmp_path: Path, kind: type, positi
     tokens, lengths = get_alphabet("esm").encode(SEQUENCES)
     padded = _padded(tokens, lengths, get_alphabet("esm").pad_id)
     with torch.no_grad():
-        ours = loaded.encoder.eval()(pack(tokens, lengths))
+        ours = loaded.encoder.eval()(pack(tokens, lengths, get_alphabet("esm")))
         theirs = esm(*padded, output_hidden_states=True)
     hidden = theirs.hidden_states[-1]
     for row, states in enumerate(ours.split(lengths.tolist())):
@@ -108,7 +108,7 @@ def test_an_untied_decoder_is_kept_when_it_is_saved_again(tmp_path: Path) -> Non
     one = load_pretrained(tmp_path / "esm")
     save_pretrained(tmp_path / "ours", one.encoder, one.head, {})
     two = load_pretrained(tmp_path / "ours")
-    packed = pack(*get_alphabet("esm").encode(SEQUENCES))
+    packed = pack(*get_alphabet("esm").encode(SEQUENCES), get_alphabet("esm"))
     assert torch.equal(one.head(one.encoder.eval()(packed)), two.head(two.encoder.eval()(packed)))
     with pytest.raises(ValueError, match="decoder is not the encoder's token table"):
         to_esm_state(two.encoder, two.head)

@@ -20,7 +20,7 @@ def encoder(seed: int = 0) -> ProteinEncoder:
 
 
 def packed():
-    return pack(*get_alphabet("esm").encode(["MKTAYIAKQR", "GSHMLE"]))
+    return pack(*get_alphabet("esm").encode(["MKTAYIAKQR", "GSHMLE"]), get_alphabet("esm"))
 
 
 def test_an_adapter_starts_as_nothing_and_learns() -> None:

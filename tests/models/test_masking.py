@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
-from proteinlm.models.masking import _draws, _hash, context_free_floor, mask_tokens
+from proteinlm.models.masking import Masking, _draws, _hash, context_free_floor, mask_tokens
 
 ESM = get_alphabet("esm")
 
@@ -27,7 +27,11 @@ def random_proteins(count: int, length: int, seed: int = 0) -> list[str]:
 
 def masked(sequences: list[str], rows: np.ndarray, seed: int = 1, epoch: int = 0, **fractions: float):
     tokens, lengths = ESM.encode(sequences)
-    return tokens, lengths, *mask_tokens(tokens, lengths, rows, alphabet=ESM, seed=seed, epoch=epoch, **fractions)
+    return (
+        tokens,
+        lengths,
+        *mask_tokens(tokens, lengths, rows, Masking(**fractions), alphabet=ESM, seed=seed, epoch=epoch),
+    )
 
 
 def test_fractions_are_those_asked_for() -> None:
@@ -136,7 +140,7 @@ def test_impossible_fractions_are_refused(fractions: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=rf"{next(iter(fractions))}( is)? {next(iter(fractions.values()))}.*accepted"):
         masked(["MKV"], np.array([0]), **fractions)
     with pytest.raises(ValueError, match="accepted"):
-        context_free_floor({"A": 1}, **fractions)
+        context_free_floor({"A": 1}, Masking(**fractions))
 
 
 @pytest.mark.parametrize(("keep", "random"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)])
@@ -162,9 +166,9 @@ def test_floor_of_two_letters_by_hand() -> None:
 
 def test_floor_of_a_letter_that_is_never_drawn() -> None:
     assert context_free_floor({"X": 3}).training_mix == 0.0
-    assert context_free_floor({"A": 1, "C": 1}, keep_fraction=0, random_fraction=0).training_mix == pytest.approx(
-        math.log(2)
-    )
+    assert context_free_floor(
+        {"A": 1, "C": 1}, Masking(keep_fraction=0, random_fraction=0)
+    ).training_mix == pytest.approx(math.log(2))
     with pytest.raises(ValueError, match="found none"):
         context_free_floor({})
 

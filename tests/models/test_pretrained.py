@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.packed import pack
@@ -34,7 +35,7 @@ def test_round_trip_keeps_every_bit(tmp_path: Path, position: str) -> None:
         state = other.state_dict()
         assert state.keys() == mine.state_dict().keys()
         assert all(torch.equal(tensor, state[name]) for name, tensor in mine.state_dict().items())
-    packed = pack(np.array([2, 6, 7, 2, 9], dtype=np.uint8), np.array([3, 2]))
+    packed = pack(np.array([2, 6, 7, 2, 9], dtype=np.uint8), np.array([3, 2]), get_alphabet("esm"))
     assert torch.equal(loaded.head(loaded.encoder(packed)), head(encoder(packed)))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert {path.name for path in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors"}

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.packed import NOT_SCORED, pack
 from proteinlm.tasks.heads import TokenHead, classify_tokens, scored_tokens, sum_per_protein
 
@@ -12,7 +13,7 @@ LENGTHS = np.array([4, 7, 3], np.int32)
 
 
 def make_packed():
-    return pack(np.zeros(LENGTHS.sum(), np.uint8), LENGTHS)
+    return pack(np.zeros(LENGTHS.sum(), np.uint8), LENGTHS, get_alphabet("esm"))
 
 
 def test_the_head_is_the_papers():

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from proteinlm.models.alphabet import ALPHABETS
+from proteinlm.models.alphabet import ALPHABETS, get_alphabet
 from proteinlm.models.packed import pack
 from proteinlm.tasks.heads import (
-    LAST_SPECIAL_ID,
     TapeSequenceHead,
     first_token,
     get_pool,
@@ -24,7 +23,7 @@ from tests.made.small_models import SEQUENCES, make_window
 @pytest.mark.parametrize("alphabet", ALPHABETS)
 def test_pools_take_the_first_token_or_exactly_the_residues(alphabet):
     window = make_window(pa.table({"sequence": list(SEQUENCES)}), alphabet)
-    packed = pack(window.tokens, window.lengths)
+    packed = pack(window.tokens, window.lengths, window.alphabet)
     hidden = torch.randn(packed.num_tokens, 5)
     parts = torch.split(hidden, list(packed.lengths))
     torch.testing.assert_close(first_token(hidden, packed), torch.stack([part[0] for part in parts]))
@@ -32,13 +31,8 @@ def test_pools_take_the_first_token_or_exactly_the_residues(alphabet):
     torch.testing.assert_close(mean_of_residues(hidden, packed), torch.stack(means))
 
 
-@pytest.mark.parametrize("alphabet", ALPHABETS.values(), ids=lambda alphabet: alphabet.name)
-def test_specials_have_low_ids_in_every_alphabet(alphabet):
-    assert max(alphabet.cls_id, alphabet.eos_id or 0) <= LAST_SPECIAL_ID < alphabet.residue_ids.min()
-
-
 def test_a_protein_without_residues_is_pooled_to_zeros():
-    packed = pack(np.array([0, 2], np.uint8), np.array([2]))
+    packed = pack(np.array([0, 2], np.uint8), np.array([2]), get_alphabet("esm"))
     assert mean_of_residues(torch.randn(2, 4), packed).tolist() == [[0, 0, 0, 0]]
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.packed import pack
 from proteinlm.tasks.heads import ConvolutionHead
 from proteinlm.tasks.secondary_structure import secondary_structure
@@ -24,7 +25,7 @@ def make_head(num_classes: int = 3) -> ConvolutionHead:
 
 
 def packed_of(lengths: np.ndarray):
-    return pack(np.zeros(lengths.sum(), np.uint8), lengths)
+    return pack(np.zeros(lengths.sum(), np.uint8), lengths, get_alphabet("esm"))
 
 
 def test_each_protein_is_answered_as_if_alone_and_as_by_plain_convolutions():

@@ -1,5 +1,7 @@
 """The objective as a task: labels, the columns it gives, and that it learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,8 +10,9 @@ from torch.nn import functional
 
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.encoder import LanguageModelHead
+from proteinlm.models.masking import Masking
 from proteinlm.models.packed import NOT_SCORED
-from proteinlm.tasks.masked_language_modeling import masked_language_modeling
+from proteinlm.tasks.masked_language_modeling import masked_language_modeling, scored_masking
 from proteinlm.tasks.task import Batch
 from tests.made.small_models import SEQUENCES, make_batch, make_window, tiny_model
 
@@ -102,3 +105,17 @@ def test_metrics_are_of_the_right_columns():
 def test_fractions_out_of_range_are_refused_when_the_task_is_made():
     with pytest.raises(ValueError, match=r"mask_fraction is 0\.0; accepted"):
         masked_language_modeling(mask_fraction=0.0)
+
+
+def test_another_mask_in_training_leaves_scoring_as_it_is() -> None:
+    window = make_window(pa.table({"sequence": ["MKTAYIAKQR" * 40]}))
+    trained = replace(window, is_training=True)
+    task = masked_language_modeling(training_mask_fraction=0.3)
+    for asked, plain in (
+        (task.prepare(window), masked_language_modeling().prepare(window)),
+        (task.prepare(trained), masked_language_modeling(mask_fraction=0.3).prepare(trained)),
+    ):
+        assert all(np.array_equal(found, expected) for found, expected in zip(asked, plain, strict=True))
+    shares = [float((labels != NOT_SCORED).mean()) for _, labels in (task.prepare(window), task.prepare(trained))]
+    assert shares == pytest.approx([0.15, 0.3], abs=0.06)
+    assert scored_masking({"mask_fraction": 0.2, "training_mask_fraction": 0.4}) == Masking(0.2)

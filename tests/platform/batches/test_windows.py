@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.masking import mask_tokens
+from proteinlm.models.masking import DEFAULT_MASKING, mask_tokens
 from proteinlm.models.packed import NOT_SCORED
 from proteinlm.platform.batches.order import BANDS, WindowPlace, cut_evenly
 from proteinlm.platform.batches.windows import (
@@ -45,7 +45,9 @@ def reading(corpus: tuple[Path, Manifest], *, max_length: int = 1024, crop: Crop
 
 def batches(reading: Reading, wanted: WindowSlice) -> list[Batch]:
     table = read_window(reading, wanted)
-    return [to_batch(table, number, build_task(MLM)) for number in range(table.num_rows) if not is_empty(table, number)]
+    return [
+        to_batch(table, number, build_task(MLM), ESM) for number in range(table.num_rows) if not is_empty(table, number)
+    ]
 
 
 def test_a_window_is_what_a_plain_computation_gives(corpus: tuple[Path, Manifest]) -> None:
@@ -54,7 +56,7 @@ def test_a_window_is_what_a_plain_computation_gives(corpus: tuple[Path, Manifest
     table = pq.read_table(corpus[0] / corpus[1].split("train").shards[shard].file)
     sequences, rows = table.column("sequence").to_pylist(), 200 + np.arange(100)
     tokens, lengths = ESM.encode(sequences)
-    masked, labels = mask_tokens(tokens, lengths, rows, alphabet=ESM, seed=3, epoch=epoch)
+    masked, labels = mask_tokens(tokens, lengths, rows, DEFAULT_MASKING, alphabet=ESM, seed=3, epoch=epoch)
     ends = np.cumsum(lengths)
     expected = {
         frozenset(rows[group].tolist()): [
@@ -100,7 +102,7 @@ def test_labels_of_a_task_stay_with_their_residues(tmp_path: Path) -> None:
     )
     rows = []
     for number in range(3):
-        batch = to_batch(found, number, task)
+        batch = to_batch(found, number, task, ESM)
         borders = np.cumsum(batch.packed.lengths)[:-1]
         for row, labels in zip(batch.rows, np.split(batch.labels.numpy(), borders), strict=True):
             rows.append(row)

@@ -14,7 +14,7 @@ from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.huggingface import esm_config, to_esm_state
-from proteinlm.models.masking import mask_tokens
+from proteinlm.models.masking import DEFAULT_MASKING, mask_tokens
 from proteinlm.models.packed import NOT_SCORED, pack
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
 from proteinlm.platform.training.optim import learning_rate
@@ -34,9 +34,14 @@ def batch(step: int) -> tuple[Batch, Tensor, Tensor]:
     """A micro batch, and the same proteins as rectangles: tokens [B, L] padded, labels [B, L]."""
     tokens, lengths = ALPHABET.encode(sequences(PROTEINS, seed=step))
     rows = np.arange(PROTEINS)
-    masked, labels = mask_tokens(tokens, lengths, rows, alphabet=ALPHABET, seed=step, epoch=0)
+    masked, labels = mask_tokens(tokens, lengths, rows, DEFAULT_MASKING, alphabet=ALPHABET, seed=step, epoch=0)
     targets = torch.from_numpy(labels.astype(np.int64))
-    packed = Batch(pack(masked, lengths), targets, tuple(rows.tolist()), num_scored=known_labels(labels, lengths))
+    packed = Batch(
+        pack(masked, lengths, get_alphabet("esm")),
+        targets,
+        tuple(rows.tolist()),
+        num_scored=known_labels(labels, lengths),
+    )
     rectangle = padded(torch.from_numpy(masked.astype(np.int64)), lengths, ALPHABET.pad_id)
     return packed, rectangle, padded(targets, lengths, NOT_SCORED)
 

@@ -15,14 +15,6 @@ def test_columns_come_in_the_order_of_rows_and_filling_does_not_count() -> None:
     assert scores.columns["loss"].tolist() == [1.0, 3.0, 4.0]
 
 
-def test_another_mask_in_training_leaves_validation_as_it_is(tmp_path: Path) -> None:
-    manifest = write_small_corpus(tmp_path)
-    task = build_task("masked_language_modeling", mask_fraction=0.15)
-    run = job(task="masked_language_modeling", task_options={"mask_fraction": 0.15}, training_mask_fraction=0.3)
-    masked = {split: make_reading(manifest, task, run, split, seed=0).task_options for split in ("train", "valid")}
-    assert masked == {"train": {"mask_fraction": 0.3}, "valid": {"mask_fraction": 0.15}}
-
-
 def test_long_proteins_are_cropped_in_training_alone(tmp_path: Path) -> None:
     manifest = write_small_corpus(tmp_path)
     run = job(batches={"max_length": 50, "crop": "start"})

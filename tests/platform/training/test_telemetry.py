@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.cost import forward_flops, training_flops
 from proteinlm.models.packed import NOT_SCORED, pack
@@ -17,7 +18,7 @@ CONFIG = ModelConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
 
 
 def batch(*lengths: int, num_scored: int = 1) -> Batch:
-    packed = pack(np.full(sum(lengths), 5, np.uint8), np.array(lengths))
+    packed = pack(np.full(sum(lengths), 5, np.uint8), np.array(lengths), get_alphabet("esm"))
     labels = torch.full((sum(lengths),), NOT_SCORED)
     labels[:num_scored] = 5
     rows, num_residues = tuple(range(len(lengths))), sum(lengths) - 2 * len(lengths)
