@@ -96,13 +96,13 @@ def sweep(
 ) -> None:
     """Run a sweep's pretraining and finetuning trials in parallel, into one table; the same command again goes on."""
     with plain_errors() as console:
-        from proteinlm.sweeps.planning.load import load_sweep
+        from proteinlm.sweeps.planning.plan import load_sweep
         from proteinlm.sweeps.sweep import sweep as run
 
-        chosen = load_sweep(config, settings or [])
-        unfinished = run(chosen, console, dry_run=dry_run)
+        plan = load_sweep(config, settings or [])
+        unfinished = run(plan, console, dry_run=dry_run)
         if not dry_run:
-            end_trials(unfinished, chosen.directory, console)
+            end_trials(unfinished, plan.sweep.directory, console)
 
 
 @app.command(epilog="Example: proteinlm table runs --format markdown > results.md")

@@ -63,7 +63,7 @@ def _pretrain(out: Path, console: Console) -> None:
 
 
 def _sweep(out: Path, console: Console) -> None:
-    from proteinlm.sweeps.planning.load import load_sweep
+    from proteinlm.sweeps.planning.plan import load_sweep
     from proteinlm.sweeps.sweep import sweep
 
     file = _shipped("sweeps/demo.yaml")

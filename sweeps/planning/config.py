@@ -1,18 +1,9 @@
-"""What a sweep file may say: its sections, with units, bounds and defaults.
+"""The settings of a sweep file, section by section, with units, bounds and defaults.
 
-    pretrain:        settings that all pretraining trials share (as for `proteinlm pretrain`)
-    configurations:  one pretraining trial each: dotted overrides of `pretrain`, as an explicit list; or
-    grid:            the product of lists of values, by dotted name; or
-    search:          draws from distributions, by dotted name
-    constraints:     which configurations are left out, and what all of them spend
-    halving:         successive halving: the worse pretraining trials are not trained to their end
-    finetune:        settings that all finetuning trials share (as for `proteinlm finetune`)
-    tasks:           dotted overrides of `finetune`: trials on every pretrained model (mode baseline: once)
-    finetune_grid:   and with each of these values, by dotted name
-    seeds:           and with each of these seeds
-
-Two keys of a configuration are no settings: `like` names the configuration of the paper that it stands for, and
-`training_flops` sets its steps such that it spends as much.
+What to pretrain is a shared part (`pretrain`) and one of three ways to vary it: an explicit list (`configurations`), a
+product of lists (`grid`) or random draws (`search`). Every entry of `tasks` is then run on every pretrained model.
+Keys of a configuration are dotted names of settings, and two that are no settings: `like` names the configuration of
+the paper that it stands for, and `training_flops` sets its steps such that it spends as much.
 """
 
 from pathlib import Path
@@ -104,9 +95,9 @@ class HalvingSection(Section):
     rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(min_length=1)
     """Where trials are compared: shares of the training FLOPs of the configuration that spends fewest."""
     keep: float = Field(1 / 3, gt=0, lt=1)
-    """Share of a rung's trials that goes on, rounded up."""
+    """Share of a rung's trials that is trained further, rounded up."""
     asynchronous: bool = False
-    """Go on with a good trial before all have reached the rung."""
+    """Train a good trial further before all have reached the rung."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -126,7 +117,7 @@ class EstimateSection(Section):
 
 
 class SweepConfig(Section):
-    """`proteinlm sweep`: see the module's docstring."""
+    """A sweep of pretraining configurations, each finetuned on tasks: the file that `proteinlm sweep` reads."""
 
     name: RunName
     storage: Path = Path("runs")
@@ -144,17 +135,26 @@ class SweepConfig(Section):
     autoscaling: bool = False
     """True: nodes may be added, so trials are not held back for want of room; `max_concurrent` bounds them."""
     max_failures: int = Field(3, ge=0)
-    """How often a trial whose process died goes on from its checkpoint before it is given up."""
+    """How often a trial whose process died is resumed from its checkpoint before it is given up."""
     pretrain: dict[str, Any] = Field(default_factory=dict)
+    """Settings that all pretraining trials share, as for `proteinlm pretrain`."""
     configurations: tuple[dict[str, Any], ...] = ()
+    """One pretraining trial each: changes of `pretrain` by dotted name."""
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Or a trial for each combination of these values: lists by dotted name."""
     search: SearchSection | None = None
+    """Or trials drawn at random: distributions by dotted name."""
     constraints: ConstraintSection = ConstraintSection()
+    """Which configurations are left out, and what all of them spend."""
     halving: HalvingSection | None = None
+    """Successive halving: the worse pretraining trials are not trained to their end."""
     finetune: dict[str, Any] = Field(default_factory=dict)
+    """Settings that all finetuning trials share, as for `proteinlm finetune`."""
     tasks: tuple[dict[str, Any], ...] = ()
-    """`task: all` stands for the five of TAPE."""
+    """Changes of `finetune` by dotted name, run on every pretrained model (mode baseline: once). `task: all` stands for
+    the five of TAPE."""
     finetune_grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Every task is run with each combination of these values: lists by dotted name."""
     seeds: tuple[Seed, ...] = ()
     """Seeds of finetuning, where a task names none of its own; empty: `seed` alone."""
     estimate: EstimateSection = EstimateSection()

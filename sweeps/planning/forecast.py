@@ -21,7 +21,8 @@ from proteinlm.platform.results.formatting import amount, duration, scientific
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.sweeps.planning.config import EstimateSection, SweepConfig
 from proteinlm.sweeps.planning.cost import Cost
-from proteinlm.sweeps.planning.plan import Plan, Trial
+from proteinlm.sweeps.planning.plan import Plan
+from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.tasks.catalog import build_task
 
 

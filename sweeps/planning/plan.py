@@ -1,137 +1,158 @@
-"""A sweep's settings become trials, each one a run of a verb, checked whole before Ray starts.
+"""From settings to trials, checked as a whole before Ray starts.
 
-A trial is a run directory `<storage>/<sweep>/<trial>`. Its name ends in a hash of all that determines its result, but
-for the seed, which stands after it where it is not 0: what is finished is never run again, and what was changed is
-another trial.
+    load_sweep(file, overrides) -> SweepConfig -> plan_sweep -> Plan         `proteinlm sweep`
+    FinetuneConfig with several tasks, seeds or modes -> plan_finetuning     `proteinlm finetune`
+
+Faults of all trials are collected as values; a fault that several configurations share is said once, with their names.
 """
 
-import hashlib
-import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from typing import Any
 
-from proteinlm.models.config import TABLE_7_SHAPES, shape_name
-from proteinlm.platform.data.manifest import MANIFEST_FILE, read_manifest
+from pydantic import TypeAdapter, ValidationError
+
+from proteinlm.models.config import shape_name
 from proteinlm.platform.finetune import for_task
-from proteinlm.platform.settings.config import ALL_TASKS, TRAINED_MODES, FinetuneConfig, PretrainConfig
-from proteinlm.platform.settings.loading import flat, merge, set_dotted, validate
+from proteinlm.platform.settings.config import ALL_TASKS, TRAINED_MODES, FinetuneConfig, Mode, PretrainConfig
+from proteinlm.platform.settings.loading import (
+    Fault,
+    SettingsError,
+    load_settings,
+    merge,
+    override,
+    set_dotted,
+    validate,
+)
+from proteinlm.platform.settings.yaml_text import read_yaml
 from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY
-from proteinlm.platform.training.driver import changes_no_result
-from proteinlm.sweeps.planning.config import LIKE, SEED, TRAINING_FLOPS, SweepConfig
+from proteinlm.sweeps.planning.config import SEED, SweepConfig
 from proteinlm.sweeps.planning.cost import steps_of_flops
 from proteinlm.sweeps.planning.space import (
     Point,
+    flops_of,
     grid_points,
+    like_of,
     most_points,
     points,
+    settings_of,
     shape_out_of_bounds,
     size_out_of_bounds,
 )
+from proteinlm.sweeps.planning.trial import Trial, extras, identity, named, seed_suffix, with_absolute_paths
 from proteinlm.tasks.catalog import TAPE_TASKS, build_task
+from proteinlm.tasks.contact_prediction import NAME as CONTACTS
 
-Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
-IN_NO_NAME = {
-    *(f"model.{name}" for name in ("preset", "hidden_size", "num_hidden_layers", "num_attention_heads")),
-    *("task", "mode", SEED, "seeds", LIKE),
-}
-"""Keys that a trial's name says in another way, or not at all."""
 UNNAMED = "unnamed"
-SETTINGS_FAULT = " in the settings ("
-"""Stands before the source in a message of `validate`."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One run of a verb, and the trial whose model it needs."""
-
-    name: str
-    verb: Literal["pretrain", "finetune"]
-    config: PretrainConfig | FinetuneConfig
-    needs: str | None
-    label: str = ""
-    """What people call the pretrained configuration (of finetuning: the one it starts from): its shape and `extras`."""
-    extras: str = ""
-    """What the label says beside the shape, such as "-learning_rate-0.01"."""
-    like: str | None = None
-    """The paper's configuration that a pretraining trial stands for."""
-
-    @property
-    def configuration(self) -> str:
-        """Name that all seeds of the trial share, with the hash of what determines their results."""
-        return self.config.configuration or self.name
-
-    @property
-    def seed(self) -> int:
-        """Of the run; everything else that determines its result is the configuration."""
-        return self.config.seed
-
-
-_ANY = {"name": UNNAMED, "corpus": UNNAMED, "model": {"preset": "cpu-tiny"}, "training": {"steps": 1}}
-STAND_IN = Trial(UNNAMED, "pretrain", PretrainConfig.model_validate(_ANY), None)
-"""For faults of the tasks of a sweep whose configurations are all at fault."""
+ALL_TOGETHER = "all together"
+"""Name of a fault that no single setting has."""
+FINETUNING_SEEDS = (0, 1, 2)
+"""Of `finetune` with all tasks, where the settings name no seeds."""
+COMPARED: tuple[Mode, ...] = ("scratch", "cnn", "probe")
+"""Modes that `finetune` with all tasks runs beside the one asked for."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All trials, pretraining first, and why points of a grid or a search are none."""
+    """A sweep and all its trials."""
 
+    sweep: SweepConfig
     trials: list[Trial]
+    """Pretraining first."""
     left_out: list[str]
+    """Points of a grid or a search that are no trials, each with the reason."""
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Plan:
+    """Read the sweep file at `path` with dotted `key=value` overrides, and plan its trials.
+
+    Raises FileNotFoundError for a missing file or corpus, and SettingsError with every fault of the file's sections and
+    of all trials that can be planned in spite of them.
+    """
+    try:
+        sweep = load_settings(SweepConfig, path, overrides)
+    except SettingsError as error:
+        raise SettingsError([*error.faults, *_faults_of_trials(path, overrides)]) from None
+    return plan_sweep(sweep)
+
+
+def _faults_of_trials(path: Path, overrides: Sequence[str]) -> Sequence[Fault]:
+    """Faults of the trials of a file whose sections have faults of their own; those sections are left out."""
+    try:
+        values = override(read_yaml(path), overrides)
+    except SettingsError:
+        return ()
+    whole: dict[str, Any] = {"name": UNNAMED}
+    for key, field in SweepConfig.model_fields.items():
+        if key in values:
+            with suppress(ValidationError):
+                TypeAdapter[Any](field.rebuild_annotation()).validate_python(values[key])
+                whole[key] = values[key]
+    try:
+        plan_sweep(SweepConfig.model_validate(whole))
+    except ValidationError:
+        return ()
+    except (ValueError, OSError) as error:
+        return _faults_in(error, str(path))
+    return ()
 
 
 def plan_sweep(sweep: SweepConfig) -> Plan:
-    """All trials of the sweep; ValueError with every fault of every trial in one message."""
+    """Plan all trials of the sweep; SettingsError with every fault of every trial, FileNotFoundError for no corpus."""
     pretrained, left_out, faults = _plan_pretraining(sweep)
     trials = list(pretrained)
-    for number, changes in enumerate(_tasks(sweep)):
+    for source, changes in _tasks(sweep):
         for model in _models(sweep, changes, pretrained):
             try:
-                trials += _finetuning(sweep, changes, model, f"tasks[{number}]")
+                trials += _finetuning(sweep, changes, model, source)
             except ValueError as error:
-                faults.append(str(error))
+                faults += _faults_in(error, source)
                 break  # the same fault on every model is one fault
-    faults += _name_clashes(trials)
+    names = [trial.name for trial in trials]
+    faults += [_twice(sweep.name, name) for name in sorted({name for name in names if names.count(name) > 1})]
     if faults:
-        raise ValueError("\n".join(_each_once(faults)))
-    return Plan(trials, left_out)
+        raise SettingsError(list(_each_once(faults)))
+    return Plan(sweep, trials, left_out)
 
 
-def _plan_pretraining(sweep: SweepConfig) -> tuple[list[Trial], list[str], list[str]]:
+def _plan_pretraining(sweep: SweepConfig) -> tuple[list[Trial], list[str], list[Fault]]:
     """Trials, points left out, and faults."""
     wanted, looked_at = most_points(sweep)
     trials: dict[str, Trial] = {}
     left_out: list[str] = []
-    faults: list[str] = []
+    faults: list[Fault] = []
     for number, point in enumerate(points(sweep) if sweep.pretrain else ()):
         if len(trials) == wanted or number == looked_at:
             break
         try:
             found = _pretraining(sweep, point)
         except ValueError as error:
-            faults.append(str(error))
+            faults += _faults_in(error, point.source)
             if not point.is_explicit:
                 break  # what is wrong with one point is wrong with all
             continue
-        if isinstance(found, str):
-            (faults if point.is_explicit else left_out).append(f"{point.source}: {found}")
-        elif point.is_explicit and found.name in trials:
-            faults.append(f"{point.source}: {_twice(found.name)}")
-        else:
+        if isinstance(found, Trial):
+            if point.is_explicit and found.name in trials:
+                faults.append(_twice(point.source, found.name))
             trials[found.name] = found
+        elif point.is_explicit:
+            faults.append(Fault("model", point.source, found))
+        else:
+            left_out.append(f"{point.source}: {found}")
     if wanted and len(trials) < wanted and not faults:
-        faults.append(f"search: {len(trials)} of {wanted} configurations keep the constraints in {looked_at} draws")
+        text = f"{len(trials)} of {wanted} configurations keep the constraints in {looked_at} draws"
+        faults.append(Fault("search", sweep.name, text))
     if not trials and not faults and sweep.pretrain:
-        faults.append("\n  ".join(["grid: every point is left out:", *left_out]))
+        faults.append(Fault("grid", sweep.name, "\n    ".join(["every point is left out:", *left_out])))
     return list(trials.values()), left_out, faults
 
 
 def _pretraining(sweep: SweepConfig, point: Point) -> Trial | str:
     """The trial of a point, or why it is left out."""
-    changes = {name: value for name, value in point.changes.items() if name not in (LIKE, TRAINING_FLOPS)}
-    values = set_dotted(merge({SEED: sweep.seed}, sweep.pretrain), changes, point.source)
-    flops = point.changes.get(TRAINING_FLOPS, sweep.constraints.training_flops)
+    values = set_dotted(merge({SEED: sweep.seed}, sweep.pretrain), settings_of(point), point.source)
+    flops = flops_of(point, sweep.constraints)
     if flops is not None:
         values = merge(values, {"training": {"steps": 1, "epochs": None}})
     if not point.is_explicit and (why := shape_out_of_bounds(values.get("model"), sweep.constraints)):
@@ -140,38 +161,32 @@ def _pretraining(sweep: SweepConfig, point: Point) -> Trial | str:
     if why := size_out_of_bounds(config, sweep.constraints):
         return why
     if flops is not None:
-        steps = steps_of_flops(config, _positive(flops, point.source))
+        steps = steps_of_flops(config, flops)
         config = config.model_copy(update={"training": config.training.model_copy(update={"steps": steps})})
-    extras = "".join(f"-{extra}" for extra in _extras(point.changes))
-    label = shape_name(config.model) + extras
+    beside_shape = "".join(f"-{extra}" for extra in extras(point.changes))
+    label = shape_name(config.model) + beside_shape
     configuration = f"{label}-{identity(config)}"
-    config = _named(config, configuration, configuration)
-    return Trial(config.name, "pretrain", config, None, label, extras, _like(point))
+    config = named(config, configuration, configuration)
+    return Trial(config.name, "pretrain", config, None, label, beside_shape, like_of(point))
 
 
-def _like(point: Point) -> str | None:
-    like = point.changes.get(LIKE)
-    if like is not None and like not in list(TABLE_7_SHAPES):
-        raise ValueError(f"{point.source}: {LIKE}: found {like!r}; accepted: {', '.join(TABLE_7_SHAPES)}")
-    return like
-
-
-def _positive(flops: object, source: str) -> float:
-    if isinstance(flops, bool) or not isinstance(flops, int | float) or flops <= 0:
-        raise ValueError(f"{source}: {TRAINING_FLOPS}: found {flops!r}; accepted: a positive number of FLOPs")
-    return float(flops)
-
-
-def _tasks(sweep: SweepConfig) -> Iterator[dict[str, Any]]:
-    for changes in sweep.tasks:
-        named = TAPE_TASKS if changes.get("task") == ALL_TASKS else (changes.get("task"),)
-        yield from ({**changes, "task": task} if task else changes for task in named)
+def _tasks(sweep: SweepConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What messages call each entry of `tasks`, and its settings; `all` becomes the tasks of TAPE."""
+    for number, changes in enumerate(sweep.tasks):
+        tasks = TAPE_TASKS if changes.get("task") == ALL_TASKS else (changes.get("task"),)
+        yield from ((f"tasks[{number}]", {**changes, "task": task} if task else changes) for task in tasks)
 
 
 def _models(sweep: SweepConfig, changes: Mapping[str, Any], pretrained: list[Trial]) -> list[Trial | None]:
     """The pretraining trials that a task is run on; None stands for what is not of this sweep."""
     is_of_this_sweep = changes.get("mode") != "baseline" and "pretrained" not in sweep.finetune and sweep.pretrain
-    return [*(pretrained or [STAND_IN])] if is_of_this_sweep else [None]
+    return [*(pretrained or [_any_model()])] if is_of_this_sweep else [None]
+
+
+def _any_model() -> Trial:
+    """A stand-in by which faults of tasks are found where all configurations have faults of their own."""
+    values = {"name": UNNAMED, "corpus": UNNAMED, "model": {"preset": "cpu-tiny"}, "training": {"steps": 1}}
+    return Trial(UNNAMED, "pretrain", PretrainConfig.model_validate(values), None)
 
 
 def _finetuning(sweep: SweepConfig, changes: Mapping[str, Any], model: Trial | None, source: str) -> Iterator[Trial]:
@@ -186,11 +201,11 @@ def _finetuning(sweep: SweepConfig, changes: Mapping[str, Any], model: Trial | N
         config = _of_known_task(for_task(config, config.task), source)
         seeds = (config.seeds or sweep.seeds) if config.mode in TRAINED_MODES else ()
         config = config.model_copy(update={"seeds": ()})
-        parts = [config.task, config.mode, *_extras({**changes, **point}), identity(config, model)]
+        parts = [config.task, config.mode, *extras({**changes, **point}), identity(config, model)]
         configuration = "-".join([model.label, *parts] if model else parts)
-        of_this_model = "-".join([model.label + _seed(model.seed), *parts] if model else parts)
+        of_this_model = "-".join([model.label + seed_suffix(model.seed), *parts] if model else parts)
         for seed in seeds or (config.seed,):
-            seeded = _named(config.model_copy(update={"seed": seed}), configuration, of_this_model)
+            seeded = named(config.model_copy(update={"seed": seed}), configuration, of_this_model)
             if model:
                 yield Trial(seeded.name, "finetune", seeded, model.name, model.label, model.extras)
             else:
@@ -201,82 +216,79 @@ def _of_known_task(config: FinetuneConfig, source: str) -> FinetuneConfig:
     try:
         build_task(config.task, **config.options)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
+        raise SettingsError([Fault("task", source, str(error))]) from None
     return config
 
 
 def _shared(sweep: SweepConfig, workers: int) -> dict[str, Any]:
-    cluster = {"num_workers": workers, "cpus_per_worker": sweep.cpus_per_worker}
+    """Settings that the sweep gives to all its runs; a run's own `cluster` section is laid over them."""
+    cluster = {
+        "num_workers": workers,
+        "cpus_per_worker": sweep.cpus_per_worker,
+        "threads_per_worker": sweep.threads_per_worker,
+    }
     return {"name": UNNAMED, "storage": str(sweep.directory.resolve()), "cluster": cluster}
 
 
-def _extras(changes: Mapping[str, Any]) -> list[str]:
-    """What tells a configuration from others, as parts of its name."""
-    said = [(name.split(".")[-1], value) for name, value in changes.items() if name not in IN_NO_NAME]
-    return [re.sub(r"[^A-Za-z0-9._-]+", "_", f"{name}-{_short(value)}") for name, value in said]
+def plan_finetuning(config: FinetuneConfig) -> list[Trial]:
+    """Plan the runs of a `finetune` command: each task, in each mode, with each seed, and the baselines.
 
-
-def _short(value: object) -> str:
-    """1e13 for ten trillion; other values as they are."""
-    return f"{value:g}".replace("e+", "e") if isinstance(value, float) and value >= 1e6 else str(value)
-
-
-def _seed(seed: int) -> str:
-    """The end of a trial's name."""
-    return f"-seed-{seed}" if seed else ""
-
-
-def identity(config: PretrainConfig | FinetuneConfig, model: Trial | None = None) -> str:
-    """8 hex digits that stand for all that determines a run's result, but for its seed: settings and corpus.
-
-    `model` is the trial of the same sweep whose model is finetuned: it is known by its configuration, wherever the
-    sweep lies. A model from elsewhere is known by its path.
+    They are called <task>-<mode>-seed-<seed>. A baseline or probe is fitted once for each task; the probe reads
+    contacts and is left out for other tasks. SettingsError with every fault of every run.
     """
-    values = {
-        name: value
-        for name, value in flat(config.model_dump(mode="json")).items()
-        if value is not None and name not in ("name", SEED) and not changes_no_result(name)
-    }
-    if isinstance(config, PretrainConfig) and (config.corpus / MANIFEST_FILE).is_file():
-        values["corpus"] = read_manifest(config.corpus).content_hash
-    if isinstance(config, FinetuneConfig) and config.pretrained:
-        is_of_model = model is not None and config.pretrained == model.config.directory / MODEL_DIRECTORY
-        values["pretrained"] = model.configuration if model and is_of_model else str(config.pretrained.resolve())
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    tasks = TAPE_TASKS if config.task == ALL_TASKS else (config.task,)
+    trials: list[Trial] = []
+    faults: list[Fault] = []
+    strays = sorted(set(config.per_task) - set(tasks))
+    if strays and config.task == ALL_TASKS:
+        text = f"found {', '.join(strays)}; accepted: {', '.join(tasks)}"
+        faults.append(Fault("per_task", config.name, text))
+    for task in tasks:
+        try:
+            trials += [_of_command(config, task, mode, seed) for mode, seed in _modes_and_seeds(config, task)]
+        except ValueError as error:
+            faults += _faults_in(error, f"task {task}")
+    if faults:
+        raise SettingsError(faults)
+    return trials
 
 
-def with_absolute_paths(config: Config) -> Config:
-    """`config` for Tune, which runs every trial in a working directory of its own."""
-    paths = {key: getattr(config, key, None) for key in ("corpus", "data", "pretrained")}
-    return config.model_copy(update={key: path.resolve() for key, path in paths.items() if path is not None})
+def _modes_and_seeds(config: FinetuneConfig, task: str) -> Iterator[tuple[Mode, int]]:
+    """The modes in which `task` is run, with their seeds."""
+    is_all = config.task == ALL_TASKS
+    seeds = config.seeds or (FINETUNING_SEEDS if is_all else (config.seed,))
+    modes = config.modes or (config.mode, *(COMPARED if is_all else ()))
+    for mode in dict.fromkeys((*modes, "baseline")):
+        if mode in TRAINED_MODES:
+            yield from ((mode, seed) for seed in seeds)
+        elif mode != "probe" or task == CONTACTS:
+            yield mode, seeds[0]
 
 
-def _named(config: Config, configuration: str, name: str) -> Config:
-    """`config` as a trial of a configuration, called `name` and its seed, in the trial's own process where nothing
-    needs a worker group.
-    """
-    if config.training.engine == "plain" and config.cluster.in_process is None:
-        config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"in_process": True})})
-    names = {"configuration": configuration, "name": name + _seed(config.seed)}
-    return with_absolute_paths(config).model_copy(update=names)
+def _of_command(config: FinetuneConfig, task: str, mode: Mode, seed: int) -> Trial:
+    configuration = f"{task}-{mode}"
+    name = configuration + (f"-seed-{seed}" if mode in TRAINED_MODES else "")
+    alone = {"seeds": (), "modes": (), "with_baselines": False}
+    place = {"name": name, "configuration": configuration, "storage": str(config.directory.resolve())}
+    run = for_task(config, task, **alone, **place, mode=mode, seed=seed)
+    return Trial(name, "finetune", with_absolute_paths(run), None)
 
 
-def _name_clashes(trials: list[Trial]) -> list[str]:
-    names = [trial.name for trial in trials]
-    return [_twice(name) for name in sorted({name for name in names if names.count(name) > 1})]
+def _faults_in(error: Exception, source: str) -> Sequence[Fault]:
+    """The faults of an error that planning a trial raised."""
+    return error.faults if isinstance(error, SettingsError) else (Fault(ALL_TOGETHER, source, str(error)),)
 
 
-def _each_once(faults: list[str]) -> Iterator[str]:
-    """What is wrong with several configurations alike, said once with all their names."""
-    sources: dict[str, list[str]] = {}
+def _each_once(faults: Iterable[Fault]) -> Iterator[Fault]:
+    """What is wrong with several configurations alike as one fault, with the names of three of them."""
+    sources: dict[tuple[str, str], dict[str, None]] = {}
     for fault in faults:
-        source, _, lines = fault.partition(SETTINGS_FAULT)[2].partition("):\n  ")
-        for line in lines.split("\n  ") if lines else [fault]:
-            sources.setdefault(line, []).append(source)
-    for line, found in sources.items():
+        sources.setdefault((fault.name, fault.text), {})[fault.source] = None
+    for (name, text), of_fault in sources.items():
+        found = list(of_fault)
         others = f" and {len(found) - 3} others" * (len(found) > 3)
-        yield ", ".join(found[:3]) + f"{others}: {line}" if found[0] else line
+        yield Fault(name, ", ".join(found[:3]) + others, text)
 
 
-def _twice(name: str) -> str:
-    return f"trial {name} stands twice in the sweep; two trials must differ in something"
+def _twice(source: str, name: str) -> Fault:
+    return Fault(ALL_TOGETHER, source, f"trial {name} stands twice; two trials must differ in something")

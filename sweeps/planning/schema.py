@@ -17,7 +17,6 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from proteinlm.models.config import PRESETS
 from proteinlm.platform.settings.config import ALL_TASKS, FinetuneConfig, PretrainConfig
-from proteinlm.sweeps.planning import config
 from proteinlm.sweeps.planning.config import LIKE, TRAINING_FLOPS, SweepConfig
 from proteinlm.tasks.catalog import TASKS, build_task
 
@@ -49,9 +48,7 @@ def sweep_schema() -> Schema:
     defs["FinetuneConfig"]["properties"]["task"]["enum"] = [*tasks, ALL_TASKS]
     top = defs.pop("SweepConfig")
     _name_the_keys(top["properties"], defs)
-    for name, said in re.findall(r"^    (\w+): +(.+?)(?:;|; or)?$", config.__doc__ or "", re.MULTILINE):
-        top["properties"][name].setdefault("description", said)
-    schema = {"$schema": DIALECT, **top, "title": "proteinlm sweep", "description": _first_line(config.__doc__)}
+    schema = {"$schema": DIALECT, **top, "title": "proteinlm sweep"}
     made: Schema = _for_editors(schema | {"$defs": defs})
     return made
 
@@ -148,10 +145,6 @@ def _drawn(value: Schema) -> Schema:
 
 def _as_described(field: Schema) -> Schema:
     return {"description": field["description"]} if "description" in field else {}
-
-
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().splitlines()[0]
 
 
 def _for_editors(schema: Any) -> Any:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from proteinlm.models.config import expand_preset
+from proteinlm.models.config import TABLE_7_SHAPES, expand_preset
 from proteinlm.models.cost import num_parameters
 from proteinlm.platform.settings.config import PretrainConfig
-from proteinlm.sweeps.planning.config import ConstraintSection, SearchSection, SweepConfig
+from proteinlm.platform.settings.loading import Fault, SettingsError
+from proteinlm.sweeps.planning.config import LIKE, TRAINING_FLOPS, ConstraintSection, SearchSection, SweepConfig
 
 DRAWS_PER_TRIAL = 200
 """Draws for each configuration wanted before a search is given up."""
@@ -59,6 +60,33 @@ def most_points(sweep: SweepConfig) -> tuple[int | None, int | None]:
     if sweep.search is None:
         return None, None
     return sweep.search.trials, DRAWS_PER_TRIAL * sweep.search.trials
+
+
+def settings_of(point: Point) -> dict[str, Any]:
+    """Return the point's settings by dotted name, without the two keys that are none: `like` and `training_flops`."""
+    return {name: value for name, value in point.changes.items() if name not in (LIKE, TRAINING_FLOPS)}
+
+
+def like_of(point: Point) -> str | None:
+    """Return the paper's configuration that the point stands for; SettingsError where it is none of Table 7."""
+    like = point.changes.get(LIKE)
+    if like is not None and like not in list(TABLE_7_SHAPES):
+        text = f"found {like!r}; accepted: {', '.join(TABLE_7_SHAPES)}"
+        raise SettingsError([Fault(LIKE, point.source, text)])
+    return like
+
+
+def flops_of(point: Point, constraints: ConstraintSection) -> float | None:
+    """Return the model FLOPs that pretraining is to spend; None: the settings say its length. SettingsError for what is
+    no positive number.
+    """
+    flops = point.changes.get(TRAINING_FLOPS, constraints.training_flops)
+    if flops is None:
+        return None
+    if isinstance(flops, bool) or not isinstance(flops, int | float) or flops <= 0:
+        text = f"found {flops!r}; accepted: a positive number of FLOPs"
+        raise SettingsError([Fault(TRAINING_FLOPS, point.source, text)])
+    return float(flops)
 
 
 def shape_out_of_bounds(model: object, constraints: ConstraintSection) -> str | None:

@@ -12,7 +12,7 @@ from proteinlm.models.config import TABLE_7_SHAPES
 from proteinlm.models.cost import num_parameters
 from proteinlm.platform.results.rows import ResultRow
 from proteinlm.platform.results.tables import Cell, Column, Fact, FactColumn, Line, Table, measure_of, pool
-from proteinlm.sweeps.planning.plan import Trial
+from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.results.runs import (
     ConfigurationResult,
     Device,

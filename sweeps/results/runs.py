@@ -20,7 +20,7 @@ from proteinlm.platform.results.tables import Cell, Column, best_value
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.loading import flat
 from proteinlm.platform.training.driver import changes_no_result
-from proteinlm.sweeps.planning.plan import Trial
+from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.trials.trial_state import TrialState, device_seconds, read_state
 
 UNPRETRAINED = ("scratch", "cnn")

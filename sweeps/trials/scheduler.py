@@ -13,7 +13,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from proteinlm.sweeps.planning.plan import Trial
+from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.trials.halving import Halving
 
 

@@ -33,7 +33,7 @@ from proteinlm.platform.storage.run_directory import (
 )
 from proteinlm.platform.training.driver import PausedError, StoppedError, check_same_run
 from proteinlm.platform.training.tracking import last_logged_step, read_metrics
-from proteinlm.sweeps.planning.plan import Trial
+from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.trials.halving import Halving
 from proteinlm.sweeps.trials.trial_state import alone_in, attempt
 
@@ -45,23 +45,21 @@ TUNE_SWITCHES = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
 
 
 @dataclass(frozen=True)
-class TrialResources:
-    """What trials get of the cluster, and how many run at once."""
+class ClusterUse:
+    """Which cluster trials run on, and how many at once; what one trial takes of it stands in its own settings."""
 
     address: str | None = None
-    cpus_per_worker: float | None = None
-    """None: such that there is room for as many workers as the cluster has CPUs, beside one CPU for reading data."""
-    threads_per_worker: int | None = None
-    """PyTorch threads; None: the machine's cores shared by the workers that there is room for."""
+    """Ray address; None: RAY_ADDRESS, else an embedded Ray on this machine."""
     max_concurrent: int | None = None
+    """Trials at once; None: as many as fit."""
     autoscaling: bool = False
-    """Hold no trial back for want of room: nodes are added."""
+    """Hold no trial back for want of resources: nodes are added."""
     max_failures: int = 3
-    """How often a trial whose process died goes on from its checkpoint."""
+    """How often a trial whose process died is resumed from its checkpoint before it is given up."""
 
 
 def run_trials(
-    trials: list[Trial], directory: Path, each: TrialResources, console: Console | None, halving: Halving | None = None
+    trials: list[Trial], directory: Path, use: ClusterUse, console: Console | None, halving: Halving | None = None
 ) -> list[str]:
     """Run the `trials` (checked) not finished in `directory`, each in its run directory; returns the unfinished ones'
     names.
@@ -70,12 +68,11 @@ def run_trials(
     finished = {trial.name for trial in trials if is_finished(directory / trial.name)}
     _tell(console, f"{len(trials)} trials, {len(finished)} of them finished")
     if len(finished) < len(trials):
-        with connected(each.address) as size:
-            share = each.cpus_per_worker or cpu_share(size)
-            trials = [with_share(trial, share, each, size) for trial in trials]
-            if not each.autoscaling:
+        with connected(use.address) as size:
+            trials = [with_share(trial, size, use.max_concurrent) for trial in trials]
+            if not use.autoscaling:
                 check_all_fit(trials, size)
-            _run(trials, finished, each, size, directory, console, halving)
+            _run(trials, finished, use, size, directory, console, halving)
     at_rest = _mark_at_rest(halving, directory) if halving else {}
     return [trial.name for trial in trials if not is_finished(directory / trial.name) and not _is_over(trial, at_rest)]
 
@@ -100,16 +97,20 @@ def cpu_share(size: ClusterSize) -> float:
     return max(0.1, math.floor(100 * (size.cpus - DATA_CPUS) / size.cpus) / 100)
 
 
-def with_share(trial: Trial, share: float, each: TrialResources, size: ClusterSize) -> Trial:
-    """The trial with CPUs, threads and GPUs of its workers settled; what trains no network takes no GPU unasked."""
+def with_share(trial: Trial, size: ClusterSize, max_concurrent: int | None = None) -> Trial:
+    """Return the trial with what its `cluster` section leaves open decided for this cluster.
+
+    CPUs of a worker: such that as many workers as there are CPUs fit. Threads: the cores shared by the workers that run
+    at once, at most `max_concurrent` trials. GPUs: where there are some and a network is trained.
+    """
     section = trial.config.cluster
     trains = isinstance(trial.config, PretrainConfig) or trial.config.mode in TRAINED_MODES
-    cpus = section.cpus_per_worker or share
-    workers_at_once = min((size.cpus - DATA_CPUS) / cpus, section.most_workers * (each.max_concurrent or math.inf))
+    cpus = section.cpus_per_worker or cpu_share(size)
+    workers_at_once = min((size.cpus - DATA_CPUS) / cpus, section.most_workers * (max_concurrent or math.inf))
     threads = max(1, round(size.cpus / max(1.0, workers_at_once)))
     settled = {
         "cpus_per_worker": cpus,
-        "threads_per_worker": section.threads_per_worker or each.threads_per_worker or threads,
+        "threads_per_worker": section.threads_per_worker or threads,
         "use_gpu": (trains and size.gpus > 0) if section.use_gpu is None else section.use_gpu,
     }
     return replace(trial, config=trial.config.model_copy(update={"cluster": section.model_copy(update=settled)}))
@@ -160,7 +161,7 @@ def validation_losses(run_directory: Path) -> dict[int, float]:
 def _run(
     trials: list[Trial],
     finished: set[str],
-    each: TrialResources,
+    use: ClusterUse,
     size: ClusterSize,
     directory: Path,
     console: Console | None,
@@ -172,8 +173,8 @@ def _run(
     from proteinlm.sweeps.trials.scheduler import RoadSearcher, Room
     from proteinlm.sweeps.trials.watch import SweepWatch
 
-    most = float(each.max_concurrent or math.inf)
-    room = Room(math.inf, math.inf, most) if each.autoscaling else Room(size.cpus - DATA_CPUS, size.gpus, most)
+    most = float(use.max_concurrent or math.inf)
+    room = Room(math.inf, math.inf, most) if use.autoscaling else Room(size.cpus - DATA_CPUS, size.gpus, most)
     takes = {trial.name: Room(*_takes(_group(trial, size))) for trial in trials}
     in_process = {trial.name for trial in trials if trial.config.runs_in_process}
 
@@ -189,7 +190,7 @@ def _run(
         takes,
         halving=halving,
         loss_after=lambda name, step: validation_losses(directory / name).get(step, math.nan),
-        max_failures=each.max_failures,
+        max_failures=use.max_failures,
         give_up=partial(_note_deaths, directory),
     )
     log = JsonLoggerCallback()  # type: ignore[no-untyped-call]  # Tune reads its own log when it ends

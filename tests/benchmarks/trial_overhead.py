@@ -44,7 +44,7 @@ def measured(folder: Path, trials: int, steps: int, at_once: int) -> tuple[list[
     """Rows of the table, and all figures."""
     chosen = validate(SweepConfig, settings(folder, trials, steps, at_once), "benchmark")
     start = time.time()
-    assert sweep(chosen) == []
+    assert sweep(plan_sweep(chosen)) == []
     wall = time.time() - start
     finetuned = [trial for trial in plan_sweep(chosen).trials if trial.verb == "finetune"]
     found = [times(chosen.directory / trial.name) for trial in finetuned]

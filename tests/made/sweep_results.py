@@ -9,7 +9,7 @@ from proteinlm.platform.results.tables import Cell
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.loading import validate
 from proteinlm.platform.storage.run_directory import mark_finished
-from proteinlm.sweeps.planning.plan import Trial
+from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.results.runs import ConfigurationResult, SweepResults
 from proteinlm.sweeps.results.table7 import COLUMNS
 from tests.made.result_rows import make_row

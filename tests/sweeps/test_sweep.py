@@ -33,7 +33,7 @@ def stamps(chosen: SweepConfig) -> dict[Path, int]:
 @pytest.mark.usefixtures("ray_cluster")
 def test_trials_run_into_one_table_and_once(folder: Path) -> None:
     small = config(folder, "small")
-    assert sweep(small) == []
+    assert sweep(plan_sweep(small)) == []
     rows = gather_rows([small.directory])
     models = {"hidden-32-layer-1-head-2", "hidden-64-layer-1-head-4"}
     assert {row.model for row in rows if row.kind == "pretrain"} == models
@@ -43,11 +43,11 @@ def test_trials_run_into_one_table_and_once(folder: Path) -> None:
     assert {row.split for row in finetuned} == {"valid", "simulated_test"}
     before = stamps(small)
     assert len(before) == TRIALS
-    assert sweep(small) == []
+    assert sweep(plan_sweep(small)) == []
     assert stamps(small) == before
     # One more configuration is the only one that runs.
     more = config(folder, "small", configurations=[*small.configurations, {"model.hidden_size": 16}])
-    assert sweep(more) == []
+    assert sweep(plan_sweep(more)) == []
     after = stamps(more)
     assert {path: after[path] for path in before} == before
     assert len(after) == TRIALS + 2
@@ -63,7 +63,7 @@ def test_a_failed_trial_says_why_and_the_sweep_goes_on(folder: Path) -> None:
         configurations=[diverging, {"model.num_attention_heads": 4}],
         pretrain={"training": {"max_skipped_steps": 2}},
     )
-    unfinished = [readable(name) for name in sweep(chosen)]
+    unfinished = [readable(name) for name in sweep(plan_sweep(chosen))]
     lost = "hidden-32-layer-1-head-2-initial_deviation-1e30"
     assert unfinished == [lost, f"{lost}-secondary_structure_q3-full"]
     names = {readable(trial.name): trial.name for trial in plan_sweep(chosen).trials}
@@ -83,7 +83,7 @@ def test_halving_ends_the_worse_and_finishes_the_best(folder: Path, asynchronous
         halving={"rungs": [0.5], "keep": 0.34, "asynchronous": asynchronous},
         pretrain={"training": {"steps": 20}, "optimizer": {"warmup_steps": 0}},
     )
-    assert sweep(chosen) == []
+    assert sweep(plan_sweep(chosen)) == []
     names = {readable(trial.name).split("learning_rate-")[1]: trial.name for trial in plan_sweep(chosen).trials[:3]}
     done = {rate for rate, name in names.items() if (chosen.directory / name / "finished.json").exists()}
     # Two of three go on, for 0.34 of three is more than one; the lowest rate learned least.
@@ -91,7 +91,7 @@ def test_halving_ends_the_worse_and_finishes_the_best(folder: Path, asynchronous
     assert read_metrics(chosen.directory / names["1e-06"])[-1]["step"] == 10
     assert (chosen.directory / names["1e-06"] / "halted.json").exists()
     before = stamps(chosen)
-    assert sweep(chosen) == []
+    assert sweep(plan_sweep(chosen)) == []
     assert stamps(chosen) == before
 
 
@@ -106,6 +106,6 @@ def test_a_trial_larger_than_the_cluster_is_refused_at_once(folder: Path) -> Non
     )
     start = time.monotonic()
     with pytest.raises(ValueError, match=r"trial hidden-64.*need 21 CPUs, the cluster has 4"):
-        sweep(large)
+        sweep(plan_sweep(large))
     assert time.monotonic() - start < 10
     assert not list(large.directory.rglob("metrics.jsonl"))

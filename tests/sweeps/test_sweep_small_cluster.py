@@ -14,7 +14,7 @@ ON_TWO_CPUS = """
 import sys, tempfile
 from pathlib import Path
 import ray
-from proteinlm.sweeps.planning.load import load_sweep
+from proteinlm.sweeps.planning.plan import load_sweep
 from proteinlm.sweeps.sweep import sweep
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import pytest
 from proteinlm.platform.results.rows import ResultRow, gather_rows
 from proteinlm.platform.settings.loading import validate
 from proteinlm.sweeps.planning.config import SweepConfig
+from proteinlm.sweeps.planning.plan import plan_sweep
 from proteinlm.sweeps.sweep import sweep
 from tests.conftest import ROOT
 from tests.made.small_sweep import small_sweep, write_sweep
@@ -42,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(folder: Path, ray_cluster: None) -> list[tuple[object, ...]]:
     """The figures of the sweep when nothing is killed."""
     chosen = validate(SweepConfig, small_sweep(folder, "whole", seeds=SEEDS), "test")
-    assert sweep(chosen) == []
+    assert sweep(plan_sweep(chosen)) == []
     return figures(chosen.directory)
 
 
@@ -179,7 +180,7 @@ def test_a_killed_trial_goes_on_in_the_same_sweep(folder: Path, whole: list[tupl
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    assert sweep(chosen) == []
+    assert sweep(plan_sweep(chosen)) == []
     killer.join(timeout=1)
     assert len(killed) == 1
     assert figures(chosen.directory) == whole

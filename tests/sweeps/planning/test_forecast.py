@@ -32,20 +32,20 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(folder: Path, monkeypatch:
     monkeypatch.setattr("proteinlm.sweeps.trials.trials.connected", no_ray)
     console = Console(record=True, width=200)
     grid = {"model.hidden_size": [32, 60], "model.num_attention_heads": [2, 8]}
-    assert sweep(config(folder, configurations=[], grid=grid), console, dry_run=True) == []
+    assert sweep(plan_sweep(config(folder, configurations=[], grid=grid)), console, dry_run=True) == []
     text = console.export_text()
     for words in ("hidden-32-layer-1-head-2", "hidden-60-layer-1-head-2", "7 trials", "1.0e9 FLOP/s", "residues"):
         assert words in text
     assert "left out: grid point model.hidden_size=60, model.num_attention_heads=8: 8 heads do not divide" in text
     assert not list((folder / "runs").rglob("metrics.jsonl"))
     with pytest.raises(AssertionError, match="Ray was started"):
-        sweep(config(folder), console)
+        sweep(plan_sweep(config(folder)), console)
 
 
 def test_a_long_name_cuts_no_figure_off(folder: Path) -> None:
     console = Console(record=True, width=80)
     grid = {"optimizer.learning_rate": [0.001234], "optimizer.weight_decay": [0.04321], "seed": [0, 1]}
-    assert sweep(config(folder, configurations=[], grid=grid), console, dry_run=True) == []
+    assert sweep(plan_sweep(config(folder, configurations=[], grid=grid)), console, dry_run=True) == []
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
     assert not any("…" in line for line in lines)

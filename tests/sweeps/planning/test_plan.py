@@ -7,10 +7,11 @@ import pytest
 
 from proteinlm.models.cost import num_parameters
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
-from proteinlm.platform.settings.loading import validate
+from proteinlm.platform.settings.loading import SettingsError, validate
 from proteinlm.sweeps.planning.config import SweepConfig
 from proteinlm.sweeps.planning.cost import pretraining_cost
-from proteinlm.sweeps.planning.plan import Trial, plan_sweep
+from proteinlm.sweeps.planning.plan import plan_sweep
+from proteinlm.sweeps.planning.trial import Trial
 from tests.made.planned_sweep import BASE, FIRST, SECOND, readable, sweep
 from tests.made.small_corpus import write_small_corpus
 
@@ -118,8 +119,9 @@ def test_points_that_break_a_constraint_are_left_out_of_a_grid_and_refused_in_a_
     assert all(1e4 <= num_parameters(model) <= 1e5 for model in pretrained)
     assert len(plan.left_out) == 3
     assert "3 heads do not divide a width of 32" in plan.left_out[0]
-    with pytest.raises(ValueError, match=r"configurations\[1\]: [0-9,]+ parameters; constraints.parameters"):
+    with pytest.raises(SettingsError, match=r"model: [0-9,]+ parameters; constraints.parameters") as caught:
         plan_sweep(sweep(constraints={"parameters": [1e4, 1e5]}))
+    assert [fault.source for fault in caught.value.faults] == ["configurations[1]"]
 
 
 def test_draws_depend_on_their_seed_and_number_alone() -> None:
@@ -198,3 +200,16 @@ def test_all_faults_are_said_at_once() -> None:
     message = str(caught.value)
     for words in ("configurations[0]", "configurations[1]", "hiden_size", "hidden_size", "tasks[0]", "half"):
         assert words in message
+
+
+def test_a_fault_says_which_entry_of_the_file_it_is_in() -> None:
+    tasks = [{"task": "all"}, {"task": "stability", "mode": "half"}]
+    configurations = [{"model.hidden_size": width, "training.steps": -5} for width in (32, 64, 96, 128)]
+    with pytest.raises(SettingsError) as caught:
+        plan_trials(sweep(configurations=configurations, tasks=tasks))
+    shared, of_task = caught.value.faults
+    assert (shared.name, shared.source) == (
+        "training.steps",
+        "configurations[0], configurations[1], configurations[2] and 1 others",
+    )
+    assert (of_task.name, of_task.source) == ("mode", "tasks[1]")

@@ -8,7 +8,7 @@ import pytest
 
 from proteinlm.platform.settings.config import FinetuneConfig
 from proteinlm.platform.settings.loading import validate
-from proteinlm.sweeps.planning.plan_finetuning import plan_finetuning
+from proteinlm.sweeps.planning.plan import plan_finetuning
 from proteinlm.tasks.catalog import TAPE_TASKS
 
 

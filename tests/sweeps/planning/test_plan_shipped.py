@@ -8,8 +8,7 @@ from pydantic import BaseModel
 from proteinlm.models.config import TABLE_7
 from proteinlm.platform.settings.config import CorpusConfig, FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.loading import load_settings
-from proteinlm.sweeps.planning.load import load_sweep
-from proteinlm.sweeps.planning.plan import plan_sweep
+from proteinlm.sweeps.planning.plan import load_sweep
 from tests.conftest import ROOT
 from tests.made.small_corpus import write_small_corpus
 
@@ -28,12 +27,12 @@ def test_a_run_file_loads(path: Path) -> None:
 def test_a_sweep_file_plans(path: Path, tmp_path: Path) -> None:
     write_small_corpus(tmp_path)  # equal FLOPs are counted on the corpus
     overrides = [f"pretrain.corpus={tmp_path}"] if "\npretrain:" in path.read_text() else []
-    assert len(plan_sweep(load_sweep(path, overrides)).trials) >= 4
+    assert len(load_sweep(path, overrides).trials) >= 4
 
 
 @pytest.mark.parametrize("name", ["table7", "table7-mini"])
 def test_the_ten_configurations_of_the_paper(name: str) -> None:
-    trials = plan_sweep(load_sweep(ROOT / "sweeps" / f"{name}.yaml")).trials
+    trials = load_sweep(ROOT / "sweeps" / f"{name}.yaml").trials
     models = [trial.config.model for trial in trials if isinstance(trial.config, PretrainConfig)]
     wide, deep, many = (1, 1, 1) if name == "table7" else (16, 4, 2)
     assert [

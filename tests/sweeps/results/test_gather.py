@@ -9,7 +9,7 @@ import pytest
 
 from proteinlm.models.cost import num_parameters
 from proteinlm.platform.results.tables import Cell
-from proteinlm.sweeps.planning.plan import Trial
+from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.results.gather import gather_results
 from proteinlm.sweeps.results.runs import ConfigurationResult, SweepResults
 from tests.made.sweep_results import BY_TITLE, Q3, VALID, finetuning, finish_run, pretraining, write_lines

@@ -41,7 +41,7 @@ def finished_sweep(folder: Path, residues: tuple[int, ...]) -> tuple[SweepConfig
             )
             costs[trial.name] = Cost(parameters, 4, count, FLOPS_PER_PARAMETER * parameters, 0.0)
             trials.append(trial)
-    return config, Plan(trials, []), costs
+    return config, Plan(config, trials, []), costs
 
 
 def test_a_sweep_over_size_and_residues_says_how_to_spend_a_budget(tmp_path: Path) -> None:

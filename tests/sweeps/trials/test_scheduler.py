@@ -5,7 +5,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from proteinlm.sweeps.planning.plan import Trial, plan_sweep
+from proteinlm.sweeps.planning.plan import plan_sweep
+from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.trials.halving import Halving
 from proteinlm.sweeps.trials.scheduler import RoadSearcher, Room
 from tests.made.planned_sweep import FIRST, SECOND, readable, sweep

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proteinlm.sweeps.planning.load import load_sweep
+from proteinlm.sweeps.planning.plan import load_sweep
 
 GOOD = """\
 name: s
@@ -75,7 +75,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_the_good_file_is_good(tmp_path: Path) -> None:
-    assert load_sweep(write(tmp_path, GOOD)).name == "s"
+    assert load_sweep(write(tmp_path, GOOD)).sweep.name == "s"
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -95,4 +95,4 @@ def test_a_fault_that_all_configurations_share_is_said_once(tmp_path: Path) -> N
 
 
 def test_settings_of_the_command_line_count(tmp_path: Path) -> None:
-    assert load_sweep(write(tmp_path, GOOD), ["seeds=[3]", "pretrain.training.steps=9"]).seeds == (3,)
+    assert load_sweep(write(tmp_path, GOOD), ["seeds=[3]", "pretrain.training.steps=9"]).sweep.seeds == (3,)

@@ -1,0 +1,110 @@
+"""A trial: one pretraining or finetuning run of a plan, and how it is called.
+
+A trial's run directory is `<storage>/<sweep>/<trial>`. Its name is its *configuration* (what all its seeds share), and
+`-seed-N` where the seed is not 0. A configuration ends in 8 hex digits of a hash over everything that determines the
+result except the seed. So a finished trial is never run again, and a trial whose settings changed has another name.
+
+    hidden-64-layer-2-head-2-learning_rate-0.01-1a2b3c4d-seed-1
+    |--------- label -------------------------||-- hash -|
+                            |----- extras ----|
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from proteinlm.platform.data.manifest import MANIFEST_FILE, read_manifest
+from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
+from proteinlm.platform.settings.loading import flat
+from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY
+from proteinlm.platform.training.driver import changes_no_result
+from proteinlm.sweeps.planning.config import LIKE, SEED
+
+Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
+IN_NO_NAME = {
+    *(f"model.{name}" for name in ("preset", "hidden_size", "num_hidden_layers", "num_attention_heads")),
+    *("task", "mode", SEED, "seeds", LIKE),
+}
+"""Settings that a trial's name says in another way, or not at all."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a verb, and the trial whose model it needs."""
+
+    name: str
+    verb: Literal["pretrain", "finetune"]
+    config: PretrainConfig | FinetuneConfig
+    needs: str | None
+    """Name of the pretraining trial whose model is finetuned; None: nothing of this plan has to run before."""
+    label: str = ""
+    """What people call the pretrained configuration (of finetuning: the one it starts from): its shape and `extras`."""
+    extras: str = ""
+    """What the label says beside the shape, such as "-learning_rate-0.01"."""
+    like: str | None = None
+    """The paper's configuration that a pretraining trial stands for."""
+
+    @property
+    def configuration(self) -> str:
+        """Name that all seeds of the trial share, with the hash of what determines their results."""
+        return self.config.configuration or self.name
+
+    @property
+    def seed(self) -> int:
+        """Of the run; everything else that determines its result is the configuration."""
+        return self.config.seed
+
+
+def identity(config: PretrainConfig | FinetuneConfig, model: Trial | None = None) -> str:
+    """Return 8 hex digits that stand for all that determines a run's result except its seed: settings and corpus.
+
+    `model` is the trial of the same plan whose model is finetuned: it is known by its configuration, wherever the
+    sweep's directory lies. A model from elsewhere is known by its path.
+    """
+    values = {
+        name: value
+        for name, value in flat(config.model_dump(mode="json")).items()
+        if value is not None and name not in ("name", SEED) and not changes_no_result(name)
+    }
+    if isinstance(config, PretrainConfig) and (config.corpus / MANIFEST_FILE).is_file():
+        values["corpus"] = read_manifest(config.corpus).content_hash
+    if isinstance(config, FinetuneConfig) and config.pretrained:
+        is_of_model = model is not None and config.pretrained == model.config.directory / MODEL_DIRECTORY
+        values["pretrained"] = model.configuration if model and is_of_model else str(config.pretrained.resolve())
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def extras(changes: Mapping[str, Any]) -> list[str]:
+    """Return what tells a configuration from others of its shape, as parts of its name: ["learning_rate-0.01"]."""
+    said = [(name.split(".")[-1], value) for name, value in changes.items() if name not in IN_NO_NAME]
+    return [re.sub(r"[^A-Za-z0-9._-]+", "_", f"{name}-{_short(value)}") for name, value in said]
+
+
+def _short(value: object) -> str:
+    """1e13 for ten trillion; other values as they are."""
+    return f"{value:g}".replace("e+", "e") if isinstance(value, float) and value >= 1e6 else str(value)
+
+
+def seed_suffix(seed: int) -> str:
+    """Return the end of a trial's name: "" for seed 0, else such as "-seed-1"."""
+    return f"-seed-{seed}" if seed else ""
+
+
+def named(config: Config, configuration: str, name: str) -> Config:
+    """Return `config` as a trial called `name` and its seed, one of the seeds of `configuration`.
+
+    It runs in the trial's own process where the plain engine needs no worker group.
+    """
+    if config.training.engine == "plain" and config.cluster.in_process is None:
+        config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"in_process": True})})
+    names = {"configuration": configuration, "name": name + seed_suffix(config.seed)}
+    return with_absolute_paths(config).model_copy(update=names)
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Return `config` with absolute input paths: Tune runs every trial in a working directory of its own."""
+    paths = {key: getattr(config, key, None) for key in ("corpus", "data", "pretrained")}
+    return config.model_copy(update={key: path.resolve() for key, path in paths.items() if path is not None})
