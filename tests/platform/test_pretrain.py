@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -18,17 +17,11 @@ from proteinlm.models.pretrained import load_pretrained
 from proteinlm.platform.pretrain import pretrain
 from proteinlm.platform.results.rows import gather_rows
 from proteinlm.platform.settings.config import PretrainConfig
-from proteinlm.platform.settings.loading import validate
 from proteinlm.platform.settings.yaml_text import to_yaml
-from proteinlm.platform.storage.run_directory import request_stop
-from proteinlm.platform.training.driver import StoppedError
 from proteinlm.platform.training.tracking import read_metrics
 from tests.conftest import ROOT
 from tests.made.small_corpus import MOTIF, write_small_corpus
-
-STEPS = 300
-KILLS = int(os.environ.get("PROTEINLM_KILLS", "3"))
-"""Workers killed in one run; a thorough check takes 20."""
+from tests.made.small_pretraining import KILLS, STEPS, config, losses
 
 
 @pytest.fixture(scope="module")
@@ -37,33 +30,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "corpus").mkdir()
     write_small_corpus(folder / "corpus")
     return folder
-
-
-def config(
-    folder: Path, name: str, workers: int = 2, lanes: int = 2, learning_rate: float = 5e-3, **training: Any
-) -> PretrainConfig:
-    values = {
-        "name": name,
-        "storage": str(folder / "runs"),
-        "corpus": str(folder / "corpus"),
-        "model": {"preset": "cpu-tiny"},
-        "batches": {"micro_batch_residues": 2000 // lanes, "lanes": lanes, "max_length": 100},
-        "optimizer": {"learning_rate": learning_rate, "warmup_steps": 5},
-        "training": {
-            "steps": STEPS,
-            "precision": "fp32",
-            "validate_every": 150,
-            "checkpoint_every": 100,
-            "log_every": 1,
-        }
-        | training,
-        "cluster": {"num_workers": workers, "threads_per_worker": 1, "max_failures": KILLS},
-    }
-    return validate(PretrainConfig, values, "test")
-
-
-def losses(run: PretrainConfig) -> list[tuple[int, float]]:
-    return [(row["step"], row["loss"]) for row in read_metrics(run.directory) if "loss" in row]
 
 
 @pytest.fixture(scope="module")
@@ -134,28 +100,6 @@ def test_killed_workers_cost_nothing_but_time(folder: Path, whole: PretrainConfi
     pretrain(run)
     assert len(killed) == KILLS
     assert losses(run) == losses(whole)
-
-
-def test_a_run_goes_on_with_other_numbers_of_workers(folder: Path, ray_cluster: None) -> None:
-    """4 -> 2 -> 3 workers, stopped in between: the rows and losses of the run that 4 workers do alone, within 1e-5."""
-    settings = {"lanes": 4, "steps": 60, "zero_stage": 2, "learning_rate": 5e-4}  # large ones amplify rounding
-    alone = config(folder, "four", workers=4, **settings)
-    pretrain(alone)
-    for workers, stop_at in ((4, 15), (2, 35), (3, None)):
-        run = config(folder, "four-two-three", workers=workers, **settings)
-        if stop_at is None:
-            pretrain(run)
-            break
-        stopper = threading.Thread(target=lambda: (wait_for_step(run, stop_at), request_stop(run.directory)))  # noqa: B023
-        stopper.start()
-        with pytest.raises(StoppedError, match=r"stopped after step \d+, as asked; the same command goes on"):
-            pretrain(run)
-        stopper.join()
-    found, expected = losses(run), losses(alone)
-    assert [step for step, _ in found] == [step for step, _ in expected] == list(range(1, 61))
-    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected], rel=1e-5)
-    residues = [[row["residues"] for row in read_metrics(one.directory) if "residues" in row] for one in (run, alone)]
-    assert residues[0] == residues[1], "the same rows in the same global batches"
 
 
 def test_a_killed_driver_costs_nothing_but_time(folder: Path, whole: PretrainConfig) -> None:
