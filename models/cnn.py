@@ -41,14 +41,14 @@ class ConvolutionBlock(nn.Module):
 
 class ConvolutionEncoder(nn.Module):
     """An encoder with the interface of `ProteinEncoder`; of the config it reads alphabet, hidden_size, dropout,
-    layer_norm_eps, vocab_multiple and initial_deviation (of the embedding).
+    layer_norm_eps, vocab_multiple and initializer_range (of the embedding).
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.padded_vocab_size, config.hidden_size)
-        initialise(self.token_embedding, config.initial_deviation)
+        initialise(self.token_embedding, config.initializer_range)
         self.blocks = nn.ModuleList(ConvolutionBlock(config, size) for size in KERNEL_SIZES)
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 

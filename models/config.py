@@ -36,7 +36,7 @@ class ModelConfig(BaseModel):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """After the embedding, on attention weights and after both parts of a layer."""
     layer_norm_eps: float = Field(default=1e-5, gt=0.0)
-    initial_deviation: float = Field(default=0.02, gt=0.0)
+    initializer_range: float = Field(default=0.02, gt=0.0)
     """Standard deviation of random weights; projections into the residual stream start smaller by sqrt(2 x layers)."""
     vocab_multiple: int = Field(default=1, gt=0)
     """The token table is padded to a multiple of this; the padding is never an input nor a logit."""
@@ -44,6 +44,11 @@ class ModelConfig(BaseModel):
     """GELU of the MLP (the language model head's is always exact, as in the paper)."""
     activation_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more time."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_today(cls, values: object) -> object:
+        return renamed(values) if isinstance(values, Mapping) else values
 
     @field_validator("alphabet")
     @classmethod
@@ -119,7 +124,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "cpu-tiny": _shape(64, 2, 2),
         "cpu-small": _shape(128, 2, 4),
-        "cpu": {**_shape(256, 2, 4), "initial_deviation": 0.05},
+        "cpu": {**_shape(256, 2, 4), "initializer_range": 0.05},
         "proteinlm-200m": {**_PAPER, **_shape(1024, 16, 16)},
         **{
             f"hidden-{hidden}-layer-{layers}-head-{heads}": {**_PAPER, **_shape(hidden, layers, heads)}
@@ -130,14 +135,27 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
 """Values of `ModelConfig` by preset name."""
 
 
+EARLIER_NAMES: Mapping[str, str] = MappingProxyType({"initial_deviation": "initializer_range"})
+"""Name of a value in files of earlier versions -> today's."""
+
+
+def renamed(values: Mapping[str, object]) -> dict[str, object]:
+    """`values` of a `ModelConfig` under today's names. ValueError where a value stands under both names."""
+    both = [f"{old} and {new}" for old, new in EARLIER_NAMES.items() if old in values and new in values]
+    if both:
+        raise ValueError(f"found {both[0]}, two names of one value; accepted: {both[0].split()[-1]}")
+    return {EARLIER_NAMES.get(name, name): value for name, value in values.items()}
+
+
 def expand_preset(values: Mapping[str, object]) -> dict[str, object]:
     """`values` over those of their `preset`, if they name one; the name stays, so expanding twice changes nothing.
 
     Raises ValueError with the near name for an unknown preset.
     """
+    values = renamed(values)
     preset = values.get("preset")
     if preset is None:
-        return dict(values)
+        return values
     if not isinstance(preset, str) or preset not in PRESETS:
         near = get_close_matches(str(preset), PRESETS, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""

@@ -86,7 +86,7 @@ class ProteinEncoder(nn.Module):
         )
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.apply(partial(initialise, deviation=config.initial_deviation))
+        self.apply(partial(initialise, initializer_range=config.initializer_range))
         self._shrink_output_projections()
 
     def forward(self, packed: Packed) -> Tensor:
@@ -120,21 +120,21 @@ class ProteinEncoder(nn.Module):
 
     def _shrink_output_projections(self) -> None:
         """Both projections into the residual stream start smaller, so that its variance does not grow with depth."""
-        deviation = self.config.initial_deviation / math.sqrt(2 * self.config.num_hidden_layers)
+        deviation = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
         for layer in self.layers:
             assert isinstance(layer, EncoderLayer)
             nn.init.normal_(layer.attention.output.weight, std=deviation)
             nn.init.normal_(layer.feed_forward.output.weight, std=deviation)
 
 
-def initialise(module: nn.Module, deviation: float) -> None:
-    """The paper's start for a module's own weights: N(0, deviation), biases zero, LayerNorm the identity."""
+def initialise(module: nn.Module, initializer_range: float) -> None:
+    """The paper's start for a module's own weights: N(0, initializer_range), biases zero, LayerNorm the identity."""
     if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=deviation)
+        nn.init.normal_(module.weight, std=initializer_range)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=deviation)
+        nn.init.normal_(module.weight, std=initializer_range)
 
 
 class LanguageModelHead(nn.Module):
@@ -145,7 +145,7 @@ class LanguageModelHead(nn.Module):
         self.num_tokens = get_alphabet(config.alphabet).size
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        initialise(self.dense, config.initial_deviation)
+        initialise(self.dense, config.initializer_range)
         # The same Parameter object, and this module's own: ZeRO-3 gathers a weight for the modules that register it.
         self.decoder_weight = token_embedding.weight
         self.decoder_bias = nn.Parameter(self.dense.weight.new_zeros(config.padded_vocab_size))

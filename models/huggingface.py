@@ -156,7 +156,7 @@ def from_esm_config(values: Mapping[str, object]) -> dict[str, object]:
         "max_positions": positions - alphabet.pad_id - 1,  # ESM counts positions from pad_id + 1
         "dropout": values.get("hidden_dropout_prob") or 0.0,
         "layer_norm_eps": values.get("layer_norm_eps", 1e-12),
-        "initial_deviation": values.get("initializer_range", 0.02),
+        "initializer_range": values.get("initializer_range", 0.02),
     }
 
 

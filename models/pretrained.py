@@ -33,7 +33,8 @@ from proteinlm.models.model_directory import (
     write_model,
 )
 
-FORMAT = Format("proteinlm-pretrained", version=1, readable=(1,))
+FORMAT = Format("proteinlm-pretrained", version=2, readable=(1, 2))
+"""Version 1 calls the model's `initializer_range` by its earlier name (models/config.py)."""
 VOCABULARY_FILE = "vocab.txt"
 """Where a tokenizer of transformers, if one was saved beside the model, keeps its tokens, a line each."""
 NOT_WEIGHTS: Mapping[str, str] = {
@@ -155,7 +156,7 @@ def _converted(
 
 def _content_hash(config: ModelConfig, weights_digest: str) -> str:
     # the preset's name, the start and the way of computing do not change what the model is
-    unseen = {"preset", "activation_checkpointing", "dropout", "initial_deviation"}
+    unseen = {"preset", "activation_checkpointing", "dropout", "initializer_range"}
     shape = config.model_dump(mode="json", exclude=unseen)
     return hashlib.sha256(f"{json.dumps(shape, sort_keys=True)}\n{weights_digest}".encode()).hexdigest()
 

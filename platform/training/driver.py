@@ -16,6 +16,7 @@ from rich.console import Console
 
 from proteinlm.cluster.connect import ClusterSize, connected
 from proteinlm.cluster.launch import check_fits, launch, worker_group
+from proteinlm.models.config import renamed
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.settings.config import RunConfig
 from proteinlm.platform.settings.loading import flat
@@ -157,7 +158,10 @@ def check_same_run(config: RunConfig) -> None:
     described = read_run_file(config.directory)
     if described is None:
         return
-    before = flat(described["settings"])
+    settings = described["settings"]
+    if isinstance(settings.get("model"), dict):  # a run of an earlier version may call a value by its earlier name
+        settings = {**settings, "model": renamed(settings["model"])}
+    before = flat(settings)
     now = flat(config.model_dump(mode="json"))
     changed = [
         f"{name}: was {before.get(name)!r}, is {now.get(name)!r}"

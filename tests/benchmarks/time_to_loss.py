@@ -66,7 +66,7 @@ def _adamw(rate: float, **others: Any) -> dict[str, Any]:
 
 
 FOUR_LAYERS = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
-TWO_LAYERS = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "initial_deviation": 0.05}
+TWO_LAYERS = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.05}
 LEARNED = {**FOUR_LAYERS, "position": "learned"}
 
 RECIPES: dict[str, Recipe] = {

@@ -1,6 +1,7 @@
 """A pretraining of seconds on two workers, on proteins that repeat one motif."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,11 @@ def config(
 
 def losses(run: PretrainConfig) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in read_metrics(run.directory) if "loss" in row]
+
+
+def wait_for_step(run: PretrainConfig, step: int) -> None:
+    for _ in range(6000):
+        if any(done >= step for done, _ in losses(run)):
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"{run.name} did not reach step {step}")

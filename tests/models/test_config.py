@@ -90,3 +90,12 @@ def test_wrong_configs_are_refused(change: dict[str, object], message: str) -> N
     values = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, **change}
     with pytest.raises(ValidationError, match=message):
         ModelConfig.model_validate(values)
+
+
+def test_the_earlier_name_of_a_value_is_read_and_never_beside_todays() -> None:
+    assert ModelConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, initial_deviation=0.3) == ModelConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, initializer_range=0.3
+    )
+    assert expand_preset({"preset": "cpu", "initial_deviation": 0.3})["initializer_range"] == 0.3
+    with pytest.raises(ValueError, match="found initial_deviation and initializer_range, two names of one value"):
+        expand_preset({"preset": "cpu", "initial_deviation": 0.3, "initializer_range": 0.2})

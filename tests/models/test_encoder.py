@@ -174,7 +174,7 @@ def test_half_precision_weights_run(dtype: torch.dtype) -> None:
     assert bool(encoder.token_embedding.weight.grad.isfinite().all())
 
 
-@pytest.mark.parametrize(("options", "deviation"), [({}, 0.02), ({"initial_deviation": 0.05}, 0.05)])
+@pytest.mark.parametrize(("options", "deviation"), [({}, 0.02), ({"initializer_range": 0.05}, 0.05)])
 def test_fresh_weights_follow_the_paper_or_the_deviation_asked_for(options: dict[str, float], deviation: float) -> None:
     torch.manual_seed(0)
     config = small_config(hidden_size=128, num_hidden_layers=8, **options)

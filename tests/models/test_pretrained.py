@@ -157,3 +157,18 @@ def test_absent_checkpoints_are_named(tmp_path: Path, gone: str) -> None:
     (tmp_path / "model" / gone).rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match=r"no such checkpoint: .*model"):
         load_pretrained(tmp_path / "model")
+
+
+def test_a_directory_of_version_1_is_read(tmp_path: Path) -> None:
+    config = ModelConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, initializer_range=0.3)
+    encoder = ProteinEncoder(config)
+    save_pretrained(tmp_path / "model", encoder, LanguageModelHead(config, encoder.token_embedding), {})
+    expected = load_pretrained(tmp_path / "model")
+
+    def as_it_was(description: dict) -> None:
+        description["format_version"] = 1
+        description["model"]["initial_deviation"] = description["model"].pop("initializer_range")
+
+    edit_config(as_it_was)(tmp_path / "model")
+    found = load_pretrained(tmp_path / "model")
+    assert (found.config, found.content_hash) == (expected.config, expected.content_hash)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -21,7 +20,7 @@ from proteinlm.platform.settings.yaml_text import to_yaml
 from proteinlm.platform.training.tracking import read_metrics
 from tests.conftest import ROOT
 from tests.made.small_corpus import MOTIF, write_small_corpus
-from tests.made.small_pretraining import KILLS, STEPS, config, losses
+from tests.made.small_pretraining import KILLS, STEPS, config, losses, wait_for_step
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +137,3 @@ def test_a_terminated_driver_leaves_a_checkpoint_of_its_last_step(folder: Path, 
 
 def train_workers(driver: int) -> list[psutil.Process]:
     return [p for p in psutil.Process(driver).children(recursive=True) if "RayTrainWorker" in p.name()]
-
-
-def wait_for_step(run: PretrainConfig, step: int) -> None:
-    for _ in range(6000):
-        if any(done >= step for done, _ in losses(run)):
-            return
-        time.sleep(0.02)
-    raise TimeoutError(f"{run.name} did not reach step {step}")

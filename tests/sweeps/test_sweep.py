@@ -56,7 +56,7 @@ def test_trials_run_into_one_table_and_once(folder: Path) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_failed_trial_says_why_and_the_sweep_goes_on(folder: Path) -> None:
     """Weights at which fp32 overflows, and a task on them; the other configuration is not held up."""
-    diverging = {"model.hidden_size": 32, "model.initial_deviation": 1e30}
+    diverging = {"model.hidden_size": 32, "model.initializer_range": 1e30}
     chosen = config(
         folder,
         "failing",
@@ -64,7 +64,7 @@ def test_a_failed_trial_says_why_and_the_sweep_goes_on(folder: Path) -> None:
         pretrain={"training": {"max_skipped_steps": 2}},
     )
     unfinished = [readable(name) for name in sweep(plan_sweep(chosen))]
-    lost = "hidden-32-layer-1-head-2-initial_deviation-1e30"
+    lost = "hidden-32-layer-1-head-2-initializer_range-1e30"
     assert unfinished == [lost, f"{lost}-secondary_structure_q3-full"]
     names = {readable(trial.name): trial.name for trial in plan_sweep(chosen).trials}
     why = read_state(chosen.directory / names[lost]).words
