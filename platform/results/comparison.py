@@ -1,6 +1,8 @@
-"""Which result rows may be compared, and which of those is best: rows -> one table for each task.
+"""Tables of result rows: which rows may be compared, and which of those is best.
 
-The best is marked among at least two values of equal measure (tables.py).
+    rows of runs (rows.gather_rows), published_rows -> make_tables -> a Table for each task
+
+The best is marked among at least two values of equal measure (see tables.py).
 
 Published values (tasks/published.py) become rows too. One whose definition is that of a metric of ours carries that
 metric's own definition; any other says in its definition how it differs. A published row has no data hash: it stands
@@ -32,11 +34,10 @@ _KINDS = ("baseline", "pretrain", "finetune", PUBLISHED)  # order of the lines
 
 
 def make_tables(rows: Sequence[ResultRow]) -> tuple[Table, ...]:
-    """One table a task of the main metrics, in the order in which tasks, splits and metrics first occur in `rows`.
+    """A table of the main metrics for each task; tasks, splits and metrics in the order of their first row.
 
-    Rows of one configuration that differ in nothing but their seed are one line. A metric that is not a main one is
-    shown where published rows have its definition. Published rows of other definitions are a second table of their
-    task.
+    Rows that belong to seeds of one configuration share a line. A metric that is not a main one is shown where a
+    published row has the same definition. Published rows of other definitions form a second table of their task.
     """
     published = {_known_by(row) for row in rows if row.kind == PUBLISHED}
     rows = [row for row in rows if row.is_main or _known_by(row) in published]
@@ -53,12 +54,12 @@ def make_tables(rows: Sequence[ResultRow]) -> tuple[Table, ...]:
 
 
 def _known_by(row: ResultRow) -> tuple[str, str, str]:
-    """What is asked and how it is counted, on whatever data."""
+    """The task, the metric and how it is defined, whatever the data."""
     return row.task, row.metric, row.definition
 
 
 def _make_table(title: str, rows: Sequence[ResultRow], *, is_apart: bool) -> Table:
-    """The table of `rows` of one task; `is_apart`: the title says that they are published."""
+    """The table of `rows` of one task; `is_apart`: all of them are published, as the title says."""
     columns = {
         (row.split, row.metric): Column(
             f"{row.split}\n{row.metric}", row.task, row.split, row.metric, row.larger_is_better
@@ -74,7 +75,7 @@ def _make_table(title: str, rows: Sequence[ResultRow], *, is_apart: bool) -> Tab
             definitions[what] = f"{row.metric}: {row.definition}" + f"; n counts {row.unit}" * (row.kind != PUBLISHED)
         data[on_what] = data_note(row)
     numbers = {what: str(number) for number, what in enumerate(definitions, 1)}
-    letters = {on_what: _letters(place) for place, on_what in enumerate(data)}
+    letters = {on_what: _letters(index) for index, on_what in enumerate(data)}
     marks = {(what, on_what): f"[{numbers[what]}{letters[on_what]}]" for what, on_what in map(measure_of, rows)}
     runs: dict[tuple[str, str, str, str], list[ResultRow]] = {}
     for row in sorted(rows, key=lambda row: _KINDS.index(row.kind)):
@@ -99,16 +100,16 @@ def _letters(number: int) -> str:
 
 
 def _simulated(runs: Sequence[Sequence[ResultRow]]) -> str:
-    """What a title says of the runs that were measured; "" where all proteins are real."""
+    """The end of a title where runs (published ones do not count) are on simulated proteins; else ""."""
     said = [any(row.is_simulated for row in run) for run in runs if run[0].kind != PUBLISHED]
     return f" ({'simulated proteins' if all(said) else 'some on simulated proteins'})" if any(said) else ""
 
 
 def _best_values(runs: Sequence[Sequence[ResultRow]]) -> dict[Measure, float | None]:
-    """The best value of every measure, seeds' means compared; None where fewer than two may be compared.
+    """The best value (mean over seeds) of each measure; None where fewer than two values may be compared.
 
-    A published value competes under every measure of ours that it may be compared with, and is best where it is so
-    under all of them.
+    A published value competes under every measure of ours that it may be compared with, and counts as the best only
+    where it is the best under all of them.
     """
     means: dict[Measure, list[float]] = {}
     of_measure: dict[Measure, list[ResultRow]] = {}
@@ -134,7 +135,7 @@ def _best_values(runs: Sequence[Sequence[ResultRow]]) -> dict[Measure, float | N
 
 
 def _may_be_ranked(published: Sequence[ResultRow], ours: Sequence[ResultRow]) -> bool:
-    """Whether all of these rows ask the same of as many proteins of the same split, none of them made up."""
+    """Whether all rows have one split, metric, definition and number of proteins, and none is of simulated ones."""
     asked = {(row.split, row.metric, row.definition, row.num_proteins) for row in (*published, *ours)}
     return len(asked) == 1 and published[0].num_proteins > 0 and not any(row.is_simulated for row in ours)
 
@@ -147,7 +148,7 @@ def _line(
     *,
     is_apart: bool,
 ) -> Line:
-    """The line of a configuration's rows."""
+    """The line of one configuration; `marks`: measure -> reference to its notes."""
     cells: dict[Column, tuple[Cell, ...]] = dict.fromkeys(columns.values(), ())
     for measure, of_seeds in _by_measure(rows).items():
         cell = pool(of_seeds)
@@ -173,7 +174,7 @@ def _by_measure(rows: Iterable[ResultRow]) -> dict[Measure, list[ResultRow]]:
 
 
 def published_rows(tasks: Iterable[str]) -> list[ResultRow]:
-    """The published rows of `tasks`; none for a task that nobody published values of."""
+    """All published values (tasks/published.py) on `tasks` as rows; none for a task without published values."""
     wanted = set(tasks) & TASKS.keys()
     return [_row(each) for each in published_figures() if each.measure.task in wanted]
 
@@ -206,7 +207,7 @@ def _row(published: PublishedFigure) -> ResultRow:
 
 
 def _definition(measure: PublishedMeasure) -> str:
-    """That of our metric, or how the source measured and what is different there."""
+    """The definition of our metric where it is the same, else the source's, and how it differs."""
     if measure.comparable_with is None:
         return f"{measure.definition}. Not as ours: {measure.difference}"
     metrics = {metric.name: metric.definition for metric in build_task(measure.task).metrics}

@@ -1,7 +1,8 @@
 """Contact maps: truth above the diagonal, prediction below, in one square, PNG and SVG (the paper's section 5).
 
-Truth is every pair of C-alpha atoms below 8 Angstrom; prediction is the L most probable pairs 6 or more residues apart,
-strong where they are right and pale where not, over the probability as a grey shade. Colour tells the ranges apart.
+Truth: all pairs of residues whose C-alpha atoms are less than 8 Angstrom apart. Prediction: the L most probable pairs
+of residues 6 or more apart, in strong colours where they are contacts and pale where not, over the probability in grey.
+The colour shows the range: short, medium or long.
 
 Shapes: L residues of the protein, M pairs.
 """
@@ -31,11 +32,11 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "medium": ("#D55E00", "#F5BE93"),
     "short": ("#009E73", "#93DAC3"),
 }
-"""Of each range, strong and pale; Okabe and Ito's: told apart by the colour-blind too."""
+"""Range -> strong and pale colour (Okabe and Ito: safe for the colour-blind)."""
 NEAR_COLOUR = "#C4C4C4"
-"""Contacts too near along the chain to be scored."""
+"""Of contacts that are too close along the chain to be scored."""
 UNKNOWN_COLOUR = "#F3E9D2"
-"""Rows and columns of residues without coordinates."""
+"""Of rows and columns of residues without coordinates."""
 HITS, PICKED = "hits_l5_sep6", "picked_l5_sep6"
 """Columns whose ratio is P@L/5 of a protein."""
 NEEDED_COLUMNS = ("row", "id", "length", PROBABILITY, COORDINATES_COLUMN, MASK_COLUMN, HITS, PICKED)
@@ -44,11 +45,11 @@ NEEDED_COLUMNS = ("row", "id", "length", PROBABILITY, COORDINATES_COLUMN, MASK_C
 def plot_contacts(
     run: Path | str, split: str = "test", proteins: Sequence[str] = (), out: Path | str | None = None
 ) -> list[Path]:
-    """Draw proteins of `<run>/predictions/<split>.parquet`, each as PNG and SVG, and return the plots.
+    """Draw proteins of `<run>/predictions/<split>.parquet`, each as PNG and SVG; returns the files.
 
-    `proteins` are ids; none draws the ones with the best, median and worst P@L/5. `out` None is `<run>/contact_maps`.
-    Raises FileNotFoundError where there are no predictions, ValueError where they are of another task, or an id is not
-    among them.
+    `proteins` are ids; without any, those with the best, the median and the worst P@L/5 are drawn. The files go into
+    the folder `out`, by default `<run>/contact_maps`. Raises FileNotFoundError where there are no predictions, and
+    ValueError where they are of another task or an id is not among them.
     """
     directory = Path(run)
     table = _read(directory, split)
@@ -72,13 +73,13 @@ def draw_contact_map(
     paths: Sequence[Path],
     precision: float | None = None,
 ) -> None:
-    """Draw one protein into every one of `paths` (.png or .svg).
+    """Draw the contact map of one protein into each of `paths` (.png or .svg).
 
-    Its predicted `probability` [L, L] (symmetric) stands against its C-alpha `coordinates` [L, 3] in Angstrom; `known`
-    [L] is false for residues without coordinates. `precision` is the P@L/5 to print, where it is known from finer
-    probabilities than those drawn; else it is computed.
+    `probability` [L, L] is the prediction (symmetric), `coordinates` [L, 3] are those of the C-alpha atoms in Angstrom,
+    and `known` [L] is false for residues without coordinates. `precision` is the P@L/5 to print; None computes it from
+    `probability`, which may be rounded.
 
-    Raises ValueError where the shapes do not fit or a suffix is another.
+    Raises ValueError where shapes do not fit, or for another suffix.
     """
     length = len(known)
     coordinates = np.where(known[:, None], coordinates, np.nan).astype(np.float32)

@@ -7,9 +7,9 @@ UNKNOWN = "-"
 
 
 def value_text(value: float, deviation: float | None = None) -> str:
-    """A value to a thousandth; larger ones to fewer places, tiny ones to three digits: 0.615, 12.35, 4.20e-05.
+    """A measured value with three decimals, or fewer where it is large: 0.615, 12.35, 4.20e-05.
 
-    With its deviation to as many places where there is one: 0.615 ± 0.012.
+    With `deviation`, that follows with as many decimals: 0.615 ± 0.012.
     """
     form = _places(value)
     return f"{value:{form}}" + ("" if deviation is None else f" ± {deviation:{form}}")
@@ -70,7 +70,7 @@ def two_digits(value: float) -> str:
 
 
 def hours(value: float) -> str:
-    """Hours of devices: 0.250, and 1,234.50 from one hour on."""
+    """Device-hours: 0.250 below one hour, 1,234.50 above."""
     return f"{value:,.3f}" if value < 1 else f"{value:,.2f}"
 
 

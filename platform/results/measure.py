@@ -17,7 +17,7 @@ from proteinlm.tasks.task import Columns, Metric, Task
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured: the same for all rows of a run."""
+    """What all rows of a run have in common: which model was measured."""
 
     run: str
     kind: Literal["pretrain", "finetune", "baseline"]
@@ -26,9 +26,9 @@ class Measured:
     seed: int
     code_version: str
     architecture: ModelConfig | None = None
-    """Of the encoder, whose shape the rows say; None where there is none."""
+    """Of the encoder, for the shape in the rows; None where there is no encoder."""
     configuration: str | None = None
-    """Name that runs share which differ in their seed alone; None: the run's own."""
+    """Name shared by runs that differ only in their seed; None: the name of the run."""
     parameters: int | None = None
     steps: int | None = None
     residues: int | None = None
@@ -42,7 +42,10 @@ def measure(
     scores: Mapping[str, Columns],
     floors: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[ResultRow]:
-    """One row for every split of `scores` and metric of the task; `floors` by split and metric name."""
+    """A result row for each split of `scores` (split -> per-protein columns) and each metric of `task`.
+
+    `floors`: split -> metric -> value of a model without context. `manifest` says which data were scored.
+    """
     return [
         _row(who, task, manifest, split, columns, (floors or {}).get(split, {}), metric)
         for split, columns in scores.items()
@@ -107,7 +110,10 @@ def split_rule(manifest: Manifest, split: str) -> str:
 
 
 def language_model_floors(manifest: Manifest, split: str, options: Mapping[str, float]) -> dict[str, float]:
-    """What a model that ignores all context reaches at best on `split`, by metric name of masked language modelling."""
+    """Metric of masked language modelling -> the best value that a model without context can reach on `split`.
+
+    `options`: those of the task, which say how residues are masked. Losses are in nats.
+    """
     floor = context_free_floor(manifest.split(split).residue_counts, scored_masking(options))
     return {"loss": floor.training_mix, "masked_loss": floor.masked, "perplexity": math.exp(floor.training_mix)}
 

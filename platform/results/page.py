@@ -1,8 +1,8 @@
-"""Results as one page of HTML that needs nothing beside it: style and plots are inside, and there is no script.
+"""One HTML page of results that needs no other file: style and plots are inside, and there is no script.
 
     tables, findings (sentences), plots (caption -> PNG or SVG file), notes (heading -> texts) -> page.html.jinja
 
-All text is escaped by the template.
+The template escapes all text.
 """
 
 from base64 import b64encode
@@ -26,11 +26,11 @@ def to_html(
     plots: Mapping[str, Path] | None = None,
     notes: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """The page: `tables` with their remarks, then `findings`, `plots` (caption -> file), `notes` (heading -> texts) and
-    how the values of the tables were measured.
+    """The text of the page: `tables` with their remarks, `findings` (sentences), `plots` (caption -> file), `notes`
+    (heading -> texts), and the notes of the tables, in this order.
 
-    A table of the page's own title stands under it without a heading. Raises ValueError for a plot that is neither .png
-    nor .svg, OSError where its file cannot be read.
+    A table that has the page's own title gets no heading of its own. Raises ValueError for a plot that is neither .png
+    nor .svg, and OSError where its file cannot be read.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -51,7 +51,7 @@ def to_html(
 
 
 def _inside(path: Path) -> str:
-    """The file as an address that holds it whole."""
+    """The file as a data URL."""
     if path.suffix not in MEDIA:
         raise ValueError(f"cannot show {path}: the suffix is {path.suffix or 'missing'!r}, accepted are .png and .svg")
     return f"data:{MEDIA[path.suffix]};base64,{b64encode(path.read_bytes()).decode('ascii')}"

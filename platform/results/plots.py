@@ -1,8 +1,11 @@
-"""Loss curves as one plot, PNG or SVG by the file's suffix, and what all plots share: colours and marks, an empty plot
-that looks alike on every machine, how it becomes a file, how loss curves are read, smoothed and cut, where names go.
+"""The plot of loss curves (`plot_curves`), PNG or SVG by the file's suffix, and what all plots share.
 
-Training loss is drawn light with its running mean over it; validation and holdout loss under the training mix are the
-marked points, and the context-free floors the dashed lines that a model must get under to have learned any context.
+Shared are colours, markers and dashes; a blank plot that looks the same on every machine and how it becomes a file;
+reading, smoothing and cutting of curves; and where the names of points go.
+
+In the plot of loss curves the training loss is pale, with its running mean over it. Validation and holdout loss, under
+the same mix of masks as training, are marked points. Dashed lines are the context-free floors: a model whose loss is
+not below them has learned nothing from context.
 
 Shapes: n points of a curve, P points with names.
 """
@@ -25,38 +28,38 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito: colour-blind safe."""
 DOTS = 150
-"""Pixels of an inch."""
+"""Pixels per inch."""
 SMOOTHED = 50
-"""The running mean of a curve is over so many parts of it."""
+"""The running mean is over one part in this many of a curve."""
 FIRST_LEFT_OUT = 1 / 20
-"""Share of training whose steep loss would flatten all that comes after."""
+"""Share of the training that the loss axis need not show: its steep start would flatten the rest."""
 
 Floats = NDArray[np.float64]
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top, in pixels."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (7, 2, 1, 2)))
-"""As matplotlib takes them."""
+"""Line styles of matplotlib."""
 MARKERS = ("o", "s", "^", "D")
 
 
 def colour_of(number: int) -> str:
-    """Of configuration `number`; with marker and dash it tells 28 of them apart."""
+    """Colour of curve or point `number` (from 0); with marker and dash, 28 of them can be told apart."""
     return COLOURS[number % len(COLOURS)]
 
 
 def marker_of(number: int) -> str:
-    """Of configuration `number`: those of equal colour differ in it."""
+    """Marker of curve or point `number`; it differs between equal colours."""
     return MARKERS[(number + 2 * (number // len(COLOURS))) % len(MARKERS)]
 
 
 def dash_of(number: int) -> Any:
-    """Of configuration `number`: those of equal colour differ in it."""
+    """Line style of curve `number`, for matplotlib; it differs between equal colours."""
     return DASHES[(number // len(COLOURS)) % len(DASHES)]
 
 
 @contextmanager
 def blank_plot(size: tuple[float, float], font_size: int) -> Iterator["Figure"]:
-    """A plot of `size` inches to draw on, and to save, in the body: no display, text stays text in SVG."""
+    """A matplotlib figure of `size` inches to draw on and save in the body. Needs no display; SVG keeps its text."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -69,7 +72,7 @@ def blank_plot(size: tuple[float, float], font_size: int) -> Iterator["Figure"]:
 
 @contextmanager
 def plot_file(path: Path, size: tuple[float, float], font_size: int) -> Iterator["Figure"]:
-    """A blank plot of `size` inches that becomes the file `path` when the body is done.
+    """A blank plot of `size` inches that is written to `path` when the body ends without an error.
 
     Raises ValueError for a suffix that is neither .png nor .svg.
     """
@@ -100,7 +103,10 @@ def save_plot(figure: "Figure", path: Path) -> None:
 
 
 def by_step(rows: Sequence[Mapping[str, object]], key: str) -> dict[float, float]:
-    """Step -> value under `key` in order of the steps; of a step that a resumed run wrote again, as written last."""
+    """Step -> value of `key`, in order of the steps, from `rows` of metrics.jsonl.
+
+    Of a step that a resumed run wrote again, the last value counts.
+    """
     found = {}
     for row in rows:
         step, value = row.get("step"), row.get(key)
@@ -110,13 +116,16 @@ def by_step(rows: Sequence[Mapping[str, object]], key: str) -> dict[float, float
 
 
 def smooth(values: Floats) -> Floats:
-    """Centred running mean of `values` [n] over a fiftieth of them, over fewer at both ends."""
+    """Centred running mean [n] of `values` [n] over a fiftieth of them; over fewer at both ends."""
     reach = max(1, len(values) // (2 * SMOOTHED))
-    return np.array([values[max(0, place - reach) : place + reach + 1].mean() for place in range(len(values))])
+    return np.array([values[max(0, index - reach) : index + reach + 1].mean() for index in range(len(values))])
 
 
 def loss_limits(curves: Sequence[Floats], levels: Sequence[float] = ()) -> tuple[float, float]:
-    """Limits of the loss axis for curves [n, 2] and level lines: all but the first twentieth of the longest curve."""
+    """Limits (low, high) of the loss axis for `curves` [n, 2] of (x, loss) and for level lines at `levels`.
+
+    The first twentieth of the longest curve is not considered.
+    """
     points = np.concatenate(curves)
     late = points[points[:, 0] >= points[:, 0].max() * FIRST_LEFT_OUT, 1]
     losses = np.append(late[np.isfinite(late)], levels)
@@ -194,10 +203,10 @@ def _points(rows: Sequence[Mapping[str, object]], split: str) -> list[Point]:
 
 
 def place_names(points: Floats, sizes: Floats, frame: Box, drawn: Floats) -> Floats:
-    """Left lower corners [P, 2] of names of `sizes` [P, 2] near `points` [P, 2], in pixels, within `frame`.
+    """Lower left corners [P, 2] for names of `sizes` [P, 2] (width, height) near `points` [P, 2]; all in pixels.
 
-    Each name goes to the nearest place around its point that is free of points, of what else is `drawn` [n, 2] and of
-    the names before it, or, where none is, to the one that covers least.
+    Each name goes as near to its point as it can without covering points, `drawn` pixels [n, 2] or an earlier name, and
+    within `frame`. Where everything is taken it goes where it covers least.
     """
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points] + [(x - 2, y - 2, x + 2, y + 2) for x, y in drawn]
     corners = []
@@ -211,7 +220,7 @@ def place_names(points: Floats, sizes: Floats, frame: Box, drawn: Floats) -> Flo
 
 
 def _at(x: float, y: float, width: float, height: float, angle: int, gap: float) -> Box:
-    """The box in this direction (degrees from the right) whose edge is `gap` away from the point."""
+    """The box in direction `angle` (degrees from the right) whose edge is `gap` pixels away from the point (x, y)."""
     across, up = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     left = x + across * (gap + width / 2) - width / 2
     bottom = y + up * (gap + height / 2) - height / 2
@@ -219,7 +228,7 @@ def _at(x: float, y: float, width: float, height: float, angle: int, gap: float)
 
 
 def _covered(one: Box, other: Box) -> float:
-    """Area that both boxes share."""
+    """Area that both boxes share, in square pixels."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     return max(0.0, width) * max(0.0, height)

@@ -1,9 +1,9 @@
-"""Result rows: one value each, with all that says how it was measured; one `rows.jsonl` in each run's directory.
+"""Result rows: one measured value each, with everything that says how it was measured; `rows.jsonl` of a run.
 
-    evaluation -> append_rows(run directory, rows) -> <storage>/<name>/rows.jsonl -> gather_rows(directories) -> table
+    measure -> append_rows(run directory, rows) -> <storage>/<name>/rows.jsonl -> gather_rows(directories) -> tables
 
-Many trials write at once, each into its own file, on local disk, S3 or GCS alike (pyarrow's file systems). Running a
-finished trial again appends its rows again; the later ones win when they are gathered.
+Many trials write at once, each into its own file, on local disk, S3 or GCS alike (pyarrow's file systems). A run that
+is done again appends its rows again; of equal rows `gather_rows` keeps the later ones.
 """
 
 import math
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ResultRow(BaseModel):
-    """One metric of one model on one split."""
+    """The value of one metric of one model on one split."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", protected_namespaces=())
 
@@ -95,14 +95,14 @@ class ResultRow(BaseModel):
 
     @property
     def key(self) -> tuple[str | int, ...]:
-        """What a value is known by: rows of the same key are the same metric measured again."""
+        """Identity of the value: of rows with equal keys, a later one replaces an earlier one."""
         return (self.run, self.model, self.mode, self.seed, self.task, self.split, self.metric)
 
 
 def append_rows(directory: Path | str, rows: Sequence[ResultRow]) -> None:
-    """Append `rows` to the `rows.jsonl` of the run at `directory` (path or URI): all of them or, when cut off, none.
+    """Append `rows` to the `rows.jsonl` of the run at `directory` (path or URI): all, or none if the write is cut off.
 
-    A run has one writer at a time; runs do not share a file.
+    Only one process at a time may write the rows of a run. Raises OSError as the file system does.
     """
     filesystem, folder = _open(directory)
     filesystem.create_dir(folder, recursive=True)
@@ -122,8 +122,8 @@ def gather_rows(paths: Sequence[Path | str]) -> list[ResultRow]:
     """
     kept: dict[tuple[str | int, ...], ResultRow] = {}
     for path in paths:
-        filesystem, place = _open(path)
-        for file in _row_files(filesystem, place, path):
+        filesystem, location = _open(path)
+        for file in _row_files(filesystem, location, path):
             for key, row in _rows(filesystem, file).items():
                 if key not in kept or _time(row) >= _time(kept[key]):
                     kept[key] = row
@@ -148,37 +148,37 @@ def _rows(filesystem: "FileSystem", file: str) -> dict[tuple[str | int, ...], Re
     return rows
 
 
-def _row_files(filesystem: "FileSystem", place: str, path: Path | str) -> list[str]:
-    """All `rows.jsonl` at or under `place`, sorted."""
+def _row_files(filesystem: "FileSystem", location: str, path: Path | str) -> list[str]:
+    """All `rows.jsonl` at or under `location`, sorted."""
     from pyarrow.fs import FileSelector, FileType
 
-    info = filesystem.get_file_info(place)
+    info = filesystem.get_file_info(location)
     if info.type == FileType.NotFound:
         raise FileNotFoundError(f"no run at {path}: there is no such directory")
     if info.type == FileType.File:
-        return [place]
-    inside = filesystem.get_file_info(FileSelector(place, recursive=True))
+        return [location]
+    inside = filesystem.get_file_info(FileSelector(location, recursive=True))
     return sorted(found.path for found in inside if found.type == FileType.File and found.base_name == ROWS_FILE)
 
 
 def _open(path: Path | str) -> "tuple[FileSystem, str]":
-    """File system and the place in it; a plain path is local, relative to the working directory."""
+    """File system and path within it; a plain path is local, relative to the working directory."""
     from pyarrow.fs import FileSystem, LocalFileSystem
 
     if isinstance(path, str) and "://" in path:
-        filesystem, place = FileSystem.from_uri(path)
-        return filesystem, place.rstrip("/")
+        filesystem, location = FileSystem.from_uri(path)
+        return filesystem, location.rstrip("/")
     return LocalFileSystem(), str(Path(path).absolute())
 
 
-def _is_file(filesystem: "FileSystem", place: str) -> bool:
+def _is_file(filesystem: "FileSystem", location: str) -> bool:
     from pyarrow.fs import FileType
 
-    return bool(filesystem.get_file_info(place).type == FileType.File)
+    return bool(filesystem.get_file_info(location).type == FileType.File)
 
 
-def _read(filesystem: "FileSystem", place: str) -> bytes:
-    with filesystem.open_input_stream(place) as stream:
+def _read(filesystem: "FileSystem", location: str) -> bytes:
+    with filesystem.open_input_stream(location) as stream:
         return bytes(stream.read())
 
 

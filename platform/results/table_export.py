@@ -1,8 +1,8 @@
-"""Tables and rows for other programs: LaTeX for an article, CSV for a spreadsheet, JSON for whatever reads it.
+"""Tables and rows for other programs: LaTeX for an article, CSV for a spreadsheet, JSON for scripts.
 
-    Table -> to_latex, to_csv, to_json          rows -> rows_to_csv, rows_to_json (every field, nothing pooled)
+    Table -> to_latex, to_csv, to_json          rows -> rows_to_csv, rows_to_json (every field; seeds are not pooled)
 
-A number that is not finite is null in JSON; what is not known is empty in CSV.
+In JSON a number that is not finite is null. In CSV what is not known is empty.
 """
 
 import csv
@@ -19,18 +19,19 @@ from proteinlm.platform.results.tables import Fact, Table
 
 
 def to_latex(*tables: Table) -> str:
-    r"""A `table` each for an article with `\usepackage{booktabs}`, metrics of finetuning above those of pretraining.
+    r"""Each of `tables` as a `table` environment for an article with `\usepackage{booktabs}`, and its notes below it.
 
-    What is no ASCII becomes "?" but for ± and ×, so that it compiles with every engine.
+    Metrics of finetuning and of pretraining are two `tabular`s, one above the other. Signs beyond ASCII become "?",
+    except ± and ×, so that every LaTeX engine compiles it.
     """
     return "\n".join(map(_latex_table, tables))
 
 
 def _latex_table(table: Table) -> str:
     text = text_table(table)
-    places = range(text.num_leading, len(text.heads))
-    downstream = [place for place, column in zip(places, table.columns, strict=False) if column.is_downstream]
-    others = [place for place in places if place not in downstream]
+    indices = range(text.num_leading, len(text.heads))
+    downstream = [index for index, column in zip(indices, table.columns, strict=False) if column.is_downstream]
+    others = [index for index in indices if index not in downstream]
     notes = [
         *text.numbered_footnotes,
         *all_notes(table),
@@ -50,19 +51,19 @@ def _latex_table(table: Table) -> str:
 
 
 def _tabular(text: TextTable, block: Sequence[int]) -> str:
-    """The leading columns and those of `block`, centred even where they are wider than the text."""
-    places = [*range(text.num_leading), *block]
-    sides = "".join(text.sides[place][0] for place in places)
-    heads = [r" \\ ".join(map(_latex, text.heads[place])) for place in places]
+    """A `tabular` of the leading columns and those with the indices `block`, centred even where wider than the text."""
+    indices = [*range(text.num_leading), *block]
+    sides = "".join(text.sides[index][0] for index in indices)
+    heads = [r" \\ ".join(map(_latex, text.heads[index])) for index in indices]
     heads = [rf"\shortstack[r]{{{head}}}" if r"\\" in head else head for head in heads]
     lines = [rf"\makebox[\textwidth][c]{{\begin{{tabular}}{{{sides}}}", r"\toprule", rf"{' & '.join(heads)} \\"]
     for heading, group in text.groups:
         shown = [each for each in group if not each.line.is_published or each.has_any(block)]
         lines += [r"\midrule"] if shown else []
         if heading and shown:
-            lines.append(rf"\multicolumn{{{len(places)}}}{{l}}{{\emph{{{_latex(heading)}}}}} \\")
+            lines.append(rf"\multicolumn{{{len(indices)}}}{{l}}{{\emph{{{_latex(heading)}}}}} \\")
         for each in shown:
-            cells = [joined(each.places[place], _latex, r"\textbf{{{}}}") for place in places]
+            cells = [joined(each.cells[index], _latex, r"\textbf{{{}}}") for index in indices]
             lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}"])
 
@@ -87,9 +88,9 @@ def _latex(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """A line for each line, with all facts; value, deviation and number of seeds of a column apart; unknown is empty.
+    """One record for each line of `table`: its name, all facts, and for each column value, deviation and num_seeds.
 
-    ValueError where a line holds several values in one column.
+    Raises ValueError where a line has several values in one column.
     """
     records = []
     for line in table.lines:
@@ -107,7 +108,7 @@ def to_csv(table: Table) -> str:
 
 
 def rows_to_csv(rows: Sequence[ResultRow]) -> str:
-    """A line for each row, a column for each field; `settings` as JSON."""
+    """One record for each row, with all its fields; `settings` is JSON."""
     records = ({**row.model_dump(), "settings": row.settings and json.dumps(row.settings)} for row in rows)
     return _csv(list(ResultRow.model_fields), records)
 
@@ -121,7 +122,7 @@ def _csv(heads: Sequence[str], records: Iterable[Mapping[str, object]]) -> str:
 
 
 def to_json(table: Table) -> str:
-    """Everything that `table` holds: {"columns": [...], "lines": [{..., "cells": [{"column": title, ...}]}], ...}."""
+    """All of `table`: {"columns": [...], "lines": [{<name and facts>, "cells": [{"column": title, ...}]}], ...}."""
     values = {name: getattr(table, name) for name in ("title", "warning", "caption", "notes", "more_notes")}
     values["columns"] = [asdict(column) for column in table.columns]
     values["lines"] = [
@@ -147,5 +148,5 @@ def _finite(value: Any) -> Any:
 
 
 def rows_to_json(rows: Sequence[ResultRow]) -> str:
-    """A list of all rows with every field; a value that is not finite is null."""
+    """A list of all rows, with all their fields."""
     return "[\n" + ",\n".join(row.model_dump_json() for row in rows) + "\n]\n"

@@ -18,7 +18,7 @@ from proteinlm.tasks.masked_language_modeling import NAME as MASKED_LANGUAGE_MOD
 
 PUBLISHED = "published"
 Fact = str | int | float | bool | None
-"""What a table says of a line beside its values; None where it is not known."""
+"""What a line says besides its measured values, such as its number of parameters; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Column:
     """A column of measured values: one metric of one split."""
 
     title: str
-    """Head of the column, unique in its table; may have several lines of text."""
+    """Its head, unique in the table; may have several lines of text."""
     task: str
     split: str
     metric: str
@@ -34,41 +34,41 @@ class Column:
 
     @property
     def is_downstream(self) -> bool:
-        """Whether it is a metric of finetuning."""
+        """Whether it is a metric of finetuning, not of pretraining."""
         return self.task != MASKED_LANGUAGE_MODELING
 
 
 @dataclass(frozen=True)
 class FactColumn:
-    """A column that says something of each line, such as its number of parameters."""
+    """A column of facts about the lines, such as their numbers of parameters."""
 
     key: str
-    """Under which lines hold their fact; its name in CSV and JSON."""
+    """Key of the fact in `Line.facts`, and its name in CSV and JSON."""
     title: str = ""
-    """Head of the column; a column without one is in CSV and JSON alone."""
+    """Its head as people read it; a column without a title appears in CSV and JSON only."""
     form: Literal["text", "amount", "count", "power", "hours"] = "text"
-    """How text forms write its numbers: 1.65 M, 1,654,321, 1.7e6, 0.250."""
+    """How its facts are written for people: as they are, or as 1.65 M, 1,654,321, 1.7e6, 0.250."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The value of one metric of one model, over its seeds."""
+    """One metric of one model: its mean over seeds, and how certain it is."""
 
     value: float
     """Mean over seeds."""
     deviation: float | None = None
-    """Standard deviation over seeds; None of one seed, or where it was not published."""
+    """Sample standard deviation over seeds; None for a single seed, or where it was not published."""
     num_seeds: int = 1
     interval: tuple[float, float] | None = None
-    """95 % bootstrap interval over proteins; None where not given, or of several seeds."""
+    """95 % bootstrap interval over proteins; None where it is not known, and for several seeds."""
     floor: float | None = None
-    """Value of a model that ignores all context."""
+    """The same metric of a model that ignores all context."""
     num_scored: int | None = None
-    """Residues, proteins or pairs that were scored; None of a published value: its note says what is known."""
+    """How many residues, proteins or pairs were scored; None for a published value, whose note says what is known."""
     note: str = ""
-    """Number and letter of the notes that say how it was measured, such as [1a]."""
+    """Reference to the notes that say how it was measured, such as "[1a]"."""
     is_best: bool = False
-    """Best of at least two that may be compared."""
+    """Whether it is the best of at least two comparable values."""
 
 
 @dataclass(frozen=True)
@@ -77,44 +77,45 @@ class Line:
 
     name: str
     facts: Mapping[str, Fact]
-    """By `FactColumn.key`."""
+    """`FactColumn.key` -> fact."""
     cells: Mapping[Column, tuple[Cell, ...]]
-    """Mostly one; several where the same run was measured in several ways."""
+    """Mostly one cell in a column; several where the same run was measured in several ways."""
     qualifiers: tuple[str, ...] = ()
-    """What stands in brackets after the name, such as "baseline" or "failed"."""
+    """Words in parentheses after the name, such as "baseline" or "failed"."""
     remarks: tuple[str, ...] = ()
-    """Sentences on what is missing, which become footnotes."""
+    """What is missing and why; they become footnotes."""
     is_published: bool = False
     heading: str = ""
-    """What stands above the line and its neighbours with the same heading."""
+    """Written once above neighbouring lines of the same heading; "": nothing."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with everything that must be read with it; `table_text.py` and `page.py` write it."""
+    """A table with everything that must be read with it."""
 
     title: str
     subject: str
-    """Head of the column of names."""
+    """Head of the column of names, such as "model"."""
     facts: tuple[FactColumn, ...]
-    """Those before the values."""
+    """Columns before the values."""
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
-    """How the values were measured."""
+    """How the values were measured, a sentence each."""
     costs: tuple[FactColumn, ...] = ()
-    """Those after the values."""
+    """Columns after the values."""
     more_notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Heading -> notes on something else than this table's own values."""
+    """Heading -> further notes."""
     caption: str = ""
+    """How to read the table, in one sentence."""
     warning: str = ""
-    """What nobody may overlook."""
+    """What no reader may overlook, such as that the proteins are simulated."""
     is_brief: bool = False
-    """Whether text forms write values with their deviation alone: intervals, floors and counts are then in JSON."""
+    """Whether only values and deviations are written for people; intervals, floors and counts are then in JSON only."""
 
 
 def pool(rows: Sequence[ResultRow]) -> Cell:
-    """The cell of `rows` (at least one) of one configuration under one measure, which differ in their seed alone."""
+    """The cell of `rows` (at least one): seeds of one configuration, all measured alike."""
     first = rows[0]
     value, num_scored = fmean(row.value for row in rows), None if first.kind == PUBLISHED else first.num_scored
     if len(rows) > 1:
@@ -125,7 +126,7 @@ def pool(rows: Sequence[ResultRow]) -> Cell:
 
 
 def best_value(values: Iterable[float], *, larger_is_better: bool) -> float | None:
-    """The best of `values`, NaN left out; None where fewer than two compete."""
+    """The best of `values`; NaN does not count. None where fewer than two are left: alone, nothing is best."""
     rivals = [value for value in values if not math.isnan(value)]
     if len(rivals) < 2:
         return None
@@ -138,12 +139,12 @@ measure are ranked together."""
 
 
 def measure_of(row: ResultRow) -> Measure:
-    """How the row was measured."""
+    """The measure of `row`."""
     return (row.metric, row.definition), (row.split, row.data_hash, row.split_rule, row.mask_seed)
 
 
 def data_note(row: ResultRow) -> str:
-    """What was scored, in words: split, proteins, data and how the split was made."""
+    """A note on the data that `row` was measured on: split, number of proteins, data hash, how the split was made."""
     if row.kind == PUBLISHED:
         proteins = f"{row.num_proteins:,} proteins" if row.num_proteins else "it is not known how many proteins"
         seeds = f"; means over {row.num_seeds} seeds" if row.num_seeds > 1 else ""

@@ -1,6 +1,6 @@
-"""From the run directories of a sweep to its results and its table, whatever of it is done.
+"""From the run directories of a sweep to its results and its table; works while trials are missing.
 
-trials -> runs and groups (runs.py) -> gather_results: lines with values over seeds, and notes -> sweep_table: a Table
+trials -> runs and groups (runs.py) -> gather_results: lines with values over seeds, notes -> sweep_table: a Table
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,10 +37,10 @@ FACTS = (FactColumn("source"), FactColumn("mode", "mode"), *map(FactColumn, ("li
 
 
 def gather_results(trials: Sequence[Trial], directory: Path, flops_per_residue: Mapping[str, float]) -> SweepResults:
-    """The table of the sweep whose run directories are `<directory>/<trial name>`.
+    """The results of the sweep of `trials`, from their run directories `<directory>/<trial name>`.
 
-    `flops_per_residue`: name of a pretraining trial -> model FLOPs of training for one residue. ValueError for a file
-    of a run directory that cannot be read.
+    `flops_per_residue`: name of a pretraining trial -> model FLOPs of training per residue. Raises ValueError for a
+    file of a run directory that cannot be read.
     """
     runs = {trial.name: read_run(trial, directory / trial.name) for trial in trials}
     rows = [row for run in runs.values() for row in run.rows]
@@ -81,7 +81,10 @@ def _is_of(row: ResultRow, column: Column) -> bool:
 
 
 def _measured_column(column: Column, rows: Sequence[ResultRow], tasks: set[str]) -> Column | None:
-    """`column` where a row fills it or a trial is to; of its task's own test split where the data have another one."""
+    """`column` if a row fills it or a trial will (`tasks` are those of all trials); else None.
+
+    Where the data have a test split of another name, the column of that split, which its title says.
+    """
     alike = [row for row in rows if (row.task, row.metric) == (column.task, column.metric)]
     if any(row.split == column.split for row in alike):
         return column
@@ -94,7 +97,7 @@ def _measured_column(column: Column, rows: Sequence[ResultRow], tasks: set[str])
 
 
 def _values(rows: Sequence[ResultRow], columns: Sequence[Column]) -> dict[Column, Cell]:
-    """The value of every column that has rows, over its seeds."""
+    """Column -> value over seeds, of the columns that have rows."""
     found = {column: [row for row in rows if _is_of(row, column)] for column in columns}
     return {column: pool(of_seeds) for column, of_seeds in found.items() if of_seeds}
 
@@ -127,7 +130,7 @@ def _line(
 
 
 def _baseline_lines(runs: Sequence[Run], columns: Sequence[Column]) -> list[ConfigurationResult]:
-    """A line for each baseline that has a value of a column, and one for what is missing."""
+    """A line for each baseline that has a value, and one with remarks if baseline runs are missing."""
     of_model: dict[str, list[ResultRow]] = {}
     for row in (row for run in runs for row in run.rows):
         of_model.setdefault(row.model, []).append(row)
@@ -145,7 +148,7 @@ def _baseline_line(name: str, values: dict[Column, Cell]) -> ConfigurationResult
 
 
 def _paper_lines(lines: Sequence[ConfigurationResult]) -> tuple[ConfigurationResult, ...]:
-    """The paper's lines for what `lines` stand for, or are by name, in their order."""
+    """The paper's lines of the configurations that `lines` stand for or are themselves, in their order."""
     table = paper_values()
     wanted = dict.fromkeys(line.like or line.name for line in lines)
     return tuple(_paper_line(name, table[name]) for name in wanted if name in table)
@@ -157,7 +160,7 @@ def _paper_line(name: str, values: Mapping[str, float]) -> ConfigurationResult:
 
 
 def sweep_table(results: SweepResults) -> Table:
-    """`results` as a table: a line for each configuration, and below them the paper's lines."""
+    """`results` as a table: one line for each configuration and baseline, and below them the paper's lines."""
     hours = "GPU-hours" if results.device == "gpu" else "core-hours"
     return Table(
         title=f"Sweep {results.name}{' (SIMULATED PROTEINS)' if results.is_simulated else ''}",
@@ -181,11 +184,11 @@ def sweep_table(results: SweepResults) -> Table:
 
 
 def _table_lines(results: SweepResults) -> Iterator[Line]:
-    """Ours, the best of each column marked, then the paper's."""
+    """Our lines, with the best of each column marked, then the paper's."""
     best = {column: results.best(column) for column in results.columns}
-    for place, line in enumerate(results.lines):
+    for index, line in enumerate(results.lines):
         cells = {
-            column: (replace(cell, is_best=place in best[column]),)
+            column: (replace(cell, is_best=index in best[column]),)
             for column, cell in line.values.items()
             if column in best
         }
@@ -199,7 +202,7 @@ def _table_lines(results: SweepResults) -> Iterator[Line]:
 
 
 def _facts(line: ConfigurationResult, results: SweepResults) -> dict[str, Fact]:
-    """What a line is and what it cost; a shape or a size that it does not have is not known."""
+    """Shape and costs of a line; None for what it does not have."""
     return {
         **{name: getattr(line, name) for name in ("mode", "like", "state", "training_flops", "residues")},
         **{key: getattr(line, key) or None for key in (*SHAPE, "parameters", "pretraining")},

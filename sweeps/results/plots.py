@@ -42,7 +42,7 @@ Curves = Mapping[str, Sequence[Mapping[str, object]]]
 
 FONT_SIZE = 9
 MOST_NAMED = 14
-"""Points of a plot up to which each has its name."""
+"""Up to this many points of a plot all have names; of more, only the `BEST_NAMED` best ones."""
 BEST_NAMED = 5
 LOSS = "valid loss (nats per scored residue)"
 COSTS = (("training_flops", "training FLOPs", "C"), ("parameters", "parameters", "N"))
@@ -50,17 +50,17 @@ SHAPES = (("num_hidden_layers", "layers"), ("hidden_size", "width"), ("num_atten
 
 
 class Law(Protocol):
-    """A fitted curve with its interval, such as scaling.PowerLaw."""
+    """A fitted law with its interval, such as a power law."""
 
     def predict(self, x: Floats, /) -> tuple[Floats, Floats, Floats]:
-        """Loss at `x` [n], with the ends of its interval."""
+        """Loss [n] at `x` [n], and the lower and upper ends [n] of its interval."""
 
     def as_text(self, x: str, /) -> str:
         """The law in words."""
 
 
 def pretrained_lines(lines: Sequence[ConfigurationResult]) -> list[ConfigurationResult]:
-    """The first line of each pretrained configuration: those finetuned in several ways were pretrained once."""
+    """One line (the first) for each pretrained configuration, which may have been finetuned in several modes."""
     found: dict[str, ConfigurationResult] = {}
     for line in lines:
         if line.pretraining:
@@ -69,17 +69,14 @@ def pretrained_lines(lines: Sequence[ConfigurationResult]) -> list[Configuration
 
 
 def short_name(line: ConfigurationResult) -> str:
-    """Width-depth-heads, with what else the name says: "512-32-8" of hidden-512-layer-32-head-8.
-
-    A line without a shape, such as a baseline, has its whole name.
-    """
+    """Width, depth, heads and extras: "512-32-8" for hidden-512-layer-32-head-8; the whole name without a shape."""
     if not line.hidden_size:
         return line.name
     return f"{line.hidden_size}-{line.num_hidden_layers}-{line.num_attention_heads}{line.extras}"
 
 
 def plot_loss_against(results: SweepResults, path: Path, fits: tuple[Law | None, Law | None]) -> Path:
-    """Valid loss against training FLOPs and parameters into `path`; `fits`: the law of each panel, where there is one.
+    """Plot valid loss against training FLOPs and against parameters into `path`; `fits`: a law for each panel, or None.
 
     Raises ValueError where no configuration has a valid loss, or for a suffix that is neither .png nor .svg.
     """
@@ -112,10 +109,11 @@ def plot_loss_against(results: SweepResults, path: Path, fits: tuple[Law | None,
 
 
 def plot_against_shape(results: SweepResults, path: Path) -> Path:
-    """A grid into `path`: a row for each metric of finetuning; depth, width and heads to the right.
+    """Plot each metric of finetuning (a row of panels) against depth, width and heads into `path`.
 
-    Error bars are standard deviations over seeds; the grey band is as wide around the mean of all configurations as
-    seeds alone would make it. Raises ValueError where no metric of finetuning was measured, or for another suffix.
+    Error bars are standard deviations over seeds. The grey band is the mean of all configurations, plus and minus the
+    pooled deviation over seeds: what noise alone would do. Raises ValueError where no metric
+    of finetuning was measured, or for another suffix.
     """
     lines = [line for line in results.lines if not line.is_baseline and line.hidden_size]
     columns = [c for c in results.columns if c.is_downstream and any(_is_finite(line, c) for line in lines)]
@@ -142,7 +140,7 @@ def plot_against_shape(results: SweepResults, path: Path) -> Path:
 
 
 def plot_pretraining(curves: Curves, path: Path, *, is_simulated: bool = False) -> Path:
-    """Loss curves into `path`: name -> rows of its metrics.jsonl; the legend says each one's last valid loss.
+    """Plot loss curves (name -> rows of metrics.jsonl) over residues into `path`; the legend has the last valid losses.
 
     Raises ValueError where no row holds a loss, or for another suffix.
     """
@@ -179,7 +177,7 @@ def _title(words: str, results: SweepResults) -> str:
 def _draw_point(
     axes: "Axes", x: float, line: ConfigurationResult, column: Column, number: int, label: str = ""
 ) -> None:
-    """A value with its deviation over seeds; hollow where the configuration did not come to its end."""
+    """Draw a value with its deviation over seeds; hollow where the configuration is not finished."""
     cell, colour = line.values[column], colour_of(number)
     axes.errorbar(
         [x],
@@ -198,7 +196,7 @@ def _draw_point(
 
 
 def _draw_law(axes: "Axes", law: Law, x: Floats) -> None:
-    """The law and its band over the points `x` [n] and half a decade to each side."""
+    """Draw the law and its band over the range of `x` [n] and half a decade to each side."""
     places = np.geomspace(x.min() / 3, x.max() * 3, 200)
     value, low, high = law.predict(places)
     bottom, top = axes.get_ylim()
@@ -210,7 +208,7 @@ def _draw_law(axes: "Axes", law: Law, x: Floats) -> None:
 
 
 def _write_names(axes: "Axes", places: Sequence[tuple[str, float, float]]) -> None:
-    """Names of points (name, x, y), placed so that none covers another; the plot must have been laid out."""
+    """Write the names of points (name, x, y) so that none covers another; the plot must have been laid out before."""
     if not places:
         return
     size, scale = 7.0, axes.transData.transform
@@ -229,7 +227,7 @@ def _write_names(axes: "Axes", places: Sequence[tuple[str, float, float]]) -> No
 
 
 def _draw_against(axes: "Axes", lines: Sequence[ConfigurationResult], column: Column, name: str) -> None:
-    """One panel: the values of `column` against the size `name`, and the band of seeds' noise."""
+    """Draw one panel: values of `column` against the size `name` of `lines`, and the band of noise between seeds."""
     tidy(axes)
     axes.set_xscale("log", base=2)
     sizes = sorted({getattr(line, name) for line in lines})
@@ -260,9 +258,9 @@ def _label(line: ConfigurationResult, lines: Sequence[ConfigurationResult]) -> s
 
 
 def curve(rows: Sequence[Mapping[str, object]], key: str) -> Floats:
-    """(residues seen, loss) [n, 2] of the finite values under `key`; a step written again counts as written last.
+    """(residues seen, loss) [n, 2] of the finite values of `key` in `rows` of metrics.jsonl.
 
-    A validation's row does not say its residues: it has those of the training row of its step, or between two of them.
+    Rows of validations do not hold their residues: they are interpolated between the training rows around their step.
     """
     residues, losses = by_step(rows, "residues"), by_step(rows, key)
     steps = np.array(sorted(step for step, loss in losses.items() if math.isfinite(loss)))

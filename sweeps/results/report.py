@@ -1,9 +1,9 @@
-"""The end of a sweep: its table in five forms, its plots, and what it says, all in `<storage>/<name>/results`.
+"""The report of a sweep in `<storage>/<name>/results`: its table in five forms, plots, and findings in words.
 
 table.md .csv .tex .json   index.html   findings.txt   loss.png/.svg   shape.png/.svg   pretraining.png/.svg
 
-Device time is split into training steps (residues over residues/s of each logged stretch of metrics.jsonl, waiting for
-data included, saving and validation not) and the rest of what a trial held: start, validation, scoring and saving.
+The time that trials held devices has two parts. Training steps: residues / (residues/s) of each logged stretch of
+metrics.jsonl, with waiting for data, without saving and validation. The rest: start, validation, scoring and saving.
 """
 
 import math
@@ -36,7 +36,7 @@ PAGE = "index.html"
 FINDINGS = "findings.txt"
 NO_ADVICE = "Which size on how many residues for a budget: this sweep does not say"
 ONE_BY_ONE = "Metric by metric"
-"""Heads what findings.txt says beyond the findings themselves."""
+"""Heading of the details in findings.txt and on the page."""
 FORMS: Mapping[str, Callable[[Table], str]] = {
     "table.md": to_markdown,
     "table.csv": to_csv,
@@ -48,7 +48,10 @@ Laws = tuple[PowerLaw | None, PowerLaw | None]
 
 
 def write_report(config: SweepConfig, plan: Plan, costs: Mapping[str, Cost]) -> Path:
-    """Write everything anew from the run directories; gives the folder. What the trials so far allow is in it."""
+    """Write the whole report again from the run directories, with what the trials so far allow; returns its folder.
+
+    `costs`: name of a pretraining trial -> its cost.
+    """
     folder = config.directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     flops_per_residue = {name: cost.flops_per_residue for name, cost in costs.items()}
@@ -69,7 +72,7 @@ def write_report(config: SweepConfig, plan: Plan, costs: Mapping[str, Cost]) -> 
 
 
 def fit_laws(results: SweepResults) -> tuple[Laws, list[str]]:
-    """Valid loss against training FLOPs and against parameters: the laws, and in words what they are or why not."""
+    """The laws of valid loss against training FLOPs and against parameters (None: not fitted), and both in words."""
     measured = _measured(results)
     laws: list[PowerLaw | None] = []
     said = []
@@ -89,7 +92,7 @@ def fit_laws(results: SweepResults) -> tuple[Laws, list[str]]:
 
 
 def _measured(results: SweepResults) -> list[ConfigurationResult]:
-    """Pretrained configurations with all that a law is fitted through."""
+    """The pretrained configurations whose valid loss and training FLOPs are known."""
     return [
         line
         for line in pretrained_lines(results.lines)
@@ -98,7 +101,7 @@ def _measured(results: SweepResults) -> list[ConfigurationResult]:
 
 
 def _advice(config: SweepConfig, costs: Mapping[str, Cost], results: SweepResults) -> list[str]:
-    """Which size on how many residues for each of the budgets, or why the sweep does not say."""
+    """For each budget the best model size and number of residues in words, or why the sweep does not say."""
     lines = _measured(results)
     if not lines:
         return []
@@ -129,7 +132,7 @@ def _advice(config: SweepConfig, costs: Mapping[str, Cost], results: SweepResult
 
 
 def _draw(config: SweepConfig, plan: Plan, results: SweepResults, laws: Laws, folder: Path) -> dict[str, Path]:
-    """Draw what can be drawn, as PNG and SVG; caption -> SVG."""
+    """Draw the plots for which there are data, as PNG and SVG; returns caption -> SVG file."""
     curves = {
         trial.label: read_metrics(config.directory / trial.name)
         for trial in plan.trials
@@ -155,9 +158,9 @@ def _draw(config: SweepConfig, plan: Plan, results: SweepResults, laws: Laws, fo
 
 
 def device_time(runs: Sequence[Path]) -> str | None:
-    """A sentence on the device-time of the trials with these run directories; None where none held any.
+    """A sentence on the device time of the trials with these run directories; None where no device was held.
 
-    A sweep that was interrupted has its pauses in the wall time.
+    The wall time of a sweep that was interrupted includes its pauses.
     """
     spans = {run: attempts(run) for run in runs}
     everything = [span for found in spans.values() for span in found]
@@ -174,7 +177,7 @@ def device_time(runs: Sequence[Path]) -> str | None:
 
 
 def training_seconds(run_directory: Path) -> float:
-    """Seconds of the run in training steps; what a resumed run did twice counts once."""
+    """Seconds that the run spent in training steps; steps that a resumed run repeated count once."""
     rows = [row for row in read_metrics(run_directory) if row.get("residues_per_s")]
     seen = [0.0, *(row["residues"] for row in rows)]
     stretches = zip(pairwise(seen), rows, strict=True)

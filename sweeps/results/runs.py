@@ -1,10 +1,10 @@
-"""Trials with what their run directories hold, in groups that become lines, and the lines as values.
+"""The results of a sweep as values, and the runs that they come from.
 
-    trials -> runs -> groups (configuration, finetuning mode, what else differs); inside one only task and seed differ
-    groups -> gather.py -> SweepResults -> table, plots, effects, laws
+    trials -> Run (a trial and its files) -> Group (the runs of one line) -> gather.py -> ConfigurationResult (a line)
+    SweepResults (all lines) -> table, plots, effects, scaling laws
 
-Two finetuning trials of a task that differ in a setting, such as the learning rate, are never pooled: the names of
-their groups say it.
+A group has one configuration and one finetuning mode; its runs differ only in task and seed. Finetuning trials that
+differ in another setting, such as the learning rate, belong to different groups, whose names state the setting.
 """
 
 import math
@@ -24,79 +24,84 @@ from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.trials.trial_state import TrialState, device_seconds, read_state
 
 UNPRETRAINED = ("scratch", "cnn")
-"""Modes in which no pretrained weights are used."""
+"""Modes of finetuning that use no pretrained weights."""
 OF_EACH_TRIAL = ("name", "seed", "seeds", "modes", "mode", "per_task", "task", "pretrained")
-"""Settings in which the trials of one line may differ."""
+"""Settings in which the trials of one group may differ, or that its name states already."""
 
 
 Device = Literal["core", "gpu"]
 State = Literal["finished", "incomplete", "halted", "failed"]
-"""incomplete: pretraining is done, and a finetuning trial failed; or trials have not ended. The remarks say which."""
+"""incomplete: not all trials have ended, or a finetuning trial failed; the remarks say which."""
 
 
 @dataclass(frozen=True)
 class ConfigurationResult:
-    """One line: what a configuration is, what it cost, and what came of it."""
+    """One line of the table: what a configuration is, what it cost, and its metrics."""
 
     name: str
-    """Such as hidden-512-layer-32-head-8, with what else tells it from others (`extras`); of a baseline, its name."""
+    """Shape and `extras`, such as hidden-512-layer-32-head-8-learning_rate-0.01; or the name of a baseline."""
     mode: str
-    """How it was finetuned; "-" where there was no finetuning."""
+    """How it was finetuned; "-" without finetuning."""
     like: str | None
-    """The configuration of the paper that it stands for."""
+    """Name of the paper's configuration that it stands for."""
     hidden_size: int
-    """0 of a baseline or a convolutional network, as are the next three."""
+    """0 for a baseline or a convolutional network; likewise the next three."""
     num_hidden_layers: int
     num_attention_heads: int
     parameters: int
-    """Of encoder and language model head; 0 also where the paper does not say."""
+    """Of encoder and language model head; 0 also where it is not known."""
     training_flops: float | None
-    """Model FLOPs of the pretraining that was done; of several seeds, their mean."""
+    """Model FLOPs of the pretraining so far; mean over seeds."""
     residues: int | None
-    """Residues seen in pretraining; of several seeds, their mean."""
+    """Residues seen in pretraining; mean over seeds."""
     device_hours: float | None
-    """Of pretraining and finetuning together, each device counted, over all seeds."""
+    """Hours times devices of pretraining and finetuning; sum over seeds."""
     values: dict[Column, Cell] = field(default_factory=dict)
+    """Column -> its value over seeds; columns without a value are missing."""
     remarks: tuple[str, ...] = ()
-    """Why something is missing: trials that failed, were halted, or have not run."""
+    """What is missing and why: trials that failed, were halted, or have not run."""
     state: State = "finished"
     pretraining: str = ""
-    """Configuration of the pretraining trials: lines of equal ones are the same model finetuned otherwise; "" where
-    nothing was pretrained in this sweep."""
+    """Configuration of the pretraining trials, equal in lines that finetune the same model; "" where nothing was
+    pretrained in this sweep."""
     is_baseline: bool = False
     extras: str = ""
-    """What the name says beside the shape."""
+    """What the name states beside the shape, such as "-learning_rate-0.01"."""
 
 
 @dataclass(frozen=True)
 class SweepResults:
-    """All that came of a sweep, and what must be read with it."""
+    """All results of a sweep, and the notes that must be read with them."""
 
     name: str
     lines: tuple[ConfigurationResult, ...]
-    """In the plan's order, then baselines."""
+    """Configurations in the order of the plan, then baselines."""
     paper: tuple[ConfigurationResult, ...]
-    """The paper's Table 7 for the configurations that lines stand for; never ranked."""
+    """Lines of the paper's Table 7 for the configurations that ours stand for; never ranked."""
     columns: tuple[Column, ...]
-    """Those that a line has, or that a trial was to fill."""
+    """Those with a value, or for which a trial was planned."""
     unranked: tuple[Column, ...]
-    """Those whose values were not all measured alike."""
+    """Columns whose values were not all measured alike, so that none is the best."""
     device: Device
     """What `device_hours` count."""
     notes: tuple[str, ...]
+    """How the values were measured."""
     paper_notes: tuple[str, ...]
-    """How the paper's definitions differ; none without lines of the paper."""
+    """How the paper's definitions differ from ours; empty without lines of the paper."""
     is_simulated: bool = False
 
     def best(self, column: Column) -> frozenset[int]:
-        """Places in `lines` of the best values of `column`; none where fewer than two models compete."""
+        """Indices into `lines` of the best value of `column` (several in a tie); empty where fewer than two compete.
+
+        Lines that share their pretraining are one competitor in a metric of pretraining.
+        """
         if column in self.unranked:
             return frozenset()
-        values = {place: line.values[column].value for place, line in enumerate(self.lines) if column in line.values}
-        rivals = {place if column.is_downstream else self.lines[place].pretraining: values[place] for place in values}
+        values = {index: line.values[column].value for index, line in enumerate(self.lines) if column in line.values}
+        rivals = {index if column.is_downstream else self.lines[index].pretraining: values[index] for index in values}
         top = best_value(rivals.values(), larger_is_better=column.larger_is_better)
         return frozenset(
-            place for place, value in values.items() if top is not None and math.isclose(value, top, rel_tol=1e-9)
+            index for index, value in values.items() if top is not None and math.isclose(value, top, rel_tol=1e-9)
         )
 
 
@@ -108,21 +113,21 @@ class Run:
     rows: list[ResultRow]
     state: TrialState
     seconds: dict[str, float]
-    """That each device was held."""
+    """Kind of device ("core" or "gpu") -> seconds, each device counted."""
 
     @property
     def mode(self) -> str:
-        """Of finetuning; "-" of pretraining."""
+        """The mode of finetuning; "-" for pretraining."""
         return "-" if isinstance(self.trial.config, PretrainConfig) else self.trial.config.mode
 
     @property
     def task(self) -> str:
-        """Of finetuning; "pretraining" of that."""
+        """The task of finetuning; "pretraining" for pretraining."""
         return "pretraining" if isinstance(self.trial.config, PretrainConfig) else self.trial.config.task
 
     @property
     def model(self) -> ModelConfig | None:
-        """The architecture as the settings give it; None where they point to a directory that is not there yet."""
+        """The architecture by the settings; None where they name a pretrained directory that does not exist yet."""
         config = self.trial.config
         if isinstance(config, PretrainConfig) or config.model is not None:
             return config.model
@@ -134,34 +139,34 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one line."""
+    """The runs of one line: one configuration and mode, all tasks and seeds."""
 
     name: str
     mode: str
     pretraining: list[Run]
     finetuning: list[Run]
     extras: str = ""
-    """What the name says beside the shape."""
+    """What the name states beside the shape."""
 
     @property
     def used_pretraining(self) -> list[Run]:
-        """The pretraining that the line's values rest on."""
+        """The pretraining runs whose weights were used."""
         return [] if self.mode in UNPRETRAINED else self.pretraining
 
     @property
     def runs(self) -> list[Run]:
-        """All that its values and its cost are made of."""
+        """All runs that count for the values and costs of the line."""
         return [*self.used_pretraining, *self.finetuning]
 
 
 def read_run(trial: Trial, run_directory: Path) -> Run:
-    """The run of `trial`; ValueError for a file that cannot be read."""
+    """The run of `trial` from its directory, which need not exist. Raises ValueError for a file that cannot be read."""
     rows = gather_rows([run_directory]) if run_directory.is_dir() else []
     return Run(trial, rows, read_state(run_directory), device_seconds(run_directory))
 
 
 def make_groups(runs: Sequence[Run]) -> list[Group]:
-    """Configurations in the order of pretraining, each in its modes; then what is finetuned from elsewhere."""
+    """Groups of `runs`: configurations in the order of their pretraining, each with its modes; then other models."""
     pretraining: dict[str, list[Run]] = {}
     finetuning: dict[tuple[str, str, str], list[Run]] = {}
     varied = _varied_settings(runs)
@@ -171,7 +176,7 @@ def make_groups(runs: Sequence[Run]) -> list[Group]:
             pretraining.setdefault(run.trial.configuration, []).append(run)
         else:
             needed = run.trial.needs
-            owner = configurations.get(needed, needed) if needed else _shape(run)
+            owner = configurations.get(needed, needed) if needed else _name_from_elsewhere(run, runs)
             finetuning.setdefault((owner, run.mode, _variant(run, varied)), []).append(run)
     groups = []
     for owner, before in pretraining.items():
@@ -185,7 +190,7 @@ def make_groups(runs: Sequence[Run]) -> list[Group]:
 
 
 def state_of(group: Group) -> State:
-    """How the line stands; where no pretraining came to its end, that says it."""
+    """State of the line of `group`: if no pretraining came to its end, that of the pretraining."""
     before = {run.state.kind for run in group.used_pretraining}
     kinds = {run.state.kind for run in group.runs}
     if kinds <= {"finished"}:
@@ -196,7 +201,7 @@ def state_of(group: Group) -> State:
 
 
 def remarks_of(group: Group, runs: Mapping[str, Run]) -> tuple[str, ...]:
-    """A sentence for each way in which trials of the group (of all `runs` by name) did not come to their end."""
+    """A sentence for each reason why runs of `group` did not come to their end; `runs`: all runs by trial name."""
     said: dict[str, list[str]] = {}
     for run in group.runs:
         if run.state.words:
@@ -214,23 +219,40 @@ def _words(run: Run, runs: Mapping[str, Run]) -> str:
     return f"not run, because pretraining {'failed' if needed.state.kind == 'failed' else 'was halted'}"
 
 
-def _shape(run: Run) -> str:
-    """What a line is called whose model was pretrained elsewhere."""
+def _name_from_elsewhere(run: Run, runs: Sequence[Run]) -> str:
+    """Name of the model that `run` finetunes, which was not pretrained in this sweep: its shape.
+
+    With its directory where another one of `runs` has the same shape, and the directory alone where the shape is not
+    known: models of different directories are never one line.
+    """
+    directory = _directory(run)
+    if run.model is None:
+        return directory or "-"
+    shapes = {_directory(other) for other in runs if not other.trial.needs and _shape(other) == _shape(run)}
+    return shape_name(run.model) + (f" of {directory}" if directory and len(shapes - {None}) > 1 else "")
+
+
+def _shape(run: Run) -> str | None:
+    return shape_name(run.model) if run.model else None
+
+
+def _directory(run: Run) -> str | None:
+    """Where the pretrained weights lie that `run` finetunes; None where it uses none."""
     config = run.trial.config
-    if run.model is not None:
-        return shape_name(run.model)
-    return "-" if isinstance(config, PretrainConfig) or not config.pretrained else str(config.pretrained)
+    if isinstance(config, PretrainConfig) or not config.pretrained or run.mode in UNPRETRAINED:
+        return None
+    return str(config.pretrained)
 
 
 def _settings(run: Run) -> Iterator[tuple[str, object]]:
-    """What determines a finetuning result beside task, model and seed, by dotted name."""
+    """(dotted name, value) of the settings that change a finetuning result, except task, model and seed."""
     for name, value in flat(run.trial.config.model_dump(mode="json")).items():
         if name not in OF_EACH_TRIAL and not changes_no_result(name):
             yield name, value
 
 
 def _varied_settings(runs: Sequence[Run]) -> list[str]:
-    """Settings in which finetuning trials of the same task and mode differ, over the whole sweep."""
+    """Dotted names of settings in which finetuning trials of the same task and mode differ."""
     found: dict[tuple[str, str, str], set[str]] = {}
     for run in runs:
         if run.trial.verb == "finetune":
@@ -240,6 +262,6 @@ def _varied_settings(runs: Sequence[Run]) -> list[str]:
 
 
 def _variant(run: Run, varied: Sequence[str]) -> str:
-    """What follows a line's name: ", learning_rate 0.001"; "" where nothing is varied."""
+    """End of a line's name: ", learning_rate 0.001"; "" where no setting varies."""
     settings = dict(_settings(run))
     return "".join(f", {name.split('.')[-1]} {settings[name]}" for name in varied if name in settings)

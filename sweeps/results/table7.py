@@ -1,9 +1,7 @@
-"""The paper's Table 7: its columns, what must be read beside ours in words, and its own values (tasks/published.py).
+"""The paper's Table 7: its columns, the notes to our values, and its own values (from tasks/published.py).
 
-    rows of a column  -> what it counts, on how many proteins of which data        rows -> which seeds were pooled
-    published Table 7 -> {configuration: {column title: value}}                    and how its definitions differ
-
-None of it is ranked here: SweepResults.best says which values compete.
+rows of a column  -> note: what is measured, on which data           seeds -> note: what the values are means over
+published Table 7 -> {configuration: {column title: value}}, and notes: how its definitions differ from ours
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,11 +27,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("holdout loss", MASKED_LANGUAGE_MODELING, "holdout", "loss", larger_is_better=False),
     Column("holdout perplexity", MASKED_LANGUAGE_MODELING, "holdout", "perplexity", larger_is_better=False),
 )
-"""The paper's eight metrics in its order, contacts also counted as the paper does, then those of pretraining."""
+"""The paper's eight metrics in its order (contacts also as the paper counts them), then those of pretraining."""
 VALID_LOSS = next(column for column in COLUMNS if column.title == "valid loss")
 PAPER_TABLE = "ProteinLM Table 7"
 PAPER_COUNT = "P@L/5, paper's count"
-"""Title of the column of ours that counts contacts as the paper does."""
+"""Title of our column that counts contacts as the paper does."""
 _CONTACT_TITLES = {"paper_precision_l5": "P@L/5", "P@L/2": "P@L/2", "P@L": "P@L"}
 _TITLES = {
     "fluorescence": "fluorescence",
@@ -42,11 +40,11 @@ _TITLES = {
     "secondary_structure_q8": "SS Q8",
     "stability": "stability",
 }
-"""Task -> the one column of the paper."""
+"""Task -> title of its column in the paper."""
 
 
 def column_notes(columns: Mapping[Column, Sequence[ResultRow]]) -> list[str]:
-    """A note for each column that has rows: definition, and what was scored."""
+    """A note for each column with rows: definition, split and data; or that its values were not measured alike."""
     notes = []
     for column, rows in columns.items():
         ways = {measure_of(row): _measured(row) for row in rows}
@@ -63,7 +61,7 @@ def _measured(row: ResultRow) -> str:
 
 
 def seed_note(pretraining: Sequence[int], finetuning: Sequence[int]) -> str:
-    """Which seeds the values are means over."""
+    """The note that says over which seeds values are means."""
     said = [
         f"{verb} seed{'s' * (len(set(seeds)) > 1)} {', '.join(map(str, sorted(set(seeds))))}"
         for verb, seeds in (("pretraining", pretraining), ("finetuning", finetuning))
@@ -73,7 +71,7 @@ def seed_note(pretraining: Sequence[int], finetuning: Sequence[int]) -> str:
 
 
 def cost_notes(device: str, pretraining: Sequence[str]) -> list[str]:
-    """What the columns of cost count; `pretraining`: its name for each line that rests on one."""
+    """Notes on the columns of costs; `pretraining`: configuration of the pretraining of each line that has one."""
     hours = (
         f"{'GPU' if device == 'gpu' else 'core'}-hours: of pretraining and finetuning over all seeds, a killed attempt "
         "until its last sign of life; baselines are not counted"
@@ -89,9 +87,9 @@ def cost_notes(device: str, pretraining: Sequence[str]) -> list[str]:
 
 
 def paper_values() -> dict[str, dict[str, float]]:
-    """Configuration of the paper's Table 7 -> value by column title, in the paper's order.
+    """Configuration -> column title -> value of the paper's Table 7, in its order.
 
-    Its P@L/5 stands under that name and under `PAPER_COUNT`, the column of ours that counts alike.
+    Its P@L/5 is there twice: under that title and under `PAPER_COUNT`, our column with the same definition.
     """
     table: dict[str, dict[str, float]] = {}
     for each in _published():
@@ -103,9 +101,9 @@ def paper_values() -> dict[str, dict[str, float]]:
 
 
 def paper_notes(stand_ins: Mapping[str, str]) -> tuple[str, ...]:
-    """How the paper's values were measured, and for each column whether that is as ours.
+    """Notes on the paper's values: source, and for each column its definition and how it differs from ours.
 
-    `stand_ins`: the paper's configuration -> ours that stands for it.
+    `stand_ins`: configuration of the paper -> ours that stands for it.
     """
     published = _published()
     notes = [f"{published[0].source}; single runs, no seeds. Definitions differ, so none is ranked with ours"]

@@ -130,6 +130,15 @@ def test_no_rows_make_no_table() -> None:
     assert json.loads(rows_to_json([])) == []
 
 
+def test_the_terminal_says_mode_and_run_even_where_they_are_called_alike() -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    render(make_tables([make_row(run="full", mode="full")]), console)
+    lines = [line.strip() for line in console.export_text().splitlines()]
+    place = lines.index("full, 107 k")
+    assert lines[place - 1].startswith("hidden-64-layer-2-head-2")
+    assert lines[place + 1] == "full"
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 def test_the_terminal_shows_every_figure_at_any_width(width: int) -> None:
     rows = [make_row(split=f"split{number}", value=number + 0.123, low=1.0, high=2.0, seed=0) for number in range(7)]

@@ -104,6 +104,23 @@ def test_settings_that_differ_are_never_pooled_as_seeds(tmp_path: Path) -> None:
     assert [line.values[Q3] for line in results.lines] == [measured(rate) for rate in rates]
 
 
+def test_models_from_elsewhere_of_one_shape_are_never_pooled_as_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proteinlm.sweeps.results.runs.read_config", lambda path: SMALL.config.model)
+    paths = {path: finetuning(f"{TASK}-of-{path}", TASK, None, pretrained=f"runs/{path}/model") for path in "ab"}
+    for number, trial in enumerate(paths.values()):
+        finish_run(tmp_path, trial, value=0.5 + number / 10)
+    again = finetuning(f"{TASK}-of-a-seed-1", TASK, None, pretrained="runs/a/model", seed=1)
+    finish_run(tmp_path, again, value=0.7)
+    results = gather_results([*paths.values(), again], tmp_path, {})
+    shape = "hidden-64-layer-2-head-2"
+    assert [line.name for line in results.lines] == [f"{shape} of runs/a/model", f"{shape} of runs/b/model"]
+    assert [line.values[Q3].num_seeds for line in results.lines] == [2, 1]
+    (alone,) = gather_results([paths["a"], again], tmp_path, {}).lines
+    assert alone.name == shape
+
+
 def test_device_hours_count_devices_and_killed_attempts(tmp_path: Path) -> None:
     tuned = seeded(SMALL, 0)
     finish_run(tmp_path, SMALL)
