@@ -134,9 +134,9 @@ def test_the_terminal_says_mode_and_run_even_where_they_are_called_alike() -> No
     console = Console(width=100, record=True, file=io.StringIO())
     render(make_tables([make_row(run="full", mode="full")]), console)
     lines = [line.strip() for line in console.export_text().splitlines()]
-    place = lines.index("full, 107 k")
-    assert lines[place - 1].startswith("hidden-64-layer-2-head-2")
-    assert lines[place + 1] == "full"
+    index = lines.index("full, 107 k")
+    assert lines[index - 1].startswith("hidden-64-layer-2-head-2")
+    assert lines[index + 1] == "full"
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
