@@ -13,13 +13,13 @@ from proteinlm.models.config import ModelConfig, shape_name
 from proteinlm.models.pretrained import load_pretrained, read_config
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.labelled.task_data import read_split, shared_task_shards
-from proteinlm.platform.pretrain import check_crop, check_length, crop_notice
 from proteinlm.platform.results.measure import Measured, measure
 from proteinlm.platform.results.rows import append_rows
-from proteinlm.platform.settings.config import PRETRAINED_MODES, FinetuneConfig
+from proteinlm.platform.settings.config import FinetuneConfig
 from proteinlm.platform.settings.loading import flat, set_dotted, validate
 from proteinlm.platform.storage.run_directory import code_version, is_finished, mark_finished
-from proteinlm.platform.training.driver import as_job, is_to_run, run_training
+from proteinlm.platform.training.driver import is_to_run, run_training
+from proteinlm.platform.training.job import TrainingJob, check_crop, check_length, crop_notice
 from proteinlm.tasks.baselines import fit_baselines
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.contact_prediction import NAME as CONTACTS
@@ -47,19 +47,7 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Pat
         run_probe(config, data, manifest, code_version())
         return runs
     check_crop(config.batches, manifest.split("train"))
-    job = as_job(
-        config,
-        manifest,
-        kind="finetune",
-        mode=config.mode,
-        task=config.task,
-        task_options=config.options,
-        data=data.resolve(),
-        model=model,
-        pretrained=config.pretrained.resolve() if config.pretrained and config.mode in PRETRAINED_MODES else None,
-        lora=config.lora if config.mode == "lora" else None,
-        keep_model=config.keep_model,
-    )
+    job = TrainingJob.of_finetuning(config, manifest, data, model)
     if console:
         console.print(
             f"{config.task}, {config.mode}: {manifest.split('train').rows:,} training proteins, "

@@ -3,16 +3,15 @@
 from rich.console import Console
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.config import ModelConfig
-from proteinlm.platform.data.manifest import Manifest, Split, read_manifest
+from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.labelled.task_data import shared_task_shards
 from proteinlm.platform.settings.config import PretrainConfig
-from proteinlm.platform.settings.sections import BatchSection, ProbeSection
-from proteinlm.platform.training.driver import as_job, is_to_run, run_training
+from proteinlm.platform.settings.sections import ProbeSection
+from proteinlm.platform.training.driver import is_to_run, run_training
+from proteinlm.platform.training.job import TrainingJob, check_crop, check_length, crop_notice, longest_scored
 from proteinlm.tasks.contact_prediction import NAME as CONTACTS
 
 NUCLEOTIDES = frozenset("ACGTUN")
-TASK = "masked_language_modeling"
 
 
 def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
@@ -20,18 +19,7 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
     manifest = check_pretrain(config)
     if not is_to_run(config, console):
         return
-    job = as_job(
-        config,
-        manifest,
-        kind="pretrain",
-        mode="pretrain",
-        task=TASK,
-        task_options=config.objective.task_options,
-        data=config.corpus.resolve(),
-        model=config.model,
-        pretrained=None,
-        probe=_probe_on_shards(config),
-    )
+    job = TrainingJob.of_pretraining(config, manifest, _probe_on_shards(config))
     if console:
         tell_plan(config, manifest, job.total_steps, console)
     run_training(config, job, manifest, console)
@@ -73,42 +61,11 @@ def check_corpus(config: PretrainConfig, manifest: Manifest) -> None:
         )
 
 
-def check_length(model: ModelConfig, batches: BatchSection) -> None:
-    """ValueError where the longest crop does not fit the model's position table."""
-    num_specials = get_alphabet(model.alphabet).specials_per_protein
-    if model.position == "learned" and batches.max_length + num_specials > model.max_positions:
-        raise ValueError(
-            f"batches.max_length: {batches.max_length} residues and {num_specials} special tokens do not fit "
-            f"model.max_positions ({model.max_positions})"
-        )
-
-
-def check_crop(batches: BatchSection, train: Split) -> None:
-    """ValueError where nothing may be cropped and the train split has a protein that would be."""
-    if batches.crop == "refuse" and train.longest > batches.max_length:
-        raise ValueError(
-            f"batches.max_length is {batches.max_length} and the longest training protein has {train.longest:,} "
-            f"residues; accepted with batches.crop refuse: {train.longest} or more; or crop: random, start"
-        )
-
-
-def crop_notice(batches: BatchSection, train: Split) -> str | None:
-    """What is done to the train split's proteins that are too long, in words; None where none is."""
-    if train.longest <= batches.max_length:
-        return None
-    kept = {"random": "another random stretch of each in every epoch", "start": "the start of each"}[batches.crop]
-    return (
-        f"the longest training protein has {train.longest:,} residues: of those above batches.max_length "
-        f"({batches.max_length:,}) training sees {kept} (batches.crop: {batches.crop})"
-    )
-
-
 def tell_plan(config: PretrainConfig, manifest: Manifest, total_steps: int, console: Console) -> None:
     """Say in a few lines what will be trained on what, and what having learned nothing would look like."""
     from proteinlm.models.config import shape_name
     from proteinlm.models.cost import num_parameters
     from proteinlm.platform.results.measure import language_model_floors
-    from proteinlm.platform.training.evaluation import longest_scored
 
     train = manifest.split("train")
     simulated = " of simulated proteins" if manifest.is_simulated else ""

@@ -13,6 +13,7 @@ from proteinlm.platform.settings.sections import (
     ClusterSection,
     LoraSection,
     ModelSection,
+    NoResult,
     ObjectiveSection,
     OptimizerSection,
     ProbeSection,
@@ -66,7 +67,7 @@ class CorpusConfig(Section):
     """The build fails above this share of rejected records."""
     is_simulated: bool = False
     """The proteins are made up: said beside every result that comes from them."""
-    work: CorpusWorkSection = CorpusWorkSection()
+    work: NoResult[CorpusWorkSection] = CorpusWorkSection()
 
     @property
     def split_rule(self) -> str:
@@ -80,15 +81,15 @@ class CorpusConfig(Section):
 class RunConfig(Section):
     """What pretraining and finetuning have in common."""
 
-    name: RunName
-    configuration: RunName | None = None
+    name: NoResult[RunName]
+    configuration: NoResult[RunName | None] = None
     """Name that runs share which differ in nothing but their seed: tables pool them. Empty: the run's own name."""
-    storage: Path = Path("runs")
+    storage: NoResult[Path] = Path("runs")
     seed: int = Field(0, ge=0)
     batches: BatchSection = BatchSection()
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection
-    cluster: ClusterSection = ClusterSection()
+    cluster: NoResult[ClusterSection] = ClusterSection()
 
     @property
     def directory(self) -> Path:
@@ -167,13 +168,13 @@ class FinetuneConfig(RunConfig):
     max_test_examples: int | None = Field(None, ge=1)
     """Score at most so many proteins of each test split, the same for all seeds; figures say so and are never ranked
     with those of whole splits."""
-    keep_model: bool = True
+    keep_model: NoResult[bool] = True
     """Save the model in `<run>/model`: config.json and model.safetensors with all weights, the encoder's too."""
-    with_baselines: bool = True
+    with_baselines: NoResult[bool] = True
     """Also fit the task's baselines, once for these records, so that no figure stands alone."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    seeds: NoResult[tuple[Annotated[int, Field(ge=0)], ...]] = ()
     """A run for each; empty: `seed` alone, and for all tasks three."""
-    modes: tuple[Mode, ...] = ()
+    modes: NoResult[tuple[Mode, ...]] = ()
     """A run in each; empty: `mode` alone, and for all tasks also scratch and the baselines."""
     per_task: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Task -> settings that are laid over all others wherever that task is run, such as training.epochs: 3."""

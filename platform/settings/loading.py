@@ -225,7 +225,7 @@ def _unknown(model: type[BaseModel], path: Sequence[str | int]) -> str:
     """That the last key of `path` is no setting, with the near name of its section or its place in another one."""
     sections: list[type[BaseModel]] = [model]
     for key in path[:-1]:
-        sections = [inner for section in sections for inner in _models(_annotation(section, key))] or sections
+        sections = [inner for section in sections for inner in models_in(_annotation(section, key))] or sections
     fields = list(dict.fromkeys(field for section in sections for field in section.model_fields))
     near = difflib.get_close_matches(str(path[-1]), fields, n=1)
     near = near or [name for name in _names(model) if name.split(".")[-1] == path[-1]]
@@ -237,16 +237,16 @@ def _annotation(section: type[BaseModel], key: str | int) -> object:
     return field.annotation if field else None
 
 
-def _models(annotation: object) -> list[type[BaseModel]]:
-    """The pydantic models in a type such as `Section | None` or `dict[str, Section]`."""
+def models_in(annotation: object) -> list[type[BaseModel]]:
+    """Return the pydantic models in a type such as `Section | None` or `dict[str, Section]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for inner in get_args(annotation) for model in _models(inner)]
+    return [model for inner in get_args(annotation) for model in models_in(inner)]
 
 
 def _names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted names of all settings of `model`, sections included."""
     for name, field in model.model_fields.items():
         yield f"{prefix}{name}"
-        for inner in _models(field.annotation):
+        for inner in models_in(field.annotation):
             yield from _names(inner, f"{prefix}{name}.")

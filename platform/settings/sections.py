@@ -1,20 +1,54 @@
 """The sections of a run's settings: each component's own, with units, bounds and defaults.
 
 Sections are frozen; a component is handed its own section and nothing else.
+
+Every setting counts as changing the run's result unless it is marked with `NoResult[...]`. `settings_of_result` gives
+the settings that count; whoever asks whether two runs are the same asks it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from proteinlm.models.config import ModelConfig, expand_preset
+from proteinlm.platform.settings.loading import flat, models_in
+
+CHANGES_NO_RESULT: Final = "changes no result"
+Value = TypeVar("Value")
+NoResult = Annotated[Value, CHANGES_NO_RESULT]
+"""A setting or section that may differ between runs of equal results: names, places, resources, cadences of logs."""
 
 
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+def settings_of_result(settings: BaseModel) -> dict[str, Any]:
+    """Return dotted name -> JSON value of all settings that determine the result of a run."""
+    return of_result(type(settings), settings.model_dump(mode="json"))
+
+
+def of_result(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted name -> value of those of nested `values` that determine the result of a run.
+
+    A name that `model` does not know (such as one from an older version) counts.
+    """
+    return {name: value for name, value in flat(values).items() if determines_result(model, name)}
+
+
+def determines_result(model: type[BaseModel], name: str) -> bool:
+    """Whether the setting of this dotted name, in `model`, or a section around it is free of the mark `NoResult`."""
+    sections = [model]
+    for key in name.split("."):
+        fields = [section.model_fields[key] for section in sections if key in section.model_fields]
+        if any(CHANGES_NO_RESULT in field.metadata for field in fields):
+            return False
+        sections = [inner for field in fields for inner in models_in(field.annotation)]
+    return True
 
 
 def _model_section(value: object) -> object:
@@ -109,14 +143,15 @@ class TrainingSection(Section):
     """bf16: autocast, fp32 weights (CPU, sm_80 and newer). fp16: dynamic loss scaling, fp32 master weights (V100).
     auto: bf16 where the hardware computes in it, else fp16."""
     validate_every: int = Field(200, ge=1)
-    checkpoint_every: int = Field(200, ge=1)
-    checkpoint_minutes: float | None = Field(None, gt=0)
+    checkpoint_every: NoResult[int] = Field(200, ge=1)
+    checkpoint_minutes: NoResult[float | None] = Field(None, gt=0)
     """A checkpoint also after so many minutes without one."""
-    keep_checkpoints: int = Field(2, ge=1)
-    max_skipped_steps: int = Field(20, ge=1)
+    keep_checkpoints: NoResult[int] = Field(2, ge=1)
+    """The newest checkpoints that are kept; older ones are deleted."""
+    max_skipped_steps: NoResult[int] = Field(20, ge=1)
     """Steps in a row whose loss or gradient is not finite before the run is stopped; each of them is skipped."""
-    log_every: int = Field(10, ge=1)
-    pause_at: int | None = Field(None, ge=1)
+    log_every: NoResult[int] = Field(10, ge=1)
+    pause_at: NoResult[int | None] = Field(None, ge=1)
     """Validate, save and end in good order after this step, to go on later (successive halving)."""
     patience: int | None = Field(None, ge=1)
     """Finetuning ends after so many validations in a row that brought no better figure on valid."""

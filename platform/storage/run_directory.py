@@ -47,6 +47,8 @@ LOCK_FILE = "lock"
 
 Mark = TypeVar("Mark")
 
+EMBEDDINGS_FOLDER = "embeddings"
+"""Beside the run directories: embeddings of frozen encoders, shared by all runs of a storage."""
 PACKAGES = ("proteinlm", "ray", "torch", "deepspeed", "pyarrow", "numpy")
 """Packages whose versions run.json records."""
 

@@ -19,6 +19,7 @@ from proteinlm.platform.storage.atomic import move_directory
 from proteinlm.platform.storage.run_directory import CHECKPOINTS_FOLDER
 from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY, convert_to_universal
 from proteinlm.platform.training.engine import Engine
+from proteinlm.platform.training.job import Worker
 
 CURSOR_FILE = "cursor.json"
 
@@ -45,24 +46,44 @@ class Cursor:
 class Checkpoints(Protocol):
     """Where the checkpoints of a run are kept."""
 
-    def aside(self) -> Path:
-        """A new, empty directory for this worker to write its part into."""
+    def staging(self) -> Path:
+        """Make an empty directory that this worker writes its part into."""
 
     def newest(self) -> AbstractContextManager[Path | None]:
         """The newest checkpoint as a directory for the body's time, None where there is none yet."""
 
     def take(self, folder: Path, name: str, figures: Mapping[str, float], *, wait: bool) -> None:
-        """Take over `folder`, which was `aside`, as part of checkpoint `name`; with `wait` it is in place on return."""
+        """Take over `folder`, made by `staging`, as part of checkpoint `name`; with `wait` it is in place on return."""
 
     def notice(self) -> str | None:
-        """The name of a notice that a node will be taken away, the same on all workers, which call it together."""
+        """Return the name of a notice that a node will be taken away, the same on all workers; all call it together."""
 
 
 def save_checkpoint(directory: Path, engine: Engine, cursor: Cursor, is_first_worker: bool) -> None:
-    """Write this worker's part into `directory` (its own, which exists)."""
+    """Write this worker's part into `directory`, which exists and is its own."""
     engine.save(directory)
     if is_first_worker:
         (directory / CURSOR_FILE).write_text(json.dumps(asdict(cursor)))
+
+
+@dataclass(frozen=True)
+class CheckpointWriter:
+    """Makes the checkpoints of a run; every worker has one, and all call it together."""
+
+    engine: Engine
+    worker: Worker
+    checkpoints: Checkpoints
+
+    def save(self, step: int, *, residues: int, skipped_steps: int, figures: Mapping[str, float], wait: bool) -> None:
+        """Make a checkpoint after `step`; with `wait` it is in its place on return.
+
+        `residues` and `skipped_steps` are counted since the run began; `figures` are those of the last validation.
+        """
+        cursor = Cursor(step, residues, self.worker.world_size, figures, skipped_steps)
+        folder = self.checkpoints.staging()
+        save_checkpoint(folder, self.engine, cursor, self.worker.is_first)
+        told = {"step": step, "residues": residues, **figures}
+        self.checkpoints.take(folder, cursor.checkpoint_name(), told, wait=wait)
 
 
 def read_cursor(directory: Path) -> Cursor:
@@ -111,7 +132,7 @@ class LocalCheckpoints:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._aside = self._folder / "unfinished"
 
-    def aside(self) -> Path:
+    def staging(self) -> Path:
         """A directory beside the finished ones; what a killed process left there is deleted."""
         shutil.rmtree(self._aside, ignore_errors=True)
         self._aside.mkdir()

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -19,10 +18,9 @@ from proteinlm.cluster.launch import check_fits, launch, worker_group
 from proteinlm.models.config import renamed
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.settings.config import RunConfig
-from proteinlm.platform.settings.loading import flat
+from proteinlm.platform.settings.sections import of_result, settings_of_result
 from proteinlm.platform.storage.run_directory import (
     check_writable,
-    code_version,
     is_finished,
     read_run_file,
     request_stop,
@@ -32,30 +30,14 @@ from proteinlm.platform.storage.run_directory import (
 )
 from proteinlm.platform.training.checkpoint import LocalCheckpoints
 from proteinlm.platform.training.device import give_back_memory, settle
-from proteinlm.platform.training.job import Place, TrainingJob
+from proteinlm.platform.training.job import TrainingJob, Worker
 from proteinlm.platform.training.loop import AS_ASKED, PAUSED
 from proteinlm.platform.training.progress import progress_bar
 from proteinlm.platform.training.run_job import run_job
 
-CHANGES_NO_RESULT = frozenset(
-    {
-        "cluster",
-        "configuration",
-        "keep_model",
-        "storage",
-        "training.keep_checkpoints",
-        "training.log_every",
-        "training.checkpoint_every",
-        "training.checkpoint_minutes",
-        "training.max_skipped_steps",
-        "training.pause_at",
-    }
-)
-"""Settings that may change between a run's start and its continuation."""
-
 
 def is_to_run(config: RunConfig, console: Console | None) -> bool:
-    """Whether there is anything left to do in the run directory, which must be writable and of these settings."""
+    """Whether the run has anything left to do; OSError or ValueError where its directory cannot be used for it."""
     check_writable(config.directory)
     check_same_run(config)
     finished = is_finished(config.directory)
@@ -65,7 +47,7 @@ def is_to_run(config: RunConfig, console: Console | None) -> bool:
 
 
 def run_training(config: RunConfig, job: TrainingJob, manifest: Manifest, console: Console | None) -> None:
-    """Run `job` to its end on Ray: from scratch, or on from its newest checkpoint; StoppedError where it ends early."""
+    """Run `job` to its end, from scratch or from its newest checkpoint; StoppedError where it ends before that."""
     with connected(config.cluster.address) as size:
         write_run_file(
             config.directory,
@@ -78,7 +60,10 @@ def run_training(config: RunConfig, job: TrainingJob, manifest: Manifest, consol
         take_stopped(job.directory)
         withdraw_stop(job.directory)
         with progress_bar(job.directory, job.total_steps, console), stopping_on_sigterm(job.directory):
-            (_train_here if config.runs_in_process else _train_on_workers)(config, job, size)
+            if config.runs_in_process:
+                run_in_process(job, config.cluster.use_gpu)
+            else:
+                _train_on_workers(config, job, size)
     stopped = take_stopped(job.directory)
     if stopped:
         step, why = stopped.step, stopped.why
@@ -87,13 +72,6 @@ def run_training(config: RunConfig, job: TrainingJob, manifest: Manifest, consol
         if why == AS_ASKED:
             why = f"stopped after step {step}, as asked; the same command resumes from there"
         raise StoppedError(why, step)
-
-
-def _train_here(config: RunConfig, job: TrainingJob, size: ClusterSize) -> None:
-    import torch
-
-    use_gpu = torch.cuda.is_available() if config.cluster.use_gpu is None else config.cluster.use_gpu
-    run_in_process(job, use_gpu)
 
 
 def _train_on_workers(config: RunConfig, job: TrainingJob, size: ClusterSize) -> None:
@@ -154,19 +132,18 @@ def stopping_on_sigterm(run_directory: Path) -> Iterator[None]:
 
 
 def check_same_run(config: RunConfig) -> None:
-    """ValueError where the run directory holds a run of other settings: going on would mix two experiments."""
+    """ValueError where the run directory holds a run of other settings: resuming would mix two experiments."""
     described = read_run_file(config.directory)
     if described is None:
         return
     settings = described["settings"]
     if isinstance(settings.get("model"), dict):  # a run of an earlier version may call a value by its earlier name
         settings = {**settings, "model": renamed(settings["model"])}
-    before = flat(settings)
-    now = flat(config.model_dump(mode="json"))
+    before, now = of_result(type(config), settings), settings_of_result(config)
     changed = [
         f"{name}: was {before.get(name)!r}, is {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not changes_no_result(name)
+        if before.get(name) != now.get(name)
     ]
     if changed:
         faults = "\n  ".join(changed)
@@ -176,41 +153,11 @@ def check_same_run(config: RunConfig) -> None:
         )
 
 
-def changes_no_result(name: str) -> bool:
-    """Whether a run may be continued with another value of the setting of this dotted name."""
-    return name in CHANGES_NO_RESULT or name.split(".")[0] in CHANGES_NO_RESULT
-
-
-def as_job(config: RunConfig, manifest: Manifest, **rest: Any) -> TrainingJob:
-    """The job of `config` on the data set of `manifest`; `rest` is what only the verb knows."""
-    section = config.training
-    job = TrainingJob(
-        name=config.name,
-        configuration=config.configuration,
-        directory=config.directory.resolve(),
-        seed=config.seed,
-        batches=config.batches,
-        optimizer=config.optimizer,
-        training=section,
-        total_steps=section.steps or 1,
-        threads_per_worker=config.cluster.threads_per_worker,
-        code_version=code_version(),
-        **rest,
-    )
-    if section.steps is None:
-        from proteinlm.platform.batches.order import BatchPlan
-
-        plan = BatchPlan(
-            manifest.split("train"), config.seed, config.batches.lanes, config.batches.micro_batch_residues
-        )
-        job = job.model_copy(update={"total_steps": max(1, round((section.epochs or 1) * plan.steps_per_epoch))})
-    return job
-
-
-def run_in_process(job: TrainingJob, use_gpu: bool) -> None:
-    """Run `job` on the only worker there is: this process."""
+def run_in_process(job: TrainingJob, use_gpu: bool | None) -> None:
+    """Run `job` on the only worker there is, this process; `use_gpu` None: where there is one."""
+    use_gpu = torch.cuda.is_available() if use_gpu is None else use_gpu
     device = torch.device("cuda" if use_gpu else "cpu")
     try:
-        run_job(job, Place(0, 1, device), LocalCheckpoints(job.directory, job.training.keep_checkpoints), 1)
+        run_job(job, Worker(0, 1, device), LocalCheckpoints(job.directory, job.training.keep_checkpoints), 1)
     finally:
         give_back_memory()

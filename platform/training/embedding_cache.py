@@ -23,14 +23,12 @@ from torch import Tensor
 from proteinlm.models.pretrained import load_pretrained
 from proteinlm.platform.batches.stream import validation_batches
 from proteinlm.platform.batches.windows import Reading
-from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.storage.atomic import staged_directory
+from proteinlm.platform.storage.run_directory import EMBEDDINGS_FOLDER
 from proteinlm.platform.training.engine import Engine
-from proteinlm.platform.training.evaluation import make_reading
-from proteinlm.platform.training.job import TrainingJob
-from proteinlm.tasks.task import Batch, Task, every_token
+from proteinlm.platform.training.job import Run, TrainingJob
+from proteinlm.tasks.task import Batch, every_token
 
-FOLDER = "embeddings"
 KEPT_AS: dict[str, type] = {"tokens": np.float16, "proteins": np.float32}
 """Half precision for every token: LayerNorm's outputs are of size one, and a split of them is gigabytes otherwise."""
 
@@ -58,43 +56,39 @@ class EmbeddingStore:
         return replace(batch, pooled=torch.from_numpy(np.concatenate(parts).astype(np.float32)))
 
 
-def embeddings_of(job: TrainingJob, task: Task, manifest: Manifest, engine: Engine) -> EmbeddingStore:
+def embeddings_of(run: Run, engine: Engine) -> EmbeddingStore:
     """The store of a frozen job on one worker: from disk, or computed now and then kept."""
+    job, task = run.job, run.task
     assert job.pretrained is not None
     encoder_hash = load_pretrained(job.pretrained).content_hash
     of_tokens = task.pool is every_token
     splits = {}
     for split in (task.train_split, *task.valid_splits, *task.test_splits):
-        reading = make_reading(manifest, task, job, split, seed=0)
-        folder = job.directory.parent / FOLDER / _key(encoder_hash, job, reading) / split
+        reading = job.reading(run.manifest.split(split), seed=0, is_training=split == task.train_split)
+        folder = job.directory.parent / EMBEDDINGS_FOLDER / _key(encoder_hash, job, reading) / split
         if not (folder / "starts.npy").is_file():
-            _compute(folder, job, task, reading, engine, of_tokens=of_tokens)
+            _compute(folder, run, reading, engine, of_tokens=of_tokens)
         starts = np.load(folder / "starts.npy")
         splits[split] = _Stored(np.load(folder / "values.npy", mmap_mode="r"), starts)
     return EmbeddingStore(splits, job.model.hidden_size, of_tokens=of_tokens)
 
 
 def _key(encoder_hash: str, job: TrainingJob, reading: Reading) -> str:
-    known = [
-        encoder_hash,
-        reading.split.content_hash,
-        reading.max_length,
-        job.task,
-        sorted(job.task_options.items()),
-        job.training.precision,
-    ]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+    """Hash of all that the embeddings depend on: what says how rows are read counts, unless it is left out here."""
+    read = {name: value for name, value in vars(reading).items() if name not in ("directory", "split", "seed")}
+    known = [encoder_hash, reading.split.content_hash, read, job.training.precision]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _compute(folder: Path, job: TrainingJob, task: Task, reading: Reading, engine: Engine, *, of_tokens: bool) -> None:
+def _compute(folder: Path, run: Run, reading: Reading, engine: Engine, *, of_tokens: bool) -> None:
     """Run the encoder over a whole split; the folder is there whole or not at all."""
     kept: list[tuple[int, NDArray[Any]]] = []
     dtype = KEPT_AS["tokens" if of_tokens else "proteins"]
     batches, _ = validation_batches(
-        reading, rank=0, world_size=1, micro_batch_residues=job.batches.micro_batch_residues, max_residues=None
+        reading, rank=0, world_size=1, micro_batch_residues=run.job.batches.micro_batch_residues, max_residues=None
     )
     for batch in batches:
-        values: NDArray[Any] = _pooled(engine, task, batch, job).numpy().astype(dtype)
+        values: NDArray[Any] = _pooled(engine, run, batch).numpy().astype(dtype)
         lengths = batch.packed.lengths if of_tokens else (1,) * batch.packed.num_proteins
         kept += zip(batch.rows, np.split(values, np.cumsum(lengths)[:-1]), strict=True)
     kept.sort(key=lambda item: item[0])
@@ -108,12 +102,12 @@ def _compute(folder: Path, job: TrainingJob, task: Task, reading: Reading, engin
 
 
 @torch.no_grad()
-def _pooled(engine: Engine, task: Task, batch: Batch, job: TrainingJob) -> Tensor:
+def _pooled(engine: Engine, run: Run, batch: Batch) -> Tensor:
     """What the head would read, [N, D] or [B, D], on the CPU in fp32."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(job.training.precision)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(run.job.training.precision)
     with engine.module() as model:
         model.eval()
         device = next(model.parameters()).device
         packed = batch.packed.to(device)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            return task.pool(model.encoder(packed), packed).float().cpu()
+            return run.task.pool(model.encoder(packed), packed).float().cpu()

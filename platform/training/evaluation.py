@@ -9,7 +9,6 @@ labels as they stand in its shards; the per-protein columns that the metrics are
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,19 +18,17 @@ from torch import Tensor
 from torch import distributed as dist
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.config import ModelConfig
 from proteinlm.platform.batches.stream import validation_batches
-from proteinlm.platform.batches.windows import Reading
-from proteinlm.platform.data.manifest import Manifest, read_manifest
+from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.labelled.task_data import read_split
 from proteinlm.platform.settings.sections import ProbeSection
 from proteinlm.platform.storage.atomic import staged_file
 from proteinlm.platform.storage.run_directory import PREDICTIONS_FOLDER
 from proteinlm.platform.training.engine import Engine
-from proteinlm.platform.training.job import Place, TrainingJob
+from proteinlm.platform.training.job import Run
 from proteinlm.tasks.contact_precision import precision_metrics
 from proteinlm.tasks.contact_probe import fit_contact_probe
-from proteinlm.tasks.task import Batch, Columns, Output, Task
+from proteinlm.tasks.task import Batch, Columns, Output
 
 
 @dataclass(frozen=True)
@@ -46,79 +43,48 @@ class Scores:
     """The task's outputs by name: for each protein an array over its residues or pairs of residues."""
 
 
-def make_reading(manifest: Manifest, task: Task, job: TrainingJob, split: str, seed: int) -> Reading:
-    """How the rows of one split are read: cropped in training, in scoring whole as far as the model allows."""
-    is_training = split == task.train_split
-    return Reading(
-        directory=str(job.data),
-        split=manifest.split(split),
-        alphabet=job.model.alphabet,
-        task=job.task,
-        task_options=job.task_options,
-        seed=seed,
-        max_length=job.batches.max_length if is_training else longest_scored(job.model),
-        # A frozen encoder's embeddings are computed once: a random crop would be another embedding in every epoch.
-        crop="start" if job.mode == "frozen" and job.batches.crop == "random" else job.batches.crop,
-    )
-
-
-def longest_scored(model: ModelConfig) -> int:
-    """Residues of a protein that a model can score: all with rotary positions, else what its position table holds."""
-    if model.position == "rotary":
-        return 2**30
-    return model.max_positions - get_alphabet(model.alphabet).specials_per_protein
-
-
 def _as_it_is(batch: Batch, split: str) -> Batch:
     return batch
 
 
-class Watched:
+class Validation:
     """The splits that are scored during training and at its end, and what the last scoring gave."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        task: Task,
-        manifest: Manifest,
-        job: TrainingJob,
-        place: Place,
-        completed: Callable[[Batch, str], Batch] = _as_it_is,
-    ) -> None:
-        """`completed` adds to a micro batch of a split what was computed for its proteins before (embeddings.py)."""
-        self._engine, self._task, self._manifest, self._job, self._place = engine, task, manifest, job, place
-        self._completed = completed
+    def __init__(self, run: Run, engine: Engine, completed: Callable[[Batch, str], Batch] = _as_it_is) -> None:
+        """`completed` adds what was computed before for the proteins of a split's micro batch (embedding_cache.py)."""
+        self._run, self._engine, self._completed = run, engine, completed
         self._batches: dict[str, tuple[list[Batch], int]] = {}
         self._scores: dict[str, Scores] = {}
 
     def validate(self) -> dict[str, float]:
-        """Score the watched splits; `<split>/<metric>` for every metric of the task."""
+        """Score the validation splits; returns `<split>/<metric>` for every metric of the task."""
         figures: dict[str, float] = {}
-        for split in self._task.valid_splits:
-            scores = self._score(split, self._job.training.validation_residues)
+        for split in self._run.task.valid_splits:
+            scores = self._score(split, self._run.job.training.validation_residues)
             self._scores[split] = scores
-            figures |= {f"{split}/{m.name}": m.compute(scores.columns) for m in self._task.metrics}
+            figures |= {f"{split}/{m.name}": m.compute(scores.columns) for m in self._run.task.metrics}
         return figures
 
     def final_scores(self) -> dict[str, Scores]:
-        """The watched splits as last scored, and the whole test splits."""
+        """Return the scores of the validation splits as last scored, and of the whole test splits."""
         if not self._scores:  # resumed after the last step: nothing was scored in this process
             self.validate()
-        return self._scores | {split: self._score(split, None) for split in self._task.test_splits}
+        return self._scores | {split: self._score(split, None) for split in self._run.task.test_splits}
 
     def _score(self, split: str, max_residues: int | None) -> Scores:
+        job, worker = self._run.job, self._run.worker
         if split not in self._batches:
-            reading = make_reading(self._manifest, self._task, self._job, split, self._manifest.split(split).mask_seed)
+            whole = self._run.manifest.split(split)
             self._batches[split] = validation_batches(
-                reading,
-                micro_batch_residues=self._job.batches.micro_batch_residues,
+                job.reading(whole, seed=whole.mask_seed, is_training=split == self._run.task.train_split),
+                micro_batch_residues=job.batches.micro_batch_residues,
                 max_residues=max_residues,
-                rank=self._place.rank,
-                world_size=self._place.world_size,
+                rank=worker.rank,
+                world_size=worker.world_size,
             )
         batches, counted = self._batches[split]
         completed = (self._completed(batch, split) for batch in batches)
-        return score_split(self._engine, completed, counted, self._task.outputs)
+        return score_split(self._engine, completed, counted, self._run.task.outputs)
 
 
 def score_split(
@@ -176,12 +142,12 @@ def _gathered(parts: list[_Part]) -> Scores:
     outputs = {}
     for name in flat[0].outputs:
         arrays = [array for part in flat for array in part.outputs[name]]
-        outputs[name] = [arrays[place] for place in order]
+        outputs[name] = [arrays[index] for index in order]
     return Scores(columns, tuple(rows[order].tolist()), outputs)
 
 
-class ContactThermometer:
-    """Reads what an engine's encoder knows of contacts without having been told."""
+class ContactValidation:
+    """Fits and scores the contact probe on an encoder in training, which is never told of contacts."""
 
     def __init__(self, section: ProbeSection, engine: Engine, seed: int, is_first_worker: bool) -> None:
         """`section.data` is a directory of shards of contact prediction."""
@@ -191,12 +157,13 @@ class ContactThermometer:
         self._section, self._engine, self._seed, self._is_first = section, engine, seed, is_first_worker
 
     @classmethod
-    def of(cls, job: TrainingJob, engine: Engine, place: Place) -> "ContactThermometer | None":
-        """The thermometer that the job asks for; None where it asks for none."""
-        return None if job.probe is None else cls(job.probe, engine, job.seed, place.is_first)
+    def of(cls, run: Run, engine: Engine) -> "ContactValidation | None":
+        """Make the one that the run's job asks for; None where it asks for none."""
+        job = run.job
+        return None if job.probe is None else cls(job.probe, engine, job.seed, run.worker.is_first)
 
-    def read(self) -> dict[str, float]:
-        """`contact_probe/<metric>` for the main precisions, on the first worker; all workers call it."""
+    def validate(self) -> dict[str, float]:
+        """Return `contact_probe/<metric>` for the main precisions, {} on all workers but the first; all call it."""
         with self._engine.module() as model:  # ZeRO-3 gathers the weights on all workers
             if not self._is_first:
                 return {}
@@ -207,19 +174,17 @@ class ContactThermometer:
         return {f"contact_probe/{m.name}": m.compute(columns) for m in precision_metrics() if m.is_main}
 
 
-def write_predictions(
-    run_directory: Path, data: Path, manifest: Manifest, task: Task, split: str, scores: Scores
-) -> None:
+def write_predictions(run: Run, split: str, scores: Scores) -> None:
     """Write the predictions of a split, in place of older ones."""
     rows = pa.array(scores.rows, pa.int64())
-    table = read_split(data, manifest, split).take(rows)
+    table = read_split(run.job.data, run.manifest, split).take(rows)
     table = table.add_column(0, "row", rows)
     for name, values in scores.columns.items():
         table = table.append_column(name, pa.array(values, pa.float64()))
-    for output in task.outputs:
+    for output in run.task.outputs:
         values_type = pa.list_(pa.from_numpy_dtype(output.dtype))
         table = table.append_column(output.name, pa.array(scores.outputs[output.name], values_type))
-    folder = run_directory / PREDICTIONS_FOLDER
+    folder = run.job.directory / PREDICTIONS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     with staged_file(folder / f"{split}.parquet") as staging:
         pq.write_table(table, staging, compression="zstd")

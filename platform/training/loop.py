@@ -2,54 +2,17 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
+from proteinlm.platform.training.checkpoint import CheckpointWriter
 from proteinlm.platform.training.device import SkippedSteps
 from proteinlm.platform.training.engine import Engine, StepReport
-from proteinlm.platform.training.interrupts import Decision
+from proteinlm.platform.training.interrupts import Interrupts
 from proteinlm.platform.training.optim import learning_rate
+from proteinlm.platform.training.selection import Selection
 from proteinlm.platform.training.telemetry import Meter
+from proteinlm.platform.training.tracking import Tracker
 from proteinlm.tasks.task import Batch
-
-
-class StepLog(Protocol):
-    """Where figures of a step go."""
-
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Keep `figures` of `step` (optimizer steps done)."""
-
-
-class OutOfTurn(Protocol):
-    """Whether to save or stop after a step; see interrupts.py."""
-
-    def decide(self) -> Decision:
-        """What to do after this step: the same on every worker, so each calls it once a step."""
-
-    def saved(self) -> None:
-        """Note that a checkpoint was made."""
-
-
-class Save(Protocol):
-    """Makes a checkpoint after `step`; with `wait` it is in its place on return."""
-
-    def __call__(
-        self, step: int, *, residues: int, skipped_steps: int, figures: Mapping[str, float], wait: bool
-    ) -> None:
-        """`residues` and `skipped_steps` since the run began, `figures` of the last validation."""
-
-
-class Choice(Protocol):
-    """Which validated step's weights are kept, and whether that has come to an end; see selection.py."""
-
-    def note(self, step: int, figures: Mapping[str, float]) -> None:
-        """Take a validation's figures into account."""
-
-    def checkpointed(self) -> None:
-        """Note that a checkpoint was made."""
-
-    def is_exhausted(self) -> bool:
-        """Whether to stop training for want of anything better."""
 
 
 @dataclass(frozen=True)
@@ -83,23 +46,27 @@ PAUSED = "paused"
 """`Outcome.stopped` of a run that came to `training.pause_at`: it goes on when it is run without."""
 
 
-def train(
-    engine: Engine,
-    steps: Iterable[Sequence[Batch]],
-    schedule: Schedule,
-    *,
-    validate: Callable[[], Mapping[str, float]],
-    save: Save,
-    tracker: StepLog,
-    meter: Meter,
-    interrupts: OutOfTurn,
-    selection: Choice | None = None,
-) -> Outcome:
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls beside the engine."""
+
+    validate: Callable[[], Mapping[str, float]]
+    """Scores the validation splits with the engine: `<split>/<metric>`. All workers call it."""
+    writer: CheckpointWriter
+    tracker: Tracker
+    meter: Meter
+    interrupts: Interrupts
+    selection: Selection | None = None
+    """Keeps the best validated step's weights and may end training; None: the last step counts."""
+
+
+def train(engine: Engine, steps: Iterable[Sequence[Batch]], schedule: Schedule, hooks: Hooks) -> Outcome:
     """Train from `first_step` to `total_steps`; validate and save at their cadences, and both at the end.
 
     A step is counted when it is done: after the first one `step` is 1, and a run that resumes from there continues with
     batch number `step`. A checkpoint that falls on a skipped step waits for the next good one.
     """
+    meter, selection = hooks.meter, hooks.selection
     figures: dict[str, float] = {}
     section, last_saved, due = schedule.training, schedule.first_step, False
     skipped = SkippedSteps(section, schedule.skipped_steps)
@@ -112,26 +79,26 @@ def train(
         skipped.note(step, report.is_skipped)
         is_last = step == schedule.total_steps
         if step % section.log_every == 0 or is_last or step == schedule.first_step + 1:
-            tracker.log(step, _row(report, rate, section, skipped.total) | meter.read())
+            hooks.tracker.log(step, _row(report, rate, section, skipped.total) | meter.read())
         diverged = skipped.reason_to_stop(last_saved)
         if diverged:
             return Outcome(step, meter.total(), diverged)
         is_pause = step == section.pause_at and not is_last
         if step % section.validate_every == 0 or is_last or is_pause:
             with meter.paused():
-                figures = dict(validate())
-            tracker.log(step, figures)
+                figures = dict(hooks.validate())
+            hooks.tracker.log(step, figures)
             if selection:
                 selection.note(step, figures)
                 is_last = is_last or selection.is_exhausted()
-        decision = interrupts.decide()
+        decision = hooks.interrupts.decide()
         due = due or decision.save or step % section.checkpoint_every == 0 or is_last or is_pause
         if due and not report.is_skipped:
             residues = meter.total()
             with meter.saving():
                 wait = decision.save or is_last or is_pause
-                save(step, residues=residues, skipped_steps=skipped.total, figures=figures, wait=wait)
-            interrupts.saved()
+                hooks.writer.save(step, residues=residues, skipped_steps=skipped.total, figures=figures, wait=wait)
+            hooks.interrupts.saved()
             if selection:
                 selection.checkpointed()
             last_saved, due = step, False

@@ -6,160 +6,138 @@
 Where checkpoints go is decided by the caller: Ray Train's workers (worker.py), or one process alone (driver.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 import torch
 
 from proteinlm.models.config import CNN_NAME, shape_name
 from proteinlm.models.encoder import LanguageModelHead
 from proteinlm.models.pretrained import load_pretrained, save_pretrained
-from proteinlm.platform.batches.order import BatchPlan, micro_batches_per_step
+from proteinlm.platform.batches.order import micro_batches_per_step
 from proteinlm.platform.batches.stream import training_steps
-from proteinlm.platform.data.manifest import Manifest, Split, read_manifest
+from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.results.measure import Measured, language_model_floors, measure
 from proteinlm.platform.results.rows import append_rows
-from proteinlm.platform.settings.loading import flat
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
 from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY, Stopped, mark_finished, mark_stopped
 from proteinlm.platform.training.checkpoint import (
     Checkpoints,
+    CheckpointWriter,
     Cursor,
     loadable,
     needs_conversion,
     read_cursor,
-    save_checkpoint,
 )
 from proteinlm.platform.training.deepspeed_engine import DeepSpeedEngine
 from proteinlm.platform.training.device import explained_out_of_memory, prepare_process, with_precision
 from proteinlm.platform.training.embedding_cache import EmbeddingStore, embeddings_of
 from proteinlm.platform.training.engine import Engine, PlainEngine
-from proteinlm.platform.training.evaluation import ContactThermometer, Scores, Watched, make_reading, write_predictions
+from proteinlm.platform.training.evaluation import ContactValidation, Scores, Validation, write_predictions
 from proteinlm.platform.training.interrupts import Interrupts
-from proteinlm.platform.training.job import CNN, Place, TrainingJob
-from proteinlm.platform.training.loop import Outcome, Schedule, train
+from proteinlm.platform.training.job import CNN, Run, TrainingJob, Worker, batch_plan
+from proteinlm.platform.training.loop import Hooks, Outcome, Schedule, train
 from proteinlm.platform.training.selection import Chosen, Selection
 from proteinlm.platform.training.telemetry import Meter, batch_flops, matmul_peak
 from proteinlm.platform.training.tracking import Tracker, log_result
-from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.finetuned import Adapters, Finetuned, make_task_model, save_finetuned
-from proteinlm.tasks.task import Task, TaskModel
+from proteinlm.tasks.task import Batch, Task, TaskModel
 
 
-def run_job(job: TrainingJob, place: Place, checkpoints: Checkpoints, workers_on_node: int) -> None:
+def run_job(job: TrainingJob, worker: Worker, checkpoints: Checkpoints, workers_on_node: int) -> None:
     """Run one training job on this worker, from its newest checkpoint where there is one."""
-    prepare_process(job, place.device, workers_on_node)
-    job = job.model_copy(update={"training": with_precision(job.training, place.device)})
+    prepare_process(job, worker.device, workers_on_node)
+    job = job.model_copy(update={"training": with_precision(job.training, worker.device)})
     manifest = read_manifest(job.data)
-    task = build_task(job.task, **job.task_options).on_splits(manifest.splits)
-    engine, cursor = make_or_restore(job, task, place, checkpoints)
-    is_kept = job.mode == "frozen" and place.world_size == 1
-    store = embeddings_of(job, task, manifest, engine) if is_kept else None
-    watched = Watched(engine, task, manifest, job, place, *([store.complete] if store else []))
-    selection = Selection.of(job, task, engine, place, cursor.step) if job.kind == "finetune" else None
+    run = Run(job, manifest, job.build_task(manifest), worker)
+    engine, cursor = make_or_restore(run, checkpoints)
+    store = embeddings_of(run, engine) if job.mode == "frozen" and worker.world_size == 1 else None
+    validation = Validation(run, engine, *([store.complete] if store else []))
+    selection = Selection.of(run, engine, cursor.step)
     with explained_out_of_memory(job.batches):
-        outcome = _train(job, manifest, task, engine, cursor, watched, place, checkpoints, selection, store)
+        hooks = _hooks(run, engine, cursor, checkpoints, validation, selection, is_encoder_run=store is None)
+        with hooks.tracker:
+            outcome = train(engine, _steps(run, cursor, store), _schedule(job, cursor), hooks)
         if outcome.stopped is None:
             if selection and selection.load_best():
-                watched.validate()
-            scores = watched.final_scores()
+                validation.validate()
+            scores = validation.final_scores()
     if outcome.stopped is not None:
-        if place.is_first:
+        if worker.is_first:
             mark_stopped(job.directory, Stopped(outcome.step, outcome.stopped))
         return
     with engine.module() as whole:
-        if place.is_first:
-            chosen = selection.chosen(outcome.step) if selection else None
-            finish(job, task, manifest, whole, scores, outcome=outcome, chosen=chosen)
+        if worker.is_first:
+            finish(run, whole, scores, outcome=outcome, chosen=selection.chosen(outcome.step) if selection else None)
 
 
-def make_or_restore(job: TrainingJob, task: Task, place: Place, checkpoints: Checkpoints) -> tuple[Engine, Cursor]:
-    """The engine as new, or as in the newest checkpoint, whatever number of workers wrote it; and where to go on."""
-    micro_batches = micro_batches_per_step(job.batches.lanes, place.world_size)
-    model = make_model(job, task)
-    engine = partial(make_engine, model, job.training, job.optimizer, device=place.device, micro_batches=micro_batches)
+def make_or_restore(run: Run, checkpoints: Checkpoints) -> tuple[Engine, Cursor]:
+    """Make the engine, new or as in the newest checkpoint, whatever number of workers wrote it; and where to resume."""
+    job, worker = run.job, run.worker
+    micro_batches = micro_batches_per_step(job.batches.lanes, worker.world_size)
+    model = make_model(job, run.task)
+    engine = partial(make_engine, model, job.training, job.optimizer, device=worker.device, micro_batches=micro_batches)
     with checkpoints.newest() as folder:
         if folder is None:
-            return engine(), Cursor(0, 0, place.world_size, {})
+            return engine(), Cursor(0, 0, worker.world_size, {})
         cursor = read_cursor(folder)
-        is_foreign = needs_conversion(cursor, job.training, place.world_size)
+        is_foreign = needs_conversion(cursor, job.training, worker.world_size)
         made = engine(loads_universal=is_foreign)
-        with loadable(folder, is_foreign, job.directory, place.is_first) as state:
+        with loadable(folder, is_foreign, job.directory, worker.is_first) as state:
             made.load(state)
     return made, cursor
 
 
-def _train(
-    job: TrainingJob,
-    manifest: Manifest,
-    task: Task,
+def _hooks(
+    run: Run,
     engine: Engine,
     cursor: Cursor,
-    watched: Watched,
-    place: Place,
     checkpoints: Checkpoints,
+    validation: Validation,
     selection: Selection | None,
-    store: EmbeddingStore | None,
-) -> Outcome:
-    def save(step: int, *, residues: int, skipped_steps: int, figures: Mapping[str, float], wait: bool) -> None:
-        here = Cursor(step, residues, place.world_size, figures, skipped_steps)
-        aside = checkpoints.aside()
-        save_checkpoint(aside, engine, here, place.is_first)
-        checkpoints.take(aside, here.checkpoint_name(), {"step": step, "residues": residues, **figures}, wait=wait)
+    *,
+    is_encoder_run: bool,
+) -> Hooks:
+    """What the loop calls; `is_encoder_run`: each step runs the encoder, which reads no stored embeddings."""
+    job, worker = run.job, run.worker
+    contacts = ContactValidation.of(run, engine)
+    minutes = job.training.checkpoint_minutes
+    return Hooks(
+        validate=lambda: validation.validate() | (contacts.validate() if contacts else {}),
+        writer=CheckpointWriter(engine, worker, checkpoints),
+        tracker=Tracker(job.directory, cursor.step, worker.is_first, job.hyperparameters()),
+        meter=_meter(job, cursor, worker.device, is_encoder_run=is_encoder_run),
+        interrupts=Interrupts(job.directory, minutes, worker.is_first, preemption_notice=checkpoints.notice),
+        selection=selection,
+    )
 
+
+def _schedule(job: TrainingJob, cursor: Cursor) -> Schedule:
+    return Schedule(cursor.step, job.total_steps, job.seed, job.training, job.optimizer, cursor.skipped_steps)
+
+
+def _steps(run: Run, cursor: Cursor, store: EmbeddingStore | None) -> Iterator[Sequence[Batch]]:
+    """Yields this worker's micro batches, step by step from the cursor on, with embeddings where there is a store."""
+    job, split = run.job, run.task.train_split
     steps = training_steps(
-        make_reading(manifest, task, job, task.train_split, job.seed),
-        make_plan(manifest.split(task.train_split), job),
-        rank=place.rank,
-        world_size=place.world_size,
+        job.reading(run.manifest.split(split), seed=job.seed, is_training=True),
+        batch_plan(job, run.manifest.split(split)),
+        rank=run.worker.rank,
+        world_size=run.worker.world_size,
         first_step=cursor.step,
         last_step=job.total_steps,
     )
-    if store:
-        steps = ([store.complete(batch, task.train_split) for batch in batches] for batches in steps)
-    schedule = Schedule(cursor.step, job.total_steps, job.seed, job.training, job.optimizer, cursor.skipped_steps)
-    meter = _meter(job, cursor, place.device, is_encoder_run=store is None)
-    minutes = job.training.checkpoint_minutes
-    interrupts = Interrupts(job.directory, minutes, place.is_first, preemption_notice=checkpoints.notice)
-    with Tracker(job.directory, cursor.step, place.is_first, hyperparameters(job)) as tracker:
-        return train(
-            engine,
-            steps,
-            schedule,
-            validate=partial(_validate, watched, ContactThermometer.of(job, engine, place)),
-            save=save,
-            tracker=tracker,
-            meter=meter,
-            interrupts=interrupts,
-            selection=selection,
-        )
-
-
-def hyperparameters(job: TrainingJob) -> dict[str, Any]:
-    """What determines a job's result beside its data, by dotted name."""
-    run = {"task", "task_options", "mode", "seed", "total_steps"}
-    sections = {"model", "batches", "optimizer", "training", "lora"}
-    values = job.model_dump(mode="json", include=run | sections, exclude={"training": {"pause_at"}})
-    return flat(values)
-
-
-def _validate(watched: Watched, thermometer: ContactThermometer | None) -> dict[str, float]:
-    return watched.validate() | (thermometer.read() if thermometer else {})
+    for batches in steps:
+        yield [store.complete(batch, split) for batch in batches] if store else batches
 
 
 def _meter(job: TrainingJob, cursor: Cursor, device: torch.device, *, is_encoder_run: bool) -> Meter:
     if not is_encoder_run or job.mode == CNN:  # what is computed then is not the model that batch_flops counts
         return Meter(cursor.residues, device=device)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[job.training.precision]
-    flops = partial(batch_flops, job.model, is_language_model=job.kind == "pretrain", is_frozen=job.mode == "frozen")
+    flops = partial(batch_flops, job.model, is_language_model=job.verb == "pretrain", is_frozen=job.mode == "frozen")
     return Meter(cursor.residues, flops=flops, peak=matmul_peak(device, dtype), device=device)
-
-
-def make_plan(split: Split, job: TrainingJob) -> BatchPlan:
-    """The order of global batches of a job."""
-    return BatchPlan(split, job.seed, job.batches.lanes, job.batches.micro_batch_residues)
 
 
 def make_model(job: TrainingJob, task: Task) -> TaskModel:
@@ -175,23 +153,17 @@ def _finetuned(job: TrainingJob, **extra: object) -> Finetuned:
 
 
 def finish(
-    job: TrainingJob,
-    task: Task,
-    manifest: Manifest,
-    model: TaskModel,
-    scores: Mapping[str, Scores],
-    *,
-    outcome: Outcome,
-    chosen: Chosen | None,
+    run: Run, model: TaskModel, scores: Mapping[str, Scores], *, outcome: Outcome, chosen: Chosen | None
 ) -> None:
     """Write rows for `scores`, predictions (finetuning), the model's directory and the mark, in this order.
 
     `chosen` is the step whose weights were scored, where that is a choice; None: the last one's.
     """
+    job, task, manifest = run.job, run.task, run.manifest
     who = Measured(
         run=job.name,
         configuration=job.configuration,
-        kind=job.kind,
+        kind=job.verb,
         model=CNN_NAME if job.mode == CNN else shape_name(job.model),
         architecture=None if job.mode == CNN else job.model,
         mode=job.mode,
@@ -202,12 +174,12 @@ def finish(
         residues=outcome.residues,
         settings={"chosen": asdict(chosen)} if chosen else None,
     )
-    is_pretraining = job.kind == "pretrain"
+    is_pretraining = job.verb == "pretrain"
     columns = {split: found.columns for split, found in scores.items()}
     floors = {split: language_model_floors(manifest, split, job.task_options) for split in scores if is_pretraining}
     if not is_pretraining:
         for split, found in scores.items():
-            write_predictions(job.directory, job.data, manifest, task, split, found)
+            write_predictions(run, split, found)
     rows = measure(who, task, manifest, columns, floors)
     append_rows(job.directory, rows)
     log_result(job.directory, outcome.step, {f"{row.split}/{row.metric}": row.value for row in rows if row.is_main})

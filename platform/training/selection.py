@@ -21,8 +21,7 @@ from torch import distributed as dist
 from proteinlm.platform.storage.atomic import write_atomically
 from proteinlm.platform.storage.run_directory import BEST_FOLDER
 from proteinlm.platform.training.engine import Engine
-from proteinlm.platform.training.job import Place, TrainingJob
-from proteinlm.tasks.task import Task
+from proteinlm.platform.training.job import Run
 
 MEMORY_FILE = "selection.json"
 
@@ -61,19 +60,19 @@ class Selection:
         self._at_checkpoint = self.best_step()
 
     @classmethod
-    def of(cls, job: TrainingJob, task: Task, engine: Engine, place: Place, first_step: int) -> "Selection | None":
-        """The selection of a finetuning job; None where the task has no valid split."""
-        if not task.valid_splits:
+    def of(cls, run: Run, engine: Engine, first_step: int) -> "Selection | None":
+        """Make the selection of a finetuning run; None for a pretraining, and where the task has no valid split."""
+        if run.job.verb == "pretrain" or not run.task.valid_splits:
             return None
-        metric = task.metrics[0]
+        metric = run.task.metrics[0]
         return cls(
-            job.directory / BEST_FOLDER,
-            f"{task.valid_splits[0]}/{metric.name}",
+            run.job.directory / BEST_FOLDER,
+            f"{run.task.valid_splits[0]}/{metric.name}",
             larger_is_better=metric.larger_is_better,
-            patience=job.training.patience,
+            patience=run.job.training.patience,
             first_step=first_step,
             engine=engine,
-            is_first_worker=place.is_first,
+            is_first_worker=run.worker.is_first,
         )
 
     def best_step(self) -> int | None:

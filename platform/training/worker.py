@@ -11,7 +11,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from proteinlm.platform.training.job import Place, TrainingJob
+from proteinlm.platform.training.job import TrainingJob, Worker
 from proteinlm.platform.training.run_job import run_job
 
 
@@ -22,11 +22,11 @@ def train_worker(settings: dict[Any, Any]) -> None:
 
     job = TrainingJob.model_validate(settings)
     context = ray.train.get_context()
-    place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     checkpoints = RayCheckpoints(job.directory)
     if context.get_local_rank() == 0:
         checkpoints.forget_unsent()
-    run_job(job, place, checkpoints, context.get_local_world_size())
+    run_job(job, worker, checkpoints, context.get_local_world_size())
 
 
 class RayCheckpoints:
@@ -36,7 +36,7 @@ class RayCheckpoints:
         digest = blake2b(str(run_directory).encode(), digest_size=8).hexdigest()
         self._prefix = f"proteinlm-checkpoint-{digest}-"
 
-    def aside(self) -> Path:
+    def staging(self) -> Path:
         """A directory on this node; Ray Train merges those of all workers."""
         return Path(tempfile.mkdtemp(prefix=self._prefix))
 
@@ -66,7 +66,7 @@ class RayCheckpoints:
         )
 
     def notice(self) -> str | None:
-        """Which nodes are about to be taken away, as one name; Ray gives all workers the same answer."""
+        """Return deadline and nodes of a preemption notice as one name; Ray gives all workers the same answer."""
         import ray.train
 
         notice = ray.train.get_preemption_info()

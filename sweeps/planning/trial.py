@@ -18,9 +18,8 @@ from typing import Any, Literal, TypeVar
 
 from proteinlm.platform.data.manifest import MANIFEST_FILE, read_manifest
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
-from proteinlm.platform.settings.loading import flat
+from proteinlm.platform.settings.sections import settings_of_result
 from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY
-from proteinlm.platform.training.driver import changes_no_result
 from proteinlm.sweeps.planning.config import LIKE, SEED
 
 Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
@@ -66,8 +65,8 @@ def identity(config: PretrainConfig | FinetuneConfig, model: Trial | None = None
     """
     values = {
         name: value
-        for name, value in flat(config.model_dump(mode="json")).items()
-        if value is not None and name not in ("name", SEED) and not changes_no_result(name)
+        for name, value in settings_of_result(config).items()
+        if value is not None and name != SEED
     }
     if isinstance(config, PretrainConfig) and (config.corpus / MANIFEST_FILE).is_file():
         values["corpus"] = read_manifest(config.corpus).content_hash

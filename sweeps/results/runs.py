@@ -18,15 +18,14 @@ from proteinlm.models.pretrained import read_config
 from proteinlm.platform.results.rows import ResultRow, gather_rows
 from proteinlm.platform.results.tables import Cell, Column, best_value
 from proteinlm.platform.settings.config import PretrainConfig
-from proteinlm.platform.settings.loading import flat
-from proteinlm.platform.training.driver import changes_no_result
+from proteinlm.platform.settings.sections import settings_of_result
 from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.trials.trial_state import TrialState, device_seconds, read_state
 
 UNPRETRAINED = ("scratch", "cnn")
 """Modes of finetuning that use no pretrained weights."""
-OF_EACH_TRIAL = ("name", "seed", "seeds", "modes", "mode", "per_task", "task", "pretrained")
-"""Settings in which the trials of one group may differ, or that its name states already."""
+OF_EACH_TRIAL = ("seed", "mode", "per_task", "task", "pretrained")
+"""Settings that change a result, but in which the trials of one group may differ, or that its name states already."""
 
 
 Device = Literal["core", "gpu"]
@@ -246,8 +245,8 @@ def _directory(run: Run) -> str | None:
 
 def _settings(run: Run) -> Iterator[tuple[str, object]]:
     """(dotted name, value) of the settings that change a finetuning result, except task, model and seed."""
-    for name, value in flat(run.trial.config.model_dump(mode="json")).items():
-        if name not in OF_EACH_TRIAL and not changes_no_result(name):
+    for name, value in settings_of_result(run.trial.config).items():
+        if name not in OF_EACH_TRIAL:
             yield name, value
 
 

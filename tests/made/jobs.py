@@ -11,7 +11,7 @@ SHAPE = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
 
 def job(**changes: Any) -> TrainingJob:
     values: dict[str, Any] = {
-        "kind": "finetune",
+        "verb": "finetune",
         "name": "n",
         "directory": "d",
         "task": "secondary_structure_q3",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,16 @@ class StubEngine:
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self.logged.append((step, dict(figures)))
+
+
+class StubWriter:
+    """A checkpoint writer that remembers what it was to save."""
+
+    def __init__(self) -> None:
+        self.saved: list[dict[str, Any]] = []
+
+    def save(self, step: int, **rest: Any) -> None:
+        self.saved.append({"step": step, **rest})
 
 
 class Decided:

@@ -26,7 +26,7 @@ STEPS = 150
 
 
 def put(checkpoints: LocalCheckpoints, step: int) -> None:
-    folder = checkpoints.aside()
+    folder = checkpoints.staging()
     (folder / "state").write_text(str(step))
     checkpoints.take(folder, f"step_{step:08d}_by_1", {}, wait=True)
 
@@ -37,13 +37,13 @@ def test_the_newest_checkpoints_are_kept_and_unfinished_ones_are_not_seen(tmp_pa
         assert none is None
     for step in (10, 20, 30):
         put(checkpoints, step)
-    (checkpoints.aside() / "half").write_text("written when the process was killed")
+    (checkpoints.staging() / "half").write_text("written when the process was killed")
     again = LocalCheckpoints(tmp_path, keep=2)
     with again.newest() as newest:
         assert newest is not None
         assert (newest / "state").read_text() == "30"
     assert sorted(path.name for path in newest.parent.glob("step_*")) == ["step_00000020_by_1", "step_00000030_by_1"]
-    assert not any(again.aside().iterdir())
+    assert not any(again.staging().iterdir())
 
 
 def config(folder: Path, name: str) -> FinetuneConfig:

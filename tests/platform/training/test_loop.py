@@ -7,28 +7,30 @@ import pytest
 
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
 from proteinlm.platform.training.interrupts import Decision
-from proteinlm.platform.training.loop import AS_ASKED, Outcome, Schedule, train
+from proteinlm.platform.training.loop import AS_ASKED, Hooks, Outcome, Schedule, train
 from proteinlm.platform.training.telemetry import Meter
-from tests.made.stub_engine import Decided, StubEngine, batch
+from tests.made.stub_engine import Decided, StubEngine, StubWriter, batch
 
 
 def trained(
     engine: StubEngine, section: TrainingSection, decisions: Mapping[int, Decision] | None = None, first_step: int = 0
 ) -> tuple[Outcome, list[dict[str, Any]]]:
     """Train to the section's last step on batches of four residues; what was saved, in order."""
-    saved: list[dict[str, Any]] = []
+    writer = StubWriter()
     assert section.steps is not None
     outcome = train(
         engine,
         [[batch(0, 1)]] * (section.steps - first_step),
         Schedule(first_step, section.steps, 0, section, OptimizerSection(learning_rate=1.0, warmup_steps=10)),
-        validate=lambda: {"valid/loss": 1.0},
-        save=lambda step, **rest: saved.append({"step": step, **rest}),
-        tracker=engine,
-        meter=Meter(first_residues=100),
-        interrupts=Decided(decisions or {}, first_step),
+        Hooks(
+            validate=lambda: {"valid/loss": 1.0},
+            writer=writer,
+            tracker=engine,
+            meter=Meter(first_residues=100),
+            interrupts=Decided(decisions or {}, first_step),
+        ),
     )
-    return outcome, saved
+    return outcome, writer.saved
 
 
 def test_steps_are_counted_from_the_checkpoint_and_cadences_kept() -> None:

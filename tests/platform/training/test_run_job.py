@@ -7,8 +7,6 @@ import torch
 
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.pretrained import save_pretrained
-from proteinlm.platform.training.evaluation import longest_scored
-from proteinlm.platform.training.job import TrainingJob
 from proteinlm.platform.training.run_job import make_model
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import TaskModel
@@ -17,16 +15,6 @@ from tests.made.jobs import SHAPE, job
 
 def made(**changes: Any) -> TaskModel:
     return make_model(job(**changes), build_task("secondary_structure_q3"))
-
-
-def test_a_job_travels_as_plain_values() -> None:
-    assert TrainingJob.model_validate(job().model_dump(mode="json")) == job()
-
-
-def test_scoring_never_crops_what_the_model_can_take() -> None:
-    assert longest_scored(SHAPE) > 100_000
-    learned = SHAPE.model_copy(update={"position": "learned", "max_positions": 512})
-    assert longest_scored(learned) == 510
 
 
 def test_random_weights_come_from_the_seed() -> None:

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
-from proteinlm.platform.training.loop import Schedule, train
+from proteinlm.platform.training.loop import Hooks, Schedule, train
 from proteinlm.platform.training.selection import Chosen, Selection
 from proteinlm.platform.training.telemetry import Meter
-from tests.made.stub_engine import Decided, StubEngine, batch
+from tests.made.stub_engine import Decided, StubEngine, StubWriter, batch
 
 
 class Weights(StubEngine):
@@ -102,21 +102,23 @@ def test_patience_counts_validations_without_a_better_one(tmp_path: Path) -> Non
 
 
 def test_the_loop_ends_early_with_a_checkpoint(tmp_path: Path) -> None:
-    engine, saved = Weights(), []
+    engine, writer = Weights(), StubWriter()
     figures = iter([0.5, 0.6, 0.3, 0.2, 0.9])
     outcome = train(
         engine,
         [[batch(0)]] * 100,
         Schedule(0, 100, 0, TrainingSection(steps=100, validate_every=10, checkpoint_every=100), OptimizerSection()),
-        validate=lambda: {"valid/figure": next(figures)},
-        save=lambda step, **rest: saved.append((step, rest["wait"])),
-        tracker=engine,
-        meter=Meter(first_residues=0),
-        interrupts=Decided({}),
-        selection=select(tmp_path, engine, patience=2),
+        Hooks(
+            validate=lambda: {"valid/figure": next(figures)},
+            writer=writer,
+            tracker=engine,
+            meter=Meter(first_residues=0),
+            interrupts=Decided({}),
+            selection=select(tmp_path, engine, patience=2),
+        ),
     )
     assert (outcome.step, outcome.stopped) == (40, None)
-    assert saved == [(40, True)]
+    assert [(one["step"], one["wait"]) for one in writer.saved] == [(40, True)]
     # Resumed from that checkpoint, there is nothing left to train.
     exhausted = select(tmp_path, engine, first_step=40, patience=2)
     assert exhausted.is_exhausted()

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
@@ -14,10 +15,10 @@ from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG, SESSION_S
 
 from proteinlm.platform.results.rows import gather_rows
 from proteinlm.platform.training.evaluation import Scores
+from proteinlm.platform.training.job import Run, Worker
 from proteinlm.platform.training.loop import Outcome
-from proteinlm.platform.training.run_job import finish, hyperparameters, make_model
+from proteinlm.platform.training.run_job import finish, make_model
 from proteinlm.platform.training.tracking import Tracker, log_result
-from proteinlm.tasks.catalog import build_task
 from tests.made.jobs import job
 from tests.made.small_corpus import write_small_corpus
 
@@ -89,7 +90,7 @@ def test_a_run_that_goes_on_says_its_settings_once(tmp_path: Path) -> None:
 
 
 def test_the_settings_of_a_job_are_numbers_truth_values_and_text(tmp_path: Path) -> None:
-    found = hyperparameters(job(task_options={"head": "tape"}))
+    found = job(task_options={"head": "tape"}).hyperparameters()
     assert found["model.hidden_size"] == 16
     assert found["optimizer.betas"] == [0.9, 0.98]
     wanted = {"task": "secondary_structure_q3", "mode": "full", "seed": 0, "task_options.head": "tape"}
@@ -102,13 +103,13 @@ def test_the_settings_of_a_job_are_numbers_truth_values_and_text(tmp_path: Path)
 def test_a_finished_run_adds_the_main_figures_of_its_rows(tmp_path: Path) -> None:
     manifest = write_small_corpus(tmp_path / "corpus")
     pretraining = job(
-        kind="pretrain", mode="pretrain", task="masked_language_modeling", directory=tmp_path / "run", data=tmp_path
+        verb="pretrain", mode="pretrain", task="masked_language_modeling", directory=tmp_path / "run", data=tmp_path
     )
-    task = build_task(pretraining.task).on_splits(manifest.splits)
-    track(tmp_path / "run", hyperparameters(pretraining))
+    run = Run(pretraining, manifest, pretraining.build_task(manifest), Worker(0, 1, torch.device("cpu")))
+    track(tmp_path / "run", pretraining.hyperparameters())
     columns = {name: np.array([3.0, 5.0]) for name in ("loss", "scored", "masked_loss", "masked", "correct")}
     scores = {split: Scores(columns, (0, 1)) for split in ("valid", "holdout")}
-    finish(pretraining, task, manifest, make_model(pretraining, task), scores, outcome=Outcome(1, 9, None), chosen=None)
+    finish(run, make_model(pretraining, run.task), scores, outcome=Outcome(1, 9, None), chosen=None)
     figures = Tab(tmp_path / "run").figures("tensorboard")
     rows = [row for row in gather_rows([tmp_path / "run"]) if row.is_main]
     assert {(row.split, row.metric) for row in rows} >= {("valid", "loss"), ("holdout", "perplexity")}
