@@ -123,6 +123,9 @@ class DeepSpeedEngine:
     def save(self, directory: Path) -> None:
         """Write this worker's part; all workers call it, each with a directory that exists."""
         self._engine.save_checkpoint(str(directory), tag=STATE_DIRECTORY, save_latest=False)
+        # DeepSpeed copies its scripts (zero_to_fp32.py ...) beside the state: code that no checkpoint needs.
+        for script in (directory / STATE_DIRECTORY).glob("*.py"):
+            script.unlink(missing_ok=True)
 
     def load(self, directory: Path) -> None:
         """Read what `save` wrote, on as many workers; or its universal form where the engine `loads_universal`."""

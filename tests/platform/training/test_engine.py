@@ -64,6 +64,12 @@ def test_a_loaded_checkpoint_goes_on_bit_for_bit(stage: str, deepspeed: dict[int
 
 @pytest.mark.parametrize("world_size", CHAIN)
 @pytest.mark.parametrize("stage", STAGES)
+def test_a_checkpoint_holds_state_and_no_scripts(stage: str, world_size: int, deepspeed: dict[int, Any]) -> None:
+    assert {name.rpartition(".")[2] for name in deepspeed[world_size][stage]["saved"]} == {"pt"}
+
+
+@pytest.mark.parametrize("world_size", CHAIN)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_step_that_is_not_finite_on_one_worker_is_skipped_on_all(
     stage: str, world_size: int, deepspeed: dict[int, Any]
 ) -> None:
