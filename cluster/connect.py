@@ -1,7 +1,7 @@
 """Connect to Ray: the cluster that an address names, the job's own cluster, or one embedded on this machine.
 
-Order: a Ray that this process already has, `address` (or RAY_ADDRESS, which `ray job submit` sets), an embedded Ray.
-An embedded Ray never joins some other cluster that happens to run on the machine, and is shut down at the end.
+In this order: the Ray that this process is connected to, `address` (or RAY_ADDRESS, which `ray job submit` sets), an
+embedded Ray. An embedded Ray never joins another cluster that runs on the machine, and is shut down at the end.
 """
 
 import logging
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ClusterSize:
-    """What the cluster offers in all, as Ray counts it."""
+    """Resources of the whole cluster, as Ray counts them."""
 
     cpus: float
     gpus: float
@@ -21,7 +21,7 @@ class ClusterSize:
 
 
 def cluster_size() -> ClusterSize:
-    """The size of the connected cluster."""
+    """Return the size of the connected cluster; Ray must be connected."""
     import ray
 
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -31,9 +31,9 @@ def cluster_size() -> ClusterSize:
 
 @contextmanager
 def connected(address: str | None = None, num_cpus: int | None = None) -> Iterator[ClusterSize]:
-    """Run the body connected to Ray; ConnectionError says which address did not answer.
+    """Run the body connected to Ray, yielding the cluster's size; ConnectionError names an address that did not answer.
 
-    `num_cpus` counts for an embedded Ray only (default: the machine's cores, at least 2: reading data must not starve).
+    `num_cpus` is that of an embedded Ray (default: the machine's cores, at least 2, so that reading data has one).
     """
     import ray
 

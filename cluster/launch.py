@@ -1,8 +1,8 @@
-"""Launch a group of Ray Train workers and wait for it: the one place that builds a TorchTrainer.
+"""Launch a group of Ray Train workers and wait for it: the only place that builds a TorchTrainer.
 
-Workers are a function over a plain dict. The group is restarted from its newest checkpoint when a worker dies
-(`max_failures` times) or its node is taken away (any number of times), and the same (storage, name) again goes on where
-the last launch stopped. An elastic group restarts with as many workers as there is room for.
+A worker is a function of a plain dict. The group is restarted from its newest checkpoint when a worker dies
+(`max_failures` times) or its node is taken away (any number of times); a launch with the same storage and name resumes
+where the last one stopped. An elastic group restarts with as many workers as there is room for.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,22 +13,22 @@ from typing import Any
 from proteinlm.cluster.connect import ClusterSize
 
 DATA_CPUS = 1.0
-"""CPUs left free for Ray Data's own tasks: with none, a run hangs without a word."""
+"""CPUs left free for Ray Data's tasks: without one, a run hangs and says nothing."""
 
 BACKEND_ON_GPU = "cpu:gloo,cuda:nccl"
-"""Gradients travel by NCCL, counts and decisions, which lie on the CPU, by gloo."""
+"""NCCL reduces gradients on GPUs, gloo counts and decisions on CPUs."""
 
 START_RETRIES = 3
-"""How often a worker group that could not start is tried again (Ray's own default is for ever)."""
+"""How often a worker group that could not start is tried again (Ray's default is for ever)."""
 
 
 class LaunchError(RuntimeError):
-    """A worker group that failed for good; the message is the first worker's own error."""
+    """A worker group that failed for good; the message is the first failing worker's own error."""
 
 
 @dataclass(frozen=True)
 class WorkerGroup:
-    """How many workers, and what each one reserves."""
+    """The number of workers, and what each of them reserves."""
 
     fewest: int
     most: int
@@ -38,14 +38,14 @@ class WorkerGroup:
 
     @property
     def cpus(self) -> float:
-        """CPUs that the smallest group takes, the ones for its data tasks included."""
+        """CPUs of the smallest group, with those for its data tasks."""
         return self.fewest * self.cpus_per_worker + DATA_CPUS
 
 
 def worker_group(
     size: ClusterSize, fewest: int, most: int, cpus_per_worker: float | None, use_gpu: bool | None
 ) -> WorkerGroup:
-    """Fill in what was left open: GPUs where there are any, CPUs such that data tasks keep at least one."""
+    """Make a group of `fewest` to `most` workers; None: GPUs where there are any, CPUs that leave one for data."""
     gpu = size.gpus > 0 if use_gpu is None else use_gpu
     if cpus_per_worker is None:
         share = (size.cpus - DATA_CPUS) / most
@@ -54,7 +54,7 @@ def worker_group(
 
 
 def check_fits(group: WorkerGroup, size: ClusterSize) -> None:
-    """ValueError, with what is missing, for a group that this cluster can never place: Ray would wait for ever."""
+    """ValueError, saying what is missing, for a group that this cluster can never place: Ray would wait for ever."""
     if group.use_gpu and group.fewest > size.gpus:
         raise ValueError(f"cluster.num_workers: {group.fewest} workers need a GPU each, the cluster has {size.gpus:g}")
     if group.cpus > size.cpus:
@@ -76,7 +76,7 @@ def launch(
     max_failures: int,
     resize_seconds: float,
 ) -> dict[str, Any]:
-    """Run `worker(settings)` on every worker of `group` and return the metrics last reported; LaunchError if it fails.
+    """Run `worker(settings)` on every worker of `group` and return the last reported metrics; LaunchError if it fails.
 
     Checkpoints and Ray Train's own state lie in `<storage>/<name>`.
     """
@@ -109,7 +109,7 @@ def launch(
 
 
 def worker_message(error: BaseException) -> str:
-    """The innermost message of a Ray Train failure: what the first failing worker itself said."""
+    """Return the innermost message of a Ray Train failure: that of the first failing worker."""
     failures = getattr(error, "worker_failures", None) or {}
     for rank, failure in sorted(failures.items()):
         cause = getattr(failure, "cause", None) or failure

@@ -1,7 +1,7 @@
 """`proteinlm finetune`: a task on a pretrained encoder, on one from scratch, or its baselines.
 
-`mode=baseline` and `mode=probe` train no network: they give rows of the same table without a language model, and from
-its attention maps alone.
+`mode=baseline` and `mode=probe` train no network: their rows of the same table come from methods without a language
+model, and from the attention maps of one.
 """
 
 from pathlib import Path
@@ -27,9 +27,10 @@ from proteinlm.tasks.contact_probe import fit_contact_probe
 
 
 def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Path]:
-    """Finetune as `config` says, or go on where the run stopped; ValueError or OSError before any worker starts.
+    """Finetune as `config` says, or resume the run of its directory.
 
-    Returns the run directories whose rows belong into one table: this run's, and that of the task's baselines.
+    Returns the run directories whose rows belong into one table: this run's, and that of the task's baselines. Raises
+    ValueError or OSError for wrong input before any worker starts, StoppedError where training ends early.
     """
     config = for_task(config, config.task)
     model = check_finetune(config)
@@ -60,14 +61,14 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Pat
 
 
 def for_task(config: FinetuneConfig, task: str, **changes: object) -> FinetuneConfig:
-    """`config` for the one `task`: with `changes`, and what `per_task` says for it laid over that."""
+    """Return `config` for one `task`: with `changes`, and over them what `per_task` says for the task."""
     values = config.model_dump(mode="json", exclude_unset=True) | {"task": task, "per_task": {}} | changes
     values = set_dotted(values, flat(config.per_task.get(task, {})), f"task {task}")
     return validate(FinetuneConfig, values, f"task {task}")
 
 
 def _run_baselines(config: FinetuneConfig, console: Console | None) -> Path:
-    """Fit the baselines of the run's task on its records, once for a storage; gives their run directory."""
+    """Fit the baselines of the run's task on its records, once for each storage; returns their run directory."""
     name = f"baseline-{task_data(config).name}"
     changes = {"name": name, "configuration": None, "mode": "baseline", "pretrained": None, "with_baselines": False}
     alone = config.model_copy(update=changes)
@@ -79,9 +80,10 @@ def _run_baselines(config: FinetuneConfig, console: Console | None) -> Path:
 
 
 def check_finetune(config: FinetuneConfig, is_planned: bool = False) -> ModelConfig | None:
-    """The architecture to train (None: a baseline); ValueError or FileNotFoundError for what is missing or unfit.
+    """Check all inputs and return the architecture to train, None for a baseline.
 
-    `is_planned`: the pretrained directory will only be there when the trial starts.
+    `is_planned`: the pretrained directory may still be missing; another trial makes it. Raises ValueError or
+    FileNotFoundError for what is missing or does not fit.
     """
     if not build_task(config.task, **config.options).records:
         raise ValueError(f"task: {config.task} needs no labels; pretrain with `proteinlm pretrain`")
@@ -103,7 +105,7 @@ def check_finetune(config: FinetuneConfig, is_planned: bool = False) -> ModelCon
 
 
 def task_data(config: FinetuneConfig) -> Path:
-    """The task's records as shards, shared by all runs of a storage that read the same ones."""
+    """Return the directory of the task's shards, made if needed; runs of a storage with the same records share it."""
     return shared_task_shards(
         config.task,
         config.data,
@@ -117,7 +119,7 @@ def task_data(config: FinetuneConfig) -> Path:
 
 
 def run_baseline(config: FinetuneConfig, data: Path, manifest: Manifest, code_version: str) -> None:
-    """Fit the task's baselines on the shards in `data`, score valid and test splits, write rows into the run."""
+    """Fit the task's baselines on the shards in `data`, score valid and test splits, write result rows."""
     task = build_task(config.task, **config.options).on_splits(manifest.splits)
     train, valid = (read_split(data, manifest, split) for split in (task.train_split, task.valid_splits[0]))
     splits = {split: read_split(data, manifest, split) for split in (*task.valid_splits, *task.test_splits)}

@@ -15,7 +15,10 @@ NUCLEOTIDES = frozenset("ACGTUN")
 
 
 def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
-    """Pretrain as `config` says, or go on where the run stopped; ValueError or OSError before any worker starts."""
+    """Pretrain as `config` says, or resume the run of its directory.
+
+    Raises ValueError or OSError for wrong input before any worker starts, StoppedError where training ends early.
+    """
     manifest = check_pretrain(config)
     if not is_to_run(config, console):
         return
@@ -33,7 +36,7 @@ def _probe_on_shards(config: PretrainConfig) -> ProbeSection | None:
 
 
 def check_pretrain(config: PretrainConfig) -> Manifest:
-    """The corpus's manifest; ValueError or FileNotFoundError for inputs that are missing or do not fit."""
+    """Check all inputs and return the corpus's manifest; ValueError or FileNotFoundError names what does not fit."""
     manifest = read_manifest(config.corpus)
     check_corpus(config, manifest)
     check_length(config.model, config.batches)
@@ -42,7 +45,7 @@ def check_pretrain(config: PretrainConfig) -> Manifest:
 
 
 def check_corpus(config: PretrainConfig, manifest: Manifest) -> None:
-    """ValueError where this corpus cannot be what the model is trained on."""
+    """ValueError where the model cannot be trained on this corpus."""
     if manifest.kind != "corpus":
         raise ValueError(f"corpus: {config.corpus} holds records of the task {manifest.kind}, not a corpus")
     letters = set(manifest.split("train").residue_counts)
@@ -62,7 +65,7 @@ def check_corpus(config: PretrainConfig, manifest: Manifest) -> None:
 
 
 def tell_plan(config: PretrainConfig, manifest: Manifest, total_steps: int, console: Console) -> None:
-    """Say in a few lines what will be trained on what, and what having learned nothing would look like."""
+    """Print model, data, steps, and the losses of a model that ignores all context."""
     from proteinlm.models.config import shape_name
     from proteinlm.models.cost import num_parameters
     from proteinlm.platform.results.measure import language_model_floors

@@ -98,7 +98,7 @@ class RunConfig(Section):
 
     @property
     def runs_in_process(self) -> bool:
-        """Whether training goes on in the process that asks for it."""
+        """Whether training runs in the calling process."""
         return bool(self.cluster.in_process)
 
     @model_validator(mode="after")
@@ -139,7 +139,7 @@ ALL_TASKS = "all"
 class FinetuneConfig(RunConfig):
     """`proteinlm finetune`: a task on a pretrained encoder, or on the same encoder from scratch, or its baselines.
 
-    With `task: all`, several `seeds` or several `modes` it is many runs, which go in parallel into one table.
+    With `task: all`, several `seeds` or several `modes` it is many runs, made in parallel and put into one table.
     """
 
     task: str
@@ -152,7 +152,7 @@ class FinetuneConfig(RunConfig):
     files: dict[str, str] = Field(default_factory=dict)
     """Split -> file or file stem in `data`, where the names differ from `<file stem>_<split>`."""
     valid_fraction: float = Field(0.0, ge=0, lt=1)
-    """Above 0: no valid file is read, this share of the training records is cut off instead."""
+    """Above 0: this share of the training records becomes the valid split, and no valid file is read."""
     mode: Mode = "full"
     """full: encoder and head are trained; frozen: the head, on embeddings computed once; lora: the head and low-rank
     adapters; scratch: no pretrained weights; cnn: a small convolutional encoder, from scratch; probe: logistic
@@ -164,20 +164,20 @@ class FinetuneConfig(RunConfig):
     model: ModelSection | None = None
     """Architecture, where `pretrained` does not give it (modes scratch and cnn)."""
     max_train_examples: int | None = Field(None, ge=1)
-    """Train on so many proteins, chosen by `seed`."""
+    """Train on at most so many proteins, chosen by `seed`."""
     max_test_examples: int | None = Field(None, ge=1)
     """Score at most so many proteins of each test split, the same for all seeds; figures say so and are never ranked
     with those of whole splits."""
     keep_model: NoResult[bool] = True
     """Save the model in `<run>/model`: config.json and model.safetensors with all weights, the encoder's too."""
     with_baselines: NoResult[bool] = True
-    """Also fit the task's baselines, once for these records, so that no figure stands alone."""
+    """Also fit the task's baselines, once for these records, so that each result can be compared."""
     seeds: NoResult[tuple[Annotated[int, Field(ge=0)], ...]] = ()
     """A run for each; empty: `seed` alone, and for all tasks three."""
     modes: NoResult[tuple[Mode, ...]] = ()
     """A run in each; empty: `mode` alone, and for all tasks also scratch and the baselines."""
     per_task: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Task -> settings that are laid over all others wherever that task is run, such as training.epochs: 3."""
+    """Task -> settings for that task, laid over all others, such as training.epochs: 3."""
 
     @property
     def is_many(self) -> bool:
@@ -186,7 +186,7 @@ class FinetuneConfig(RunConfig):
 
     @property
     def runs_in_process(self) -> bool:
-        """Whether training goes on in the process that asks for it: with the plain engine, unless told otherwise."""
+        """Whether training runs in the calling process: as `cluster.in_process` says, else with the plain engine."""
         chosen = self.cluster.in_process
         return self.training.engine == "plain" if chosen is None else chosen
 

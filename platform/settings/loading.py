@@ -182,10 +182,10 @@ def _faults(
     model: type[BaseModel], values: Mapping[str, object], source: str, errors: Sequence[ErrorDetails]
 ) -> Iterator[Fault]:
     """One fault for each setting; what pydantic says about the members of a union is gathered into one."""
-    found: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
+    groups: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
     for error in errors:
-        found.setdefault(_path(values, error), []).append(error)
-    for path, group in found.items():
+        groups.setdefault(_path(values, error), []).append(error)
+    for path, group in groups.items():
         name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".") or "all together"
         known = [error for error in group if error["type"] != "extra_forbidden"]
         yield Fault(name, source, _said(known) if known else _unknown(model, path))
@@ -222,7 +222,7 @@ def _expected(said: str) -> str:
 
 
 def _unknown(model: type[BaseModel], path: Sequence[str | int]) -> str:
-    """That the last key of `path` is no setting, with the near name of its section or its place in another one."""
+    """Say that the last key of `path` is no setting, and what near or equal name there is here or in other sections."""
     sections: list[type[BaseModel]] = [model]
     for key in path[:-1]:
         sections = [inner for section in sections for inner in models_in(_annotation(section, key))] or sections

@@ -69,15 +69,15 @@ class ObjectiveSection(Section):
     mask_fraction: float = Field(0.15, gt=0, lt=1)
     """Share of residues that are scored."""
     training_mask_fraction: float | None = Field(None, gt=0, lt=1)
-    """Another share in training; validation, whose figures are compared between runs, keeps `mask_fraction`."""
+    """Another share in training; validation keeps `mask_fraction`, so that runs can be compared. Empty: the same."""
     keep_fraction: float = Field(0.1, ge=0, le=1)
-    """Of those: left visible as they are."""
+    """Share of the scored residues that stay visible."""
     random_fraction: float = Field(0.1, ge=0, le=1)
-    """Of those: replaced by a random amino acid. The rest becomes <mask>."""
+    """Share of the scored residues that are replaced by a random amino acid; the rest becomes <mask>."""
 
     @property
     def task_options(self) -> dict[str, float]:
-        """Options of the task masked_language_modeling."""
+        """Options of the task `masked_language_modeling`."""
         return self.model_dump(exclude_none=True)
 
     @model_validator(mode="after")
@@ -90,16 +90,17 @@ class ObjectiveSection(Section):
 
 
 class BatchSection(Section):
-    """How rows become global batches: the order depends on this, the corpus and the seed, never on the cluster."""
+    """How proteins become global batches. Their order depends on this, the corpus and the seed, not on the cluster."""
 
     micro_batch_residues: int = Field(4096, ge=1)
-    """Residues of one micro batch (near: a window of the corpus is cut into equal parts)."""
+    """Residues of one micro batch, about: a window of the corpus is cut into equal parts."""
     lanes: int = Field(2, ge=1)
     """Micro batches of one optimizer step, over all workers: a global batch is about lanes x micro_batch_residues."""
     max_length: int = Field(1024, ge=1)
-    """Residues; `crop` says what training does to longer proteins. Scoring takes them whole (rotary positions)."""
+    """Residues; `crop` says what training does with longer proteins. Scoring takes them whole (rotary positions)."""
     crop: Literal["random", "start", "refuse"] = "random"
-    """Proteins longer than max_length: another random stretch in each epoch; their start; or refuse such a corpus."""
+    """What training sees of proteins longer than max_length: another random stretch in each epoch, or their start;
+    refuse: such a corpus is an error."""
 
     @model_validator(mode="after")
     def _longest_fits(self) -> Self:
@@ -116,17 +117,21 @@ class OptimizerSection(Section):
     name: Literal["adamw", "muon"] = "adamw"
     """muon: torch.optim.Muon on the matrices of the encoder's layers, AdamW on all else (ZeRO stage 0 or plain)."""
     learning_rate: float = Field(2e-3, gt=0, le=1)
+    """The highest one, after warm-up."""
     head_learning_rate: float | None = Field(None, gt=0, le=1)
-    """Of the task's head in finetuning, on the same schedule; empty: as the encoder's."""
+    """Of the task's head in finetuning, on the same schedule; empty: that of the encoder."""
     warmup_steps: int = Field(100, ge=0)
+    """Steps in which the learning rate rises linearly."""
     decay: Literal["linear", "cosine", "none"] = "linear"
+    """How the learning rate falls from the end of warm-up to the last step."""
     final_fraction: float = Field(0.0, ge=0, le=1)
     """Learning rate of the last step, as a share of the peak."""
     weight_decay: float = Field(0.01, ge=0)
+    """Decoupled from the gradient, on matrices only."""
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = Field(1e-8, gt=0)
     gradient_clip: float = Field(1.0, gt=0)
-    """Largest norm of the whole gradient."""
+    """Largest L2 norm of the whole gradient."""
 
 
 class TrainingSection(Section):
@@ -139,24 +144,28 @@ class TrainingSection(Section):
     engine: Literal["deepspeed", "plain"] = "deepspeed"
     """plain: PyTorch alone, for one worker."""
     zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed divides among the workers: 0 nothing, 1 optimizer state, 2 also gradients, 3 also weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """bf16: autocast, fp32 weights (CPU, sm_80 and newer). fp16: dynamic loss scaling, fp32 master weights (V100).
     auto: bf16 where the hardware computes in it, else fp16."""
     validate_every: int = Field(200, ge=1)
+    """Steps between validations."""
     checkpoint_every: NoResult[int] = Field(200, ge=1)
+    """Steps between checkpoints."""
     checkpoint_minutes: NoResult[float | None] = Field(None, gt=0)
     """A checkpoint also after so many minutes without one."""
     keep_checkpoints: NoResult[int] = Field(2, ge=1)
     """The newest checkpoints that are kept; older ones are deleted."""
     max_skipped_steps: NoResult[int] = Field(20, ge=1)
-    """Steps in a row whose loss or gradient is not finite before the run is stopped; each of them is skipped."""
+    """Steps whose loss or gradient is not finite are skipped; so many in a row end the run."""
     log_every: NoResult[int] = Field(10, ge=1)
+    """Steps between rows of metrics."""
     pause_at: NoResult[int | None] = Field(None, ge=1)
-    """Validate, save and end in good order after this step, to go on later (successive halving)."""
+    """Validate, save and end after this step, to resume later (successive halving)."""
     patience: int | None = Field(None, ge=1)
-    """Finetuning ends after so many validations in a row that brought no better figure on valid."""
+    """Finetuning ends after so many validations in a row without a better value on valid; empty: never."""
     validation_residues: int = Field(1_000_000, ge=1)
-    """Residues of each watched split that are scored during training: a fixed prefix of its shuffled rows."""
+    """Residues of each validation split that are scored during training: a fixed prefix of its shuffled rows."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -166,13 +175,14 @@ class TrainingSection(Section):
 
 
 class LoraSection(Section):
-    """Low-rank adapters (Hu et al. 2021, by peft): W + (alpha / rank) B A, where A and B alone are trained."""
+    """Low-rank adapters (Hu et al. 2021, by peft): W + (alpha / rank) B A, of which only A and B are trained."""
 
     rank: int = Field(8, ge=1)
     alpha: int = Field(16, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     layers: tuple[Literal["qkv", "output", "expand"], ...] = Field(("qkv", "output", "expand"), min_length=1)
-    """Linear layers that get one: queries, keys and values; attention's and the MLP's outputs; the MLP's first."""
+    """Linear layers with an adapter. qkv: queries, keys and values; output: attention's and the MLP's outputs; expand:
+    the MLP's first layer."""
 
 
 class ClusterSection(Section):
@@ -181,31 +191,32 @@ class ClusterSection(Section):
     address: str | None = None
     """Ray address; empty: RAY_ADDRESS, else an embedded Ray on this machine."""
     num_workers: WorkerCount = 1
-    """Workers; or [fewest, most]: an elastic group that starts with what there is, and goes on with what is left."""
+    """Workers; or [fewest, most]: an elastic group that starts with what there is room for and continues when workers
+    are lost."""
     resize_minutes: float = Field(10.0, gt=0)
-    """How often an elastic group looks for more workers. To grow is to go back to the newest checkpoint."""
+    """How often an elastic group looks for room for more workers. To grow, it restarts from the newest checkpoint."""
     cpus_per_worker: float | None = Field(None, gt=0)
-    """Empty: at most 1, such that Ray Data keeps one CPU."""
+    """CPUs that a worker reserves; empty: at most 1, such that one is left for Ray Data."""
     threads_per_worker: int | None = Field(None, ge=1)
     """PyTorch threads on CPU; empty: the node's cores shared by its workers."""
     use_gpu: bool | None = None
-    """Empty: where the cluster has GPUs."""
+    """Empty: yes where the cluster has GPUs."""
     in_process: bool | None = None
-    """Train in the process that runs the verb (or the trial) and not in a Ray Train worker: nothing to start, nobody to
-    restart it. Empty: for finetuning with the plain engine."""
+    """Train in the process that runs the command (or the trial) instead of a Ray Train worker: starts at once, but is
+    not restarted when it dies. Empty: for finetuning with the plain engine."""
     max_failures: int = Field(3, ge=0)
-    """Restarts after a worker's death before the run is given up; a preempted node does not count."""
+    """Restarts after a worker died before the run is given up; a node that was taken away does not count."""
     autoscaling: bool = False
-    """True: nodes may be added, so do not refuse a group that is larger than the cluster now is."""
+    """Nodes may be added: a group larger than the present cluster is not refused."""
 
     @property
     def fewest_workers(self) -> int:
-        """The group never runs with fewer."""
+        """Smallest number of workers that the group runs with."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
 
     @property
     def most_workers(self) -> int:
-        """The group never runs with more."""
+        """Largest number of workers that the group runs with."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
     @model_validator(mode="after")
@@ -218,11 +229,11 @@ class ClusterSection(Section):
 
 
 class ProbeSection(Section):
-    """The unsupervised contact probe (Rao et al. 2021) at every validation: what attention maps know of contacts."""
+    """The contact probe (Rao et al. 2021) at every validation: logistic regression of contacts on attention maps."""
 
     data: Path
     """Folder of the records of contact prediction, or of one such folder for each task."""
     num_proteins: int = Field(20, ge=1, le=20)
-    """Training proteins that it is fitted on."""
+    """Training proteins that the probe is fitted on."""
     max_scored: int = Field(100, ge=1)
-    """Proteins of valid that it is scored on, the first ones."""
+    """The probe is scored on the first so many proteins of valid."""

@@ -1,8 +1,8 @@
 """Settings as YAML text: read strictly, and numbers as people write them.
 
-A key given twice, or one that is not text, is refused with its line. `1e-3` is a number (YAML 1.1 makes it text);
-dates, `yes`, `010` and `1:30`, which YAML 1.1 turns into something else, stay text. What `to_yaml` writes, every reader
-of YAML 1.1 reads alike.
+A key given twice, or one that is not text, is refused with its line. `1e-3` is a number (YAML 1.1 takes it for text);
+dates, `yes`, `010` and `1:30`, which YAML 1.1 converts, stay text. Readers of YAML 1.1 read what `to_yaml` writes to
+equal values.
 """
 
 import re
@@ -22,13 +22,16 @@ _TRUTH = re.compile(r"(?:true|True|TRUE|false|False|FALSE)$")
 
 
 def to_yaml(values: BaseModel | Mapping[str, object]) -> str:
-    """YAML text that `read_yaml` reads back to equal values; a model in full, defaults included."""
+    """Return YAML text that `read_yaml` reads back to equal values; of a model all values, defaults included."""
     plain = values.model_dump(mode="json") if isinstance(values, BaseModel) else dict(values)
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31, default_flow_style=False)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in the YAML file at `path`, {} for an empty file; faults are named by file and line."""
+    """Read the mapping in the YAML file at `path`, {} for an empty file.
+
+    Raises FileNotFoundError, and ValueError with file and line for what is not a mapping in YAML.
+    """
     if not path.is_file():
         found = "is a directory" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"settings file {path} {found}")
@@ -46,7 +49,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """The value that `text` is in YAML (`1e-3`, `null`, `[a, b]`); ValueError says why it is none."""
+    """Read one value (`1e-3`, `null`, `[a, b]`); ValueError says why `text` is none in YAML."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -54,7 +57,7 @@ def parse_value(text: str) -> Any:
 
 
 def shown(value: object) -> str:
-    """`value` as a YAML user would write it, cut where long."""
+    """Return `value` as a user would write it in YAML, for messages; cut after 60 characters."""
     if isinstance(value, Mapping):
         return f"a section ({', '.join(str(key) for key in value)})"
     if value is None or isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""A training checkpoint: the engine's state beside a small cursor that says everything about the place in the data.
+"""Training checkpoints: the engine's state, and a small cursor that says how far the run is in its data.
 
 cursor.json   step (optimizer steps done), residues seen, world_size, steps skipped, and the newest validation figures
 state/...     what the engine saved, one part per worker
@@ -26,31 +26,31 @@ CURSOR_FILE = "cursor.json"
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where a run is. With the corpus, the seed and the settings it determines all that follows."""
+    """How far a run is. Together with the data, the seed and the settings it determines all steps that follow."""
 
     step: int
     residues: int
     world_size: int
     figures: Mapping[str, float]
     skipped_steps: int = 0
-    """Steps whose gradient was not finite."""
+    """Optimizer steps that were skipped because their gradient was not finite."""
 
     def checkpoint_name(self) -> str:
-        """Directory of this checkpoint in the run directory.
+        """Return the name of this checkpoint's directory.
 
-        The number of workers is part of it: parts of a half-written checkpoint of other workers must not mix with it.
+        It holds the number of workers, so that a half-written checkpoint of another number of workers is not mixed in.
         """
         return f"step_{self.step:08d}_by_{self.world_size}"
 
 
 class Checkpoints(Protocol):
-    """Where the checkpoints of a run are kept."""
+    """The checkpoints of a run, wherever they are kept."""
 
     def staging(self) -> Path:
         """Make an empty directory that this worker writes its part into."""
 
     def newest(self) -> AbstractContextManager[Path | None]:
-        """The newest checkpoint as a directory for the body's time, None where there is none yet."""
+        """Yields the newest checkpoint as a directory that is there until the body ends; None where there is none."""
 
     def take(self, folder: Path, name: str, figures: Mapping[str, float], *, wait: bool) -> None:
         """Take over `folder`, made by `staging`, as part of checkpoint `name`; with `wait` it is in place on return."""
@@ -87,12 +87,12 @@ class CheckpointWriter:
 
 
 def read_cursor(directory: Path) -> Cursor:
-    """The cursor of the checkpoint in `directory`."""
+    """Read the cursor of the checkpoint in `directory`."""
     return Cursor(**json.loads((directory / CURSOR_FILE).read_text()))
 
 
 def needs_conversion(cursor: Cursor, training: TrainingSection, world_size: int) -> bool:
-    """Whether this many workers can only load the checkpoint in the universal format."""
+    """Whether `world_size` workers need the checkpoint converted to DeepSpeed's universal format."""
     return training.engine == "deepspeed" and training.zero_stage > 0 and cursor.world_size != world_size
 
 
@@ -104,7 +104,7 @@ def loadable(
     is_first_worker: bool,
     barrier: Callable[[], object] = dist.barrier,
 ) -> Iterator[Path]:
-    """The checkpoint in `directory` in a form that these workers can load, for the body's time.
+    """Yields the checkpoint in `directory` as a directory that these workers can load, there until the body ends.
 
     Where it `is_foreign` (`needs_conversion`), the first worker converts it into a directory under `scratch`, which all
     nodes see, and the others wait: all workers call this.
@@ -125,35 +125,35 @@ def loadable(
 
 
 class LocalCheckpoints:
-    """Checkpoints as folders of the run directory, the newest `keep` of them."""
+    """Checkpoints of a run without Ray Train: folders of the run directory, of which the newest `keep` are kept."""
 
     def __init__(self, run_directory: Path, keep: int) -> None:
         self._folder, self._keep = run_directory / CHECKPOINTS_FOLDER, keep
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._aside = self._folder / "unfinished"
+        self._staging = self._folder / "unfinished"
 
     def staging(self) -> Path:
-        """A directory beside the finished ones; what a killed process left there is deleted."""
-        shutil.rmtree(self._aside, ignore_errors=True)
-        self._aside.mkdir()
-        return self._aside
+        """Make an empty directory beside the finished ones; deletes what a killed process left there."""
+        shutil.rmtree(self._staging, ignore_errors=True)
+        self._staging.mkdir()
+        return self._staging
 
     def _finished(self) -> list[Path]:
         return sorted(path for path in self._folder.iterdir() if path.name.startswith("step_"))
 
     @contextmanager
     def newest(self) -> Iterator[Path | None]:
-        """The newest checkpoint, None where there is none yet."""
+        """Yields the newest checkpoint, None where there is none yet."""
         finished = self._finished()
         yield finished[-1] if finished else None
 
     def take(self, folder: Path, name: str, figures: Mapping[str, float], *, wait: bool) -> None:
-        """Put a whole checkpoint in its place by renaming it, and delete those that are too old."""
+        """Rename the finished checkpoint `folder` to `name`, and delete those that are too old."""
         shutil.rmtree(self._folder / name, ignore_errors=True)
         move_directory(folder, self._folder / name)
         for old in self._finished()[: -self._keep]:
             shutil.rmtree(old, ignore_errors=True)
 
     def notice(self) -> str | None:
-        """None: a process hears of no node that is taken away."""
+        """Return None: no preemption notice reaches a run without Ray Train."""
         return None

@@ -1,8 +1,8 @@
-"""DeepSpeed ZeRO 0 to 3 behind the engine's five methods (engine.py): the one door to `deepspeed`.
+"""DeepSpeed ZeRO 0 to 3 behind the engine's five methods (engine.py); the only file that imports `deepspeed`.
 
-ZeRO cuts optimizer state into as many parts as there are workers, and refuses any other number. A checkpoint for
-another number of workers is converted when a run starts, to DeepSpeed's universal format, which holds whole tensors, a
-file for each parameter (DeepSpeed, checkpoint/ds_to_universal.py).
+ZeRO cuts the optimizer state into as many parts as there are workers and loads no other number of parts. A checkpoint
+of another number of workers is therefore converted when the run starts, to DeepSpeed's universal format: whole tensors,
+a file for each parameter (DeepSpeed, checkpoint/ds_to_universal.py).
 """
 
 import math
@@ -33,7 +33,7 @@ SMALL_BUCKETS = {"contiguous_gradients": False, "reduce_bucket_size": 5_000_000}
 def deepspeed_settings(
     training: TrainingSection, optimizer: OptimizerSection, micro_batches: int, device: torch.device
 ) -> dict[str, Any]:
-    """DeepSpeed's JSON for one run; a micro batch is one sample to DeepSpeed, whatever it holds."""
+    """Return DeepSpeed's configuration of a run; each micro batch counts as one sample, whatever it holds."""
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_batches,
@@ -81,7 +81,7 @@ class DeepSpeedEngine:
         )
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepReport:
-        """One optimizer step; all workers call it with the same number of micro batches."""
+        """Make one optimizer step; all workers call it with the same number of micro batches."""
         self._engine.train()
         set_learning_rate(self._engine.optimizer.param_groups, learning_rate)
         scored = count_scored(batches, self._device)
@@ -104,7 +104,7 @@ class DeepSpeedEngine:
         return StepReport(mean_loss, int(scored), norm, is_skipped or not math.isfinite(norm), loss_scale)
 
     def _clipped_norm(self) -> float | None:
-        """Clip the averaged gradient before the optimizer steps and give its norm; None where DeepSpeed does that."""
+        """Clip the averaged gradient before the optimizer steps and return its norm; None where DeepSpeed clips."""
         if self._own_clip is None or not self._engine.is_gradient_accumulation_boundary():
             return None
         parameters = list(self._engine.module.parameters())
@@ -116,7 +116,7 @@ class DeepSpeedEngine:
 
     @torch.no_grad()
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Per-protein columns [B] of the task."""
+        """Return per-protein columns [B] of the task."""
         self._engine.eval()
         return cast(dict[str, Tensor], self._engine(batch.to(self._device)))
 
@@ -128,7 +128,7 @@ class DeepSpeedEngine:
             script.unlink(missing_ok=True)
 
     def load(self, directory: Path) -> None:
-        """Read what `save` wrote, on as many workers; or its universal form where the engine `loads_universal`."""
+        """Restore what `save` wrote on as many workers, or its universal form where the engine `loads_universal`."""
         own = [_settings(group) for group in self._engine.optimizer.param_groups]
         path, _ = self._engine.load_checkpoint(str(directory), tag=STATE_DIRECTORY)
         if path is None:
@@ -144,7 +144,7 @@ class DeepSpeedEngine:
 
     @contextmanager
     def module(self, writes: bool = False) -> Iterator[TaskModel]:
-        """The whole model on every worker; with `writes`, what the first one changes in it is taken back in pieces."""
+        """Yields the whole model on every worker; with `writes`, the first worker's changes to it are kept."""
         model = cast(TaskModel, self._engine.module)
         if self._zero_stage < 3:
             yield model

@@ -1,7 +1,7 @@
-"""What a worker's device is given: precision, threads, and guards against runs that waste hours.
+"""A worker's device: precision, threads, memory, and guards that end a run which can only waste hours.
 
-Precision is chosen by what the hardware computes in, not by what can be emulated: `torch.cuda.is_bf16_supported()` also
-says yes on a V100, where bf16 is emulated and slow; the compute capability does not.
+Precision follows the compute capability. `torch.cuda.is_bf16_supported()` would also say yes on a V100, which only
+emulates bf16 and is slow at it.
 """
 
 import ctypes
@@ -24,9 +24,9 @@ FIRST_WITH_BF16 = (8, 0)
 
 
 def with_precision(section: TrainingSection, device: torch.device) -> TrainingSection:
-    """`section` with its precision settled for `device`; ValueError where the device cannot compute in it.
+    """Return `section` with its precision settled for `device`; ValueError where the device cannot compute in it.
 
-    All workers call it: ValueError as well where they have different hardware and would compute differently.
+    All workers call it; ValueError as well where different hardware would make them compute differently.
     """
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     has_cpu_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
@@ -53,7 +53,7 @@ def _everywhere(settled: Precision) -> list[str]:
 
 
 def settle(wanted: str, capability: tuple[int, int] | None, has_cpu_bf16: bool) -> Precision:
-    """The precision for a GPU of `capability`, or for a CPU (None); ValueError names what is accepted."""
+    """Return the precision for a GPU of compute `capability`, or a CPU (None); ValueError names what is accepted."""
     if wanted == "auto":
         if capability is None:
             return "bf16" if has_cpu_bf16 else "fp32"
@@ -75,7 +75,7 @@ class SkippedSteps:
     """Counts optimizer steps that the engine skipped because their loss or gradient was not finite."""
 
     def __init__(self, section: TrainingSection, before: int) -> None:
-        """`before`: steps skipped before the checkpoint that the run goes on from."""
+        """`before`: steps skipped before the checkpoint that the run resumes from."""
         self._most = section.max_skipped_steps
         self._last_good = 0
         self.total = before
@@ -89,7 +89,7 @@ class SkippedSteps:
             self._last_good = step
 
     def reason_to_stop(self, last_checkpoint: int) -> str | None:
-        """What to tell the user once too many steps in a row were skipped; None as long as training may go on."""
+        """Return a message for the user once too many steps in a row were skipped, None until then."""
         if self.in_a_row < self._most:
             return None
         return (
@@ -111,7 +111,7 @@ def explained_out_of_memory(batches: BatchSection) -> Iterator[None]:
 
 
 def out_of_memory_message(batches: BatchSection) -> str:
-    """The next smaller micro batch, and how many lanes keep the global batch as it is."""
+    """Return a message with the next smaller micro batch and the lanes that keep the global batch as it is."""
     smaller = max(1, batches.micro_batch_residues // 2)
     crop = f" batches.max_length={smaller}" if batches.max_length > smaller else ""
     return (
@@ -122,7 +122,7 @@ def out_of_memory_message(batches: BatchSection) -> str:
 
 
 def prepare_process(job: TrainingJob, device: torch.device, workers_on_node: int) -> None:
-    """Set the process's threads, arithmetic and warnings for `job`; `workers_on_node` workers share the cores."""
+    """Set the process's threads, caches and warnings for `job`; `workers_on_node` workers share the node's cores."""
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would look for an accelerator of its own
         # Micro batches differ in size, and oneDNN would keep kernels for the last 1024 sizes: gigabytes.
@@ -133,10 +133,10 @@ def prepare_process(job: TrainingJob, device: torch.device, workers_on_node: int
 
 
 def give_back_memory() -> None:
-    """Return what was freed to the system, where the allocator is glibc's.
+    """Return freed memory to the operating system, where the allocator is glibc's.
 
-    Micro batches differ in size, so freed blocks lie between others in use, and glibc keeps them: about a gigabyte for
-    each trial that the same process runs.
+    Micro batches differ in size, so freed blocks lie between used ones and glibc keeps them: about a gigabyte for each
+    trial that the same process runs.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -1,7 +1,7 @@
-"""The driver's side of a training run: check, write the run directory, launch the workers, wait. Shared by the verbs.
+"""The driver's side of a training run: check, write the run directory, launch workers, wait. Shared by the verbs.
 
-Small finetuning jobs run in the driver's own process, without Ray Train: nothing has to be started, and nobody restarts
-the job; the same command resumes it.
+Small finetuning jobs run in the driver's own process, without Ray Train: they start at once, and nothing restarts them
+when they die; the same command resumes them.
 """
 
 import signal
@@ -112,7 +112,7 @@ class PausedError(StoppedError):
 
 @contextmanager
 def stopping_on_sigterm(run_directory: Path) -> Iterator[None]:
-    """While the body waits for workers, SIGTERM asks them for a checkpoint and an end; a second one ends at once.
+    """Inside the body, SIGTERM asks the workers to save a checkpoint and end; a second one ends the process at once.
 
     `ray job stop` sends it, and so do batch systems before they kill.
     """

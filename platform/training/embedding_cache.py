@@ -1,10 +1,10 @@
-"""A frozen encoder's embeddings, computed once and kept in the storage: what finetuning with mode frozen trains on.
+"""A frozen encoder's embeddings, computed once and kept in the storage: finetuning with `mode: frozen` trains on them.
 
     <storage>/embeddings/<key>/<split>/values.npy   what `Task.pool` gave, protein after protein in the order of rows
                                        starts.npy   [B + 1] where each protein begins among the values
 
-The key is a hash of all that they depend on: the encoder's weights, the proteins, their order and cropping, the task's
-pooling and the precision. A run that finds them runs no encoder.
+The key is a hash of what they depend on: the encoder's weights, the proteins, their order and cropping, the task's
+pooling and the precision. A run that finds its embeddings there never runs the encoder.
 
 Shapes: B proteins of a split, D hidden, N tokens of a micro batch, V values: tokens of the split, or its proteins.
 """
@@ -30,7 +30,7 @@ from proteinlm.platform.training.job import Run, TrainingJob
 from proteinlm.tasks.task import Batch, every_token
 
 KEPT_AS: dict[str, type] = {"tokens": np.float16, "proteins": np.float32}
-"""Half precision for every token: LayerNorm's outputs are of size one, and a split of them is gigabytes otherwise."""
+"""Type on disk. Tokens in half precision: LayerNorm's outputs are of size one, and fp32 would take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class EmbeddingStore:
         self._splits, self._hidden_size, self._of_tokens = splits, hidden_size, of_tokens
 
     def complete(self, batch: Batch, split: str) -> Batch:
-        """The micro batch with its proteins' embeddings [N, D] or [B, D] from the store."""
+        """Return the micro batch with the embeddings of its tokens [N, D] or of its proteins [B, D]."""
         if not batch.rows:  # the blank micro batch that fills up a worker's step
             size = batch.packed.num_tokens if self._of_tokens else batch.packed.num_proteins
             return replace(batch, pooled=torch.zeros(size, self._hidden_size))
@@ -57,7 +57,7 @@ class EmbeddingStore:
 
 
 def embeddings_of(run: Run, engine: Engine) -> EmbeddingStore:
-    """The store of a frozen job on one worker: from disk, or computed now and then kept."""
+    """Return the embeddings of all splits for a frozen job on one worker: from disk, or computed now and kept."""
     job, task = run.job, run.task
     assert job.pretrained is not None
     encoder_hash = load_pretrained(job.pretrained).content_hash
@@ -81,7 +81,7 @@ def _key(encoder_hash: str, job: TrainingJob, reading: Reading) -> str:
 
 
 def _compute(folder: Path, run: Run, reading: Reading, engine: Engine, *, of_tokens: bool) -> None:
-    """Run the encoder over a whole split; the folder is there whole or not at all."""
+    """Run the encoder over a whole split and write the folder, which is there whole or not at all."""
     kept: list[tuple[int, NDArray[Any]]] = []
     dtype = KEPT_AS["tokens" if of_tokens else "proteins"]
     batches, _ = validation_batches(
@@ -103,7 +103,7 @@ def _compute(folder: Path, run: Run, reading: Reading, engine: Engine, *, of_tok
 
 @torch.no_grad()
 def _pooled(engine: Engine, run: Run, batch: Batch) -> Tensor:
-    """What the head would read, [N, D] or [B, D], on the CPU in fp32."""
+    """What the task's head would read: [N, D] or [B, D], on the CPU in fp32."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(run.job.training.precision)
     with engine.module() as model:
         model.eval()

@@ -28,67 +28,68 @@ from proteinlm.tasks.task import Batch, TaskModel
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimizer step gave, over all workers."""
+    """The result of one optimizer step, over all workers."""
 
     loss: float
-    """Mean loss of a scored label of the global batch."""
+    """Mean over the scored labels of the global batch."""
     scored: int
+    """Scored labels of the global batch."""
     gradient_norm: float
-    """Norm of the whole gradient before clipping."""
+    """L2 norm of the whole gradient before clipping."""
     is_skipped: bool = False
     """The gradient was not finite, so the optimizer did not step."""
     loss_scale: float = 1.0
-    """What fp16 multiplies its loss with, so that small gradients are not lost."""
+    """Factor on the loss in fp16, which keeps small gradients from underflow."""
 
 
 def world_size() -> int:
-    """Workers that share a global batch."""
+    """Return the number of workers that share a global batch; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def sum_over_workers(value: Tensor) -> Tensor:
-    """`value` summed in place over all workers, on whatever device it lies."""
+    """Sum `value` in place over all workers and return it."""
     if world_size() > 1:
         dist.all_reduce(value)
     return value
 
 
 def count_scored(batches: Sequence[Batch], device: torch.device) -> Tensor:
-    """Scored labels of the global batch, as a tensor on `device`: known before the first forward pass."""
+    """Return the number of scored labels of the global batch as a tensor on `device`; all workers call it."""
     local = sum(batch.num_scored for batch in batches)
     return sum_over_workers(torch.tensor(float(local), dtype=torch.float64)).to(device)
 
 
 def seed_dropout(seed: int, batch: Batch) -> None:
-    """Make dropout depend on (seed, step, rows), not on how often a generator was used: resume needs no state."""
+    """Seed dropout from (`seed` of the step, first row of the batch), so that resuming needs no generator state."""
     torch.manual_seed((seed * 1_000_003 + (batch.rows[0] if batch.rows else 0)) % 2**63)
 
 
 class Engine(Protocol):
-    """What the loop needs; see the module's docstring."""
+    """What the training loop calls; see the module's docstring."""
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepReport:
-        """One optimizer step over this worker's micro batches; `seed` is that of dropout's draws."""
+        """Make one optimizer step over this worker's micro batches; `seed` is that of dropout in this step."""
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Per-protein columns [B] of one micro batch, without gradient and without dropout."""
+        """Return the task's per-protein columns [B] of one micro batch, without gradient and without dropout."""
 
     def save(self, directory: Path) -> None:
         """Write everything that the next step depends on into `directory`; every worker calls it."""
 
     def load(self, directory: Path) -> None:
-        """Go on from what `save` wrote into `directory`; every worker calls it."""
+        """Restore what `save` wrote into `directory`; every worker calls it."""
 
     @contextmanager
     def module(self, writes: bool = False) -> Iterator[TaskModel]:
-        """The whole model on every worker while the context is open; with `writes`, the first one's changes stay."""
+        """Yields the whole model on every worker; with `writes`, the first worker's changes to it are kept."""
 
 
 _STATE_FILE = "state.pt"
 
 
 class PlainEngine:
-    """PyTorch alone on one device: what small finetuning trials need, and the reference the other engine is held to."""
+    """PyTorch alone on one device: for small finetuning trials, and the reference that DeepSpeed is tested against."""
 
     def __init__(
         self, model: TaskModel, training: TrainingSection, optimizer: OptimizerSection, device: torch.device
@@ -105,7 +106,7 @@ class PlainEngine:
             return cast(dict[str, Tensor], self._model(batch.to(self._device)))
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepReport:
-        """One optimizer step."""
+        """Make one optimizer step; see `Engine`."""
         self._model.train()
         set_learning_rate(self._optimizer.param_groups, learning_rate)
         scored = count_scored(batches, self._device)
@@ -128,12 +129,12 @@ class PlainEngine:
 
     @torch.no_grad()
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Per-protein columns [B] of the task."""
+        """Return per-protein columns [B] of the task."""
         self._model.eval()
         return self._forward(batch)
 
     def save(self, directory: Path) -> None:
-        """Write model, optimizer and loss scale."""
+        """Write model, optimizer and loss scale into `directory`."""
         state = {
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -150,5 +151,5 @@ class PlainEngine:
 
     @contextmanager
     def module(self, writes: bool = False) -> Iterator[TaskModel]:
-        """The model itself."""
+        """Yields the model itself."""
         yield self._model

@@ -1,7 +1,7 @@
 """Scoring whole splits with an engine, during training and at its end, and writing a prediction for every protein.
 
 Every protein counts once over all workers. During pretraining the contact probe is fitted anew at each validation, on
-the same few proteins, and scored by the first worker alone. Predictions of a finetuned model are
+the same few proteins, by the first worker alone. Predictions of a finetuned model are
 `<run>/predictions/<split>.parquet`, a row for each protein in split order: row, id, sequence, length and the task's
 labels as they stand in its shards; the per-protein columns that the metrics are computed from ("prediction", "correct",
 ...); and the task's outputs as lists over residues or pairs.
@@ -33,7 +33,7 @@ from proteinlm.tasks.task import Batch, Columns, Output
 
 @dataclass(frozen=True)
 class Scores:
-    """What a split was scored with; proteins in the order of their rows."""
+    """The scores of a split, its proteins in the order of their rows."""
 
     columns: Columns
     """Per-protein columns [B] of the task."""
@@ -93,17 +93,18 @@ def score_split(
     num_counted: int,
     outputs: Sequence[Output] = (),
 ) -> Scores:
-    """The scores of a whole split, gathered from all workers.
+    """Score a whole split and gather the scores from all workers, which all call it.
 
-    `batches` are this worker's, of which the first `num_counted` count; every worker has equally many.
+    `batches` are this worker's, of which the first `num_counted` count (the rest fill up, so that every worker has
+    equally many). `outputs` are kept for each protein.
     """
     parts: list[_Part] = []
     for number, batch in enumerate(batches):
-        found = engine.eval_step(batch)
+        scored = engine.eval_step(batch)
         if number >= num_counted:
             continue
-        kept = {output.name: _of_each_protein(output, found.pop(output.name), batch) for output in outputs}
-        columns = {name: column.double().cpu().numpy() for name, column in found.items()}
+        kept = {output.name: _of_each_protein(output, scored.pop(output.name), batch) for output in outputs}
+        columns = {name: column.double().cpu().numpy() for name, column in scored.items()}
         parts.append(_Part(batch.rows, columns, kept))
     return _gathered(parts)
 

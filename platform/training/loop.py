@@ -1,13 +1,28 @@
-"""The loop: steps, validation, checkpoints. It knows neither Ray nor DeepSpeed; both come in as arguments."""
+"""The loop: steps, validation, checkpoints; and the interrupts that save or end a run between its cadences.
 
+It knows neither Ray nor DeepSpeed; both come in as arguments. After every step all workers agree (`Interrupts`):
+
+    the driver was asked to end (SIGTERM)       it writes stop.json into the run directory; the run saves and ends
+    a node will be taken away                   Ray's preemption notice: the run saves in time, and resumes elsewhere
+    the newest checkpoint is n minutes old      the run saves
+
+One worker may see a notice a step before the others do. Only what all of them agreed on may lead to a checkpoint, which
+every worker takes part in.
+"""
+
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import distributed as dist
 
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
+from proteinlm.platform.storage.run_directory import is_stop_requested
 from proteinlm.platform.training.checkpoint import CheckpointWriter
 from proteinlm.platform.training.device import SkippedSteps
 from proteinlm.platform.training.engine import Engine, StepReport
-from proteinlm.platform.training.interrupts import Interrupts
 from proteinlm.platform.training.optim import learning_rate
 from proteinlm.platform.training.selection import Selection
 from proteinlm.platform.training.telemetry import Meter
@@ -17,16 +32,16 @@ from proteinlm.tasks.task import Batch
 
 @dataclass(frozen=True)
 class Schedule:
-    """Everything about a run's length and cadence that the loop needs."""
+    """Length and cadences of a run."""
 
     first_step: int
-    """Steps done before this launch: those of the checkpoint."""
+    """Optimizer steps done before this launch: those of the checkpoint."""
     total_steps: int
     seed: int
     training: TrainingSection
     optimizer: OptimizerSection
     skipped_steps: int = 0
-    """Of the steps done: how many were not finite."""
+    """How many of the steps done were skipped."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +52,64 @@ class Outcome:
     residues: int
     """Residues seen since the run began, over all workers."""
     stopped: str | None
-    """Why it ended before its last step; None: it did not."""
+    """Why training ended before its last step; None: it did not."""
 
 
 AS_ASKED = "as asked"
-"""`Outcome.stopped` of a run that was told to end: it goes on when it is run again."""
+"""`Outcome.stopped` of a run that was asked to end; the same command resumes it."""
 PAUSED = "paused"
-"""`Outcome.stopped` of a run that came to `training.pause_at`: it goes on when it is run without."""
+"""`Outcome.stopped` of a run that came to `training.pause_at`; it resumes with a later `pause_at`, or none."""
+
+
+POLL_SECONDS = 1.0
+"""Time between two looks at files and notices: a notice takes a barrier of Ray's, a file a visit to shared storage."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What all workers do after a step."""
+
+    save: bool
+    stop: bool
+
+
+class Interrupts:
+    """Looks at the clock, the run directory and Ray's notices, and makes all workers decide alike."""
+
+    def __init__(
+        self,
+        run_directory: Path,
+        checkpoint_minutes: float | None,
+        is_first_worker: bool,
+        preemption_notice: Callable[[], str | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`preemption_notice` is called by all workers together; it gives a notice's name, the same on all of them."""
+        self._directory, self._minutes, self._first = run_directory, checkpoint_minutes, is_first_worker
+        self._preemption_notice, self._clock = preemption_notice, clock
+        self._answered: str | None = None
+        self._polled = self._saved = clock()
+
+    def decide(self) -> Decision:
+        """Return what to do after this step, the same on all workers; each calls it once a step."""
+        now = self._clock()
+        poll = self._first and now - self._polled >= POLL_SECONDS
+        stop = poll and is_stop_requested(self._directory)
+        due = self._first and self._minutes is not None and now - self._saved >= 60 * self._minutes
+        agreed = torch.tensor([poll, stop, due], dtype=torch.int32)
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.broadcast(agreed, src=0)
+        polls, stops, saves = agreed.bool().tolist()
+        if polls:
+            self._polled = now
+            notice = self._preemption_notice()
+            saves = saves or (notice is not None and notice != self._answered)
+            self._answered = notice or self._answered
+        return Decision(save=saves or stops, stop=stops)
+
+    def saved(self) -> None:
+        """Note that a checkpoint was made."""
+        self._saved = self._clock()
 
 
 @dataclass(frozen=True)
@@ -63,8 +129,9 @@ class Hooks:
 def train(engine: Engine, steps: Iterable[Sequence[Batch]], schedule: Schedule, hooks: Hooks) -> Outcome:
     """Train from `first_step` to `total_steps`; validate and save at their cadences, and both at the end.
 
-    A step is counted when it is done: after the first one `step` is 1, and a run that resumes from there continues with
-    batch number `step`. A checkpoint that falls on a skipped step waits for the next good one.
+    `steps` yields this worker's micro batches of each step. Steps are counted when they are done: after the first one
+    `step` is 1, and a run that resumes from there continues with batch number `step`. A checkpoint due at a skipped
+    step is made after the next good one.
     """
     meter, selection = hooks.meter, hooks.selection
     figures: dict[str, float] = {}

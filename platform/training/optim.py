@@ -1,6 +1,4 @@
-"""AdamW with the usual exemptions, Muon for the matrices of the encoder's layers, and the learning rate as a pure
-function of the step.
-"""
+"""Optimizers (AdamW; Muon for the matrices of the encoder's layers) and the learning rate of each step."""
 
 import math
 from collections.abc import Iterable
@@ -12,17 +10,17 @@ from torch import nn
 from proteinlm.platform.settings.sections import OptimizerSection
 
 LAYERS = "encoder.layers."
-"""Where the names of the parameters begin whose matrices Muon trains: neither embeddings nor the head are below it."""
+"""Prefix of the parameters whose matrices Muon trains; embeddings and the head have other prefixes."""
 
 
 HEAD = "head."
-"""Where the names of a task head's parameters begin, which may have a learning rate of their own."""
+"""Prefix of a task head's parameters, which may have a learning rate of their own."""
 RATE_FACTOR = "rate_factor"
-"""A parameter group's learning rate over that of the step."""
+"""Key of a parameter group: its learning rate divided by that of the step."""
 
 
 def parameter_groups(model: nn.Module, section: OptimizerSection) -> list[dict[str, Any]]:
-    """Trainable parameters by weight decay (on matrices, none on biases and LayerNorm) and by learning rate."""
+    """Group the trainable parameters by weight decay (none on biases and LayerNorm) and by learning rate."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if section.head_learning_rate is None:
         return _decayed_or_not([p for _, p in named], section.weight_decay)
@@ -41,7 +39,7 @@ def _decayed_or_not(trainable: list[nn.Parameter], weight_decay: float) -> list[
 
 
 def make_optimizer(model: nn.Module, section: OptimizerSection) -> "torch.optim.AdamW | MuonWithAdamW":
-    """The optimizer that `section.name` says, over the trainable parameters of `model`."""
+    """Make the optimizer `section.name` for the trainable parameters of `model`."""
     if section.name == "muon":
         return MuonWithAdamW(model, section)
     return _adamw(parameter_groups(model, section), section)
@@ -73,7 +71,7 @@ class MuonWithAdamW:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of both; a change to a group is a change to the optimizer."""
+        """The parameter groups of both optimizers themselves, no copies."""
         return [*self._muon.param_groups, *self._adamw.param_groups]
 
     def step(self) -> None:
@@ -87,17 +85,17 @@ class MuonWithAdamW:
         self._adamw.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, of both."""
+        """Return the state of both optimizers."""
         return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self._muon.load_state_dict(state["muon"])
         self._adamw.load_state_dict(state["adamw"])
 
 
 def learning_rate(section: OptimizerSection, step: int, total_steps: int) -> float:
-    """Learning rate of optimizer step `step` (0-based): linear warm-up, then decay to `final_fraction` of the peak."""
+    """Return the learning rate of step `step` (0-based): linear warm-up, then decay to `final_fraction` of the peak."""
     if step < section.warmup_steps:
         return section.learning_rate * (step + 1) / section.warmup_steps
     progress = min(1.0, (step - section.warmup_steps) / max(1, total_steps - section.warmup_steps))

@@ -1,6 +1,6 @@
-"""The progress bar of a run: step, loss, speed, time left, and what goes wrong where something does.
+"""The progress bar of a run: step, loss, speed, time left, and stalls or skipped steps where there are any.
 
-It follows metrics.jsonl, wherever workers are.
+It reads metrics.jsonl in the run directory, so it does not matter where the workers are.
 """
 
 import threading
@@ -17,10 +17,10 @@ from proteinlm.platform.training.tracking import MetricsTail
 POLL_SECONDS = 0.5
 
 SPEED_SECONDS = 3600.0
-"""The time left is estimated from so many seconds (and 1000 rows) before now: steps may take minutes."""
+"""The time left is estimated from the rows (at most 1000) of so many seconds before now: steps may take minutes."""
 
 NOTABLE = 0.01
-"""Share of time lost, or of steps skipped, from which on it is shown."""
+"""Stalls and skipped steps are shown from this share of the time or of the steps on."""
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def progress_bar(run_directory: Path, total_steps: int, console: Console | None)
 
 
 class Follower:
-    """Keeps one task of a progress bar at what a run has logged last."""
+    """Updates one task of a progress bar from what a run logs."""
 
     def __init__(self, bar: Progress, run_directory: Path, total_steps: int) -> None:
         self._bar = bar
@@ -65,7 +65,7 @@ class Follower:
         self._task = bar.add_task(run_directory.name, total=total_steps, figures=describe(self._last))
 
     def show(self) -> None:
-        """Read what was logged since the last time and show it."""
+        """Read what was logged since the last call and show it."""
         rows, is_new_file = self._tail.read()
         if is_new_file:
             self._last = {}
@@ -79,7 +79,7 @@ class Follower:
 
 
 def describe(figures: Mapping[str, Any]) -> str:
-    """The newest figures in one line, without those that are missing or not worth the room."""
+    """Return the newest metrics as one line of text; small stalls and missing ones are left out."""
     if "loss" not in figures:
         return "starting workers"
     parts = [f"loss {figures['loss']:.4f}", f"{figures['residues_per_s']:,.0f} residues/s"]

@@ -1,9 +1,9 @@
-"""What every worker of a training job does, in pretraining and finetuning alike; it knows neither Ray nor DeepSpeed.
+"""What every worker of a training job does, in pretraining and finetuning alike; independent of Ray.
 
-    job -> model -> engine -> newest checkpoint, if any -> loop over the stream -> the best step's weights, where an
-    epoch is chosen on valid -> final scores, predictions, rows, pretrained model, and last the mark `finished.json`
+    job -> model -> engine -> newest checkpoint, if any -> loop over the stream -> weights of the best step on valid
+    (finetuning) -> final scores, predictions, rows, pretrained model, and last the mark `finished.json`
 
-Where checkpoints go is decided by the caller: Ray Train's workers (worker.py), or one process alone (driver.py).
+The caller decides where checkpoints go: Ray Train's workers (worker.py), or one process alone (driver.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,9 +35,8 @@ from proteinlm.platform.training.device import explained_out_of_memory, prepare_
 from proteinlm.platform.training.embedding_cache import EmbeddingStore, embeddings_of
 from proteinlm.platform.training.engine import Engine, PlainEngine
 from proteinlm.platform.training.evaluation import ContactValidation, Scores, Validation, write_predictions
-from proteinlm.platform.training.interrupts import Interrupts
 from proteinlm.platform.training.job import CNN, Run, TrainingJob, Worker, batch_plan
-from proteinlm.platform.training.loop import Hooks, Outcome, Schedule, train
+from proteinlm.platform.training.loop import Hooks, Interrupts, Outcome, Schedule, train
 from proteinlm.platform.training.selection import Chosen, Selection
 from proteinlm.platform.training.telemetry import Meter, batch_flops, matmul_peak
 from proteinlm.platform.training.tracking import Tracker, log_result
@@ -141,7 +140,7 @@ def _meter(job: TrainingJob, cursor: Cursor, device: torch.device, *, is_encoder
 
 
 def make_model(job: TrainingJob, task: Task) -> TaskModel:
-    """Encoder and head, equal on all workers: what is random comes from the job's seed."""
+    """Make encoder and head, equal on all workers: everything random is drawn from the job's seed."""
     torch.manual_seed(job.seed)
     encoder = load_pretrained(job.pretrained).encoder if job.pretrained and job.mode != CNN else None
     return make_task_model(task, _finetuned(job), encoder)
@@ -155,9 +154,9 @@ def _finetuned(job: TrainingJob, **extra: object) -> Finetuned:
 def finish(
     run: Run, model: TaskModel, scores: Mapping[str, Scores], *, outcome: Outcome, chosen: Chosen | None
 ) -> None:
-    """Write rows for `scores`, predictions (finetuning), the model's directory and the mark, in this order.
+    """Write predictions (finetuning), result rows, the model's directory and last the mark `finished.json`.
 
-    `chosen` is the step whose weights were scored, where that is a choice; None: the last one's.
+    `chosen` is the step whose weights were scored; None: the last one.
     """
     job, task, manifest = run.job, run.task, run.manifest
     who = Measured(
@@ -175,11 +174,11 @@ def finish(
         settings={"chosen": asdict(chosen)} if chosen else None,
     )
     is_pretraining = job.verb == "pretrain"
-    columns = {split: found.columns for split, found in scores.items()}
+    columns = {split: scored.columns for split, scored in scores.items()}
     floors = {split: language_model_floors(manifest, split, job.task_options) for split in scores if is_pretraining}
     if not is_pretraining:
-        for split, found in scores.items():
-            write_predictions(run, split, found)
+        for split, scored in scores.items():
+            write_predictions(run, split, scored)
     rows = measure(who, task, manifest, columns, floors)
     append_rows(job.directory, rows)
     log_result(job.directory, outcome.step, {f"{row.split}/{row.metric}": row.value for row in rows if row.is_main})
@@ -201,9 +200,9 @@ def make_engine(
     micro_batches: int,
     loads_universal: bool = False,
 ) -> Engine:
-    """The engine that `training.engine` names; `micro_batches` per worker and step.
+    """Make the engine that `training.engine` names, for `micro_batches` per worker and step.
 
-    `loads_universal`: what it will load was converted from another number of workers (universal.py).
+    `loads_universal`: it will load a checkpoint converted from another number of workers (`convert_to_universal`).
     """
     if training.engine == "plain":
         return PlainEngine(model, training, optimizer, device)

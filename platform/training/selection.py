@@ -1,10 +1,10 @@
 """Which step's weights a finetuned model ends with: the best one by the task's first metric on its first valid split.
 
-The test splits have no say in it. Beside the choice it tells when to stop: after `patience` validations in a row that
-brought no better figure. Its memory lies in the run directory, so that a resumed run chooses as one that never stopped:
+The test splits are not looked at. It also tells when to stop: after `patience` validations in a row without a better
+value. What it has seen is stored in the run directory, so that a resumed run chooses as one that never stopped:
 
-    best/selection.json          every validation so far: [step, figure]
-    best/step_00000120.pt        what is trained, as of the best step, and of the one that was best at the checkpoint
+    best/selection.json          every validation so far: [step, value]
+    best/step_00000120.pt        trained weights of the best step, and of the one that was best at the last checkpoint
 
 Weights are kept whole, for any number of workers, and without the optimizer's state: they are scored, never trained on.
 """
@@ -28,7 +28,7 @@ MEMORY_FILE = "selection.json"
 
 @dataclass(frozen=True)
 class Chosen:
-    """The choice, as result rows tell it."""
+    """The step that was chosen, as result rows record it."""
 
     step: int
     of_steps: int
@@ -51,11 +51,11 @@ class Selection:
         engine: Engine,
         is_first_worker: bool,
     ) -> None:
-        """`figure` is a name in what validation gives, such as "valid/spearman"; `first_step` the checkpoint's."""
+        """`figure` names a metric of the validation, such as "valid/spearman"; training resumes after `first_step`."""
         self._folder, self._figure, self._patience = folder, figure, patience
         self._sign = 1.0 if larger_is_better else -1.0
         self._engine, self._is_first = engine, is_first_worker
-        # What was seen after the checkpoint will be seen again.
+        # Validations after the checkpoint will be made again.
         self._seen = [(step, value) for step, value in _remembered(folder) if step <= first_step]
         self._at_checkpoint = self.best_step()
 
@@ -76,12 +76,12 @@ class Selection:
         )
 
     def best_step(self) -> int | None:
-        """The step whose figure is best so far, the first one of equals; NaN is never best."""
+        """Return the step whose metric is best so far, of equal ones the first; None while all were NaN."""
         known = [(self._sign * value, -step) for step, value in self._seen if value == value]
         return -max(known)[1] if known else None
 
     def note(self, step: int, figures: Mapping[str, float]) -> None:
-        """Keep the weights of this validated step if it is the best so far; all workers call it with equal figures."""
+        """Keep the weights of this validated step if it is the best so far; all workers call it with equal metrics."""
         self._seen.append((step, figures[self._figure]))
         if self._is_first:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -94,18 +94,18 @@ class Selection:
             self._forget_all_but({self.best_step(), self._at_checkpoint})
 
     def checkpointed(self) -> None:
-        """A checkpoint was made: what is best now must outlive what may be lost after it."""
+        """Note that a checkpoint was made: a run resumed from it needs the weights that are best now."""
         self._at_checkpoint = self.best_step()
 
     def is_exhausted(self) -> bool:
-        """Whether the last `patience` validations were all without a new best."""
+        """Whether the last `patience` validations brought no new best step."""
         best = self.best_step()
         if self._patience is None or best is None:
             return False
         return sum(step > best for step, _ in self._seen) >= self._patience
 
     def load_best(self) -> bool:
-        """Put the best step's weights back into the engine; False where they are those of the last validated step."""
+        """Load the best step's weights into the engine; False where the last validated step is the best."""
         best = self.best_step()
         if best is None or best == self._seen[-1][0]:
             return False
@@ -117,7 +117,7 @@ class Selection:
         return True
 
     def chosen(self, of_steps: int) -> Chosen | None:
-        """What was chosen; None where no figure was a number."""
+        """Return the chosen step out of `of_steps` steps done; None where every value was NaN."""
         best = self.best_step()
         return None if best is None else Chosen(best, of_steps, self._figure, dict(self._seen)[best])
 
@@ -133,7 +133,7 @@ def _weights(folder: Path, step: int) -> Path:
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that are trained, and buffers such as BatchNorm's: a frozen encoder lies elsewhere."""
+    """Trained parameters, and buffers such as BatchNorm's; a frozen encoder is in its pretrained directory."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name not in frozen}
 

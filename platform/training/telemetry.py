@@ -1,7 +1,7 @@
-"""Telemetry: how fast a run is, how much of the machine's matmul peak that is, and where time is lost.
+"""Telemetry: the speed of a run, its share of the machine's matmul peak, and where time is lost.
 
-One `Meter` per worker counts the micro batches of its steps and the seconds that were not spent computing; a reading
-adds all workers up in one all-reduce. Residues are real ones: neither special tokens nor padding.
+One `Meter` per worker counts the micro batches of its steps and the seconds that were not spent computing; `read` adds
+up all workers in one all-reduce. Residues are those of proteins, without special tokens and padding.
 
 Shapes: N tokens of a micro batch, P slots of its padded attention stream (models/packed.py).
 """
@@ -27,10 +27,9 @@ ItemT = TypeVar("ItemT")
 
 @cache
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """FLOP/s of the fastest large matrix product found in about `seconds`, with this process's threads and settings.
+    """Return FLOP/s of the fastest large matrix product measured in about `seconds`, with this process's threads.
 
-    It is what the machine gives now: on cores that others use too it is less than the data sheet says. A process
-    measures it once.
+    On cores that other processes use too it is less than the data sheet says. It is measured once for each process.
     """
     sizes = (4096, 8192) if device.type == "cuda" else (1024, 2048)
     return max(_product_rate(size, device, dtype, seconds / len(sizes)) for size in sizes)
@@ -57,15 +56,15 @@ def _product_rate(size: int, device: torch.device, dtype: torch.dtype, seconds: 
 
 
 def attention_slots(packed: Packed) -> int:
-    """P: slots of the attention stream, the padding inside groups included; N where nothing is padded."""
+    """Return P, the slots of the attention stream with the padding inside groups; N where nothing is padded."""
     return packed.num_tokens if packed.source is None else packed.source.shape[0]
 
 
 def batch_flops(config: ModelConfig, batch: Batch, *, is_language_model: bool, is_frozen: bool = False) -> int:
-    """Model FLOPs of training on one micro batch.
+    """Return the model FLOPs of training on one micro batch.
 
     `is_language_model`: the head is the language model's, on scored tokens; another task's head is not counted.
-    `is_frozen`: the encoder runs forward alone.
+    `is_frozen`: the encoder runs forward only.
     """
     num_scored = batch.num_scored if is_language_model else 0
     count = forward_flops if is_frozen else training_flops
@@ -74,7 +73,7 @@ def batch_flops(config: ModelConfig, batch: Batch, *, is_language_model: bool, i
 
 @dataclass
 class _Counts:
-    """What one worker counted since its last reading."""
+    """What one worker counted since the last `read`."""
 
     residues: int = 0
     tokens: int = 0
@@ -83,27 +82,27 @@ class _Counts:
     waiting: float = 0.0
     """Seconds without a batch."""
     saving: float = 0.0
-    """Seconds in which a checkpoint kept training from going on."""
+    """Seconds in which training waited for a checkpoint."""
     paused: float = 0.0
-    """Seconds of something that is not training, such as validation."""
+    """Seconds of anything that is not training, such as validation."""
 
 
 @dataclass
 class _Launch:
-    """Seconds of one worker since the launch's first reading."""
+    """Seconds of one worker since the first `read` of this launch."""
 
     training: float = 0.0
-    """Waiting included, saving and pauses not."""
+    """With waiting, without saving and pauses."""
     waiting: float = 0.0
     saving: float = 0.0
 
 
 class Meter:
-    """Counts of one worker, read over all workers.
+    """Counts micro batches and times of one worker; `read` combines all workers.
 
-    Seconds of `paused` and `saving` are in no rate. Shares of stalls are over the whole launch (over one reading they
-    would be nothing or everything) without what came before its first reading: the first batch and the first step,
-    whose kernels are being made, would hide how the run goes.
+    Time inside `paused` and `saving` is not part of any rate. Shares of stalls are taken over the whole launch, since
+    a single stall fills most of one interval between two reads. They leave out the time before the launch's first read:
+    the first batch and the first step, which compiles kernels, would dominate them.
     """
 
     def __init__(
@@ -115,10 +114,10 @@ class Meter:
         device: torch.device | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`first_residues` were seen before this launch, over all workers.
+        """`first_residues`: residues seen before this launch, over all workers.
 
-        `flops` gives a micro batch's model FLOPs (`batch_flops`), `peak` this worker's matmul peak in FLOP/s, `device`
-        is where it computes (None: the CPU).
+        `flops` returns a micro batch's model FLOPs (`batch_flops`); `peak` is this worker's matmul peak in FLOP/s;
+        `device` is where it computes (None: the CPU).
         """
         self._total = first_residues
         self._flops, self._peak, self._clock = flops, peak, clock
@@ -136,19 +135,19 @@ class Meter:
             self._unread.flops += self._flops(batch) if self._flops else 0
 
     def waiting(self) -> AbstractContextManager[None]:
-        """A with-block in which this worker has nothing to compute on: a data stall."""
+        """Context in which this worker waits for data: a data stall."""
         return self._timed("waiting")
 
     def saving(self) -> AbstractContextManager[None]:
-        """A with-block in which a checkpoint keeps training from going on: a checkpoint stall."""
+        """Context in which training waits for a checkpoint: a checkpoint stall."""
         return self._timed("saving")
 
     def paused(self) -> AbstractContextManager[None]:
-        """A with-block that is not training, such as validation; its time is in no figure."""
+        """Context that is not training, such as validation; its time is left out of all figures."""
         return self._timed("paused")
 
     def awaited(self, items: Iterable[ItemT]) -> Iterator[ItemT]:
-        """The same items; the time until each one is there counts as waiting."""
+        """Yields `items`; the time until each one is there counts as waiting."""
         iterator = iter(items)
         while True:
             with self.waiting():
@@ -167,18 +166,18 @@ class Meter:
             setattr(self._unread, name, getattr(self._unread, name) + self._clock() - start)
 
     def total(self) -> int:
-        """Residues seen since the run began, over all workers; all workers call it."""
+        """Return the residues seen since the run began, over all workers; all workers call it."""
         (residues,), _ = self._over_workers([self._unread.residues], own=0.0)
         return self._total + round(residues)
 
     def read(self) -> dict[str, float]:
-        """Figures over all workers; all workers call it.
+        """Return figures over all workers; all workers call it. Shares are means over workers, unknown figures absent.
 
-        Since the last reading: `residues_per_s`; `padding_share` of the slots that attention computes on;
-        `flops_per_s`, model FLOP/s of all workers together; `peak_share`, a worker's model FLOP/s over its own matmul
-        peak. Since the launch's first reading, and absent in it: `data_stall_share` of the training time,
+        Since the last `read`: `residues_per_s`; `padding_share` of the slots that attention computes on; `flops_per_s`,
+        model FLOP/s of all workers together; `peak_share`, a worker's model FLOP/s divided by its own matmul peak.
+        Since the launch's first `read`, and absent from it: `data_stall_share` of the training time,
         `checkpoint_stall_share` of training time and stalls. Since the run began: `residues`. Now: `memory_gb`, 10^9
-        bytes of the worker that has most. Shares are means over workers; what is not known is absent.
+        bytes, of the worker that has most.
         """
         counts, now = self._unread, self._clock()
         seconds = max(now - self._since - counts.paused - counts.saving, 1e-9)
@@ -201,8 +200,8 @@ class Meter:
         return figures | {"memory_gb": max(memory) / 1e9}
 
     def _stall_shares(self, seconds: float) -> dict[str, float]:
-        """Shares of this worker since the launch's first reading, of which `seconds` of training are new."""
-        if self._launch is None:  # the first reading: what it covers is the start
+        """Shares of this worker since the launch's first `read`; `seconds` of training are new."""
+        if self._launch is None:  # the first `read` covers the start
             self._launch = _Launch()
             return {}
         launch, counts = self._launch, self._unread
@@ -215,7 +214,7 @@ class Meter:
         }
 
     def _over_workers(self, sums: Sequence[float], own: float) -> tuple[list[float], list[float]]:
-        """`sums` added up over all workers, and every worker's `own`, with one all-reduce."""
+        """Return `sums` added up over all workers, and every worker's `own`, with one all-reduce."""
         if not dist.is_initialized():
             return list(sums), [own]
         everyone = [0.0] * dist.get_world_size()

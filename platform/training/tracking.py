@@ -1,14 +1,14 @@
-"""Where step figures go, written by the first worker: metrics.jsonl and TensorBoard event files in the run directory.
+"""Step metrics, written by the first worker: metrics.jsonl and TensorBoard event files in the run directory.
 
-Where Ray runs they are gauges of its metrics too (`ray.util.metrics`, for Prometheus): `proteinlm_<figure>`, tag `run`.
-A resumed run first forgets what was logged after its checkpoint, so that no step stands twice in the files.
+Where Ray runs they are also gauges of `ray.util.metrics` (for Prometheus): `proteinlm_<metric>` with the tag `run`.
+A resumed run first deletes what was logged after its checkpoint, so that no step stands twice in metrics.jsonl.
 
-A figure that is not finite (the loss of a skipped step) is null in metrics.jsonl, for NaN is not JSON; it is read back
+A value that is not finite (the loss of a skipped step) is null in metrics.jsonl, since JSON has no NaN; it is read back
 as NaN.
 
 The event files also hold what TensorBoard's HParams tab shows of a run: its settings from the start, and at its end the
-figures of its result rows as `final/<split>/<metric>`. The tab takes the first list of columns that it finds under a
-folder for all runs in it; so none is written, and it lists whatever any of them has.
+metrics of its result rows as `final/<split>/<metric>`. No list of columns is written: the tab would use the first one
+it finds under a folder for all runs in it; without any it lists the columns of all runs.
 """
 
 import json
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 HEAD_BYTES = 65536
-"""Of an event file: its first events, among which the run's settings and its end are found, if they are there."""
+"""Bytes at the start of an event file that are searched for the run's settings and its end."""
 
 
 def read_metrics(run_directory: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl in order; a last line that is being written is left out."""
+    """Read the rows of a run's metrics.jsonl in order; an unfinished last line is left out."""
     return MetricsTail(run_directory).read()[0]
 
 
@@ -46,16 +46,16 @@ def last_logged_step(run_directory: Path) -> int | None:
 
 
 class MetricsTail:
-    """Reads metrics.jsonl bit by bit while it grows: a long run has many rows."""
+    """Reads metrics.jsonl step by step while it grows, without reading old rows again."""
 
     def __init__(self, run_directory: Path) -> None:
         self._path = run_directory / METRICS_FILE
         self._file: tuple[int, int] | None = None
-        """Device and inode of the file that was read: `forget_after` puts another one in its place."""
+        """Device and inode of the file that was read: `forget_after` replaces the file."""
         self._offset = 0
 
     def read(self) -> tuple[list[dict[str, Any]], bool]:
-        """The rows since the last call, and whether the file was written anew, so that these are all there are."""
+        """Return the rows since the last call, and whether the file was replaced, so that these are all its rows."""
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
@@ -82,13 +82,13 @@ def _as_line(row: Mapping[str, float]) -> str:
 
 
 def forget_after(run_directory: Path, step: int) -> None:
-    """Drop logged rows of steps after `step` (a run that resumes there will write them again)."""
+    """Delete the rows of steps after `step`; a run that resumes there writes them again."""
     rows = [row for row in read_metrics(run_directory) if row["step"] <= step]
     write_atomically(run_directory / METRICS_FILE, "".join(map(_as_line, rows)))
 
 
 class Tracker:
-    """Writes one row per logged step; a tracker that is not `active` (every worker but the first) writes nothing.
+    """Writes a row for each logged step; a tracker that is not `active` (every worker but the first) writes nothing.
 
     `settings` (dotted name -> value) are the run's hyper-parameters in TensorBoard.
     """
@@ -109,7 +109,7 @@ class Tracker:
         self._gauges = _Gauges(run_directory.name)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Log `figures` at `step` (optimizer steps done)."""
+        """Log `figures` (metric name -> value) at `step` (optimizer steps done)."""
         if not self._active:
             return
         self._file.write(_as_line({"step": step, **figures}))
@@ -130,7 +130,7 @@ class Tracker:
 
 
 def log_result(run_directory: Path, step: int, figures: Mapping[str, float]) -> None:
-    """Add a finished run's `figures` (`<split>/<metric>`) to its event files, and that it ended well; once only."""
+    """Add a finished run's `figures` (`<split>/<metric>` -> value) and its success to its event files, once only."""
     from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
     from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
@@ -146,7 +146,7 @@ def log_result(run_directory: Path, step: int, figures: Mapping[str, float]) -> 
 
 
 def _add_settings(board: "SummaryWriter", settings: Mapping[str, Any]) -> None:
-    """Add the event that gives a run's settings, if it is not there: numbers, truth values, text; there is no null."""
+    """Add the event with a run's settings unless it is there: numbers, truth values and text; nulls are left out."""
     from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
 
@@ -175,7 +175,7 @@ def _add_event(board: "SummaryWriter", tag: str, data: "HParamsPluginData") -> N
 
 
 def _is_on_board(run_directory: Path, tag: str) -> bool:
-    """Whether one of the run's event files begins with an event of this tag: where a run goes on, each has one more."""
+    """Whether one of the run's event files (each launch adds one) begins with an event of this tag."""
     for path in (run_directory / TENSORBOARD_FOLDER).glob("events.out.tfevents.*"):
         with path.open("rb") as file:
             if tag.encode() in file.read(HEAD_BYTES):
@@ -184,7 +184,7 @@ def _is_on_board(run_directory: Path, tag: str) -> bool:
 
 
 class _Gauges:
-    """The newest figures as gauges of Ray's metrics; nothing in a process without Ray."""
+    """The newest values as gauges of Ray's metrics; does nothing in a process without Ray."""
 
     def __init__(self, run: str) -> None:
         self._tags = {"run": run}
@@ -193,7 +193,7 @@ class _Gauges:
         self._has_ray = ray is not None and ray.is_initialized()
 
     def set(self, figures: Mapping[str, float]) -> None:
-        """Set one gauge per figure; "valid/loss" becomes proteinlm_valid_loss."""
+        """Set a gauge for each value; "valid/loss" becomes proteinlm_valid_loss."""
         if not self._has_ray:
             return
         from ray.util.metrics import Gauge

@@ -1,6 +1,6 @@
-"""A Ray Train worker: the one door to `ray.train`'s worker side. What it does is run_job.py.
+"""A Ray Train worker, the only file that imports the worker side of `ray.train`. The training itself is run_job.py.
 
-A report is a barrier that waits for the controller, so it is made at checkpoint cadence only; step figures go to files.
+A report is a barrier that waits for the controller, so it is made with checkpoints only; step metrics go to files.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from proteinlm.platform.training.run_job import run_job
 
 
 def train_worker(settings: dict[Any, Any]) -> None:
-    """Run one training job on this worker of a Ray Train group, from its newest checkpoint where there is one."""
+    """Run a training job (`TrainingJob` as a plain dict) on this worker, from the newest checkpoint if there is one."""
     import ray.train
     import ray.train.torch
 
@@ -30,19 +30,19 @@ def train_worker(settings: dict[Any, Any]) -> None:
 
 
 class RayCheckpoints:
-    """Checkpoints that Ray Train keeps in the run directory: it merges what the workers wrote, and deletes old ones."""
+    """Checkpoints kept by Ray Train in the run directory: it merges what the workers wrote and deletes old ones."""
 
     def __init__(self, run_directory: Path) -> None:
         digest = blake2b(str(run_directory).encode(), digest_size=8).hexdigest()
         self._prefix = f"proteinlm-checkpoint-{digest}-"
 
     def staging(self) -> Path:
-        """A directory on this node; Ray Train merges those of all workers."""
+        """Make an empty directory on this node; Ray Train merges those of all workers."""
         return Path(tempfile.mkdtemp(prefix=self._prefix))
 
     @contextmanager
     def newest(self) -> Iterator[Path | None]:
-        """The newest checkpoint of this run as a directory, None where there is none yet."""
+        """Yields the newest checkpoint of this run as a directory, None where there is none yet."""
         import ray.train
 
         checkpoint = ray.train.get_checkpoint()
@@ -73,6 +73,6 @@ class RayCheckpoints:
         return f"{notice.deadline_ms} {notice.preempted_node_ids}" if notice else None
 
     def forget_unsent(self) -> None:
-        """Delete what an earlier, killed worker of this run had written on this node and not yet sent to storage."""
+        """Delete what a killed worker of this run left on this node without having uploaded it."""
         for folder in Path(tempfile.gettempdir()).glob(self._prefix + "*"):
             shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.packed import pack
 from proteinlm.platform.training.engine import StepReport
-from proteinlm.platform.training.interrupts import Decision
+from proteinlm.platform.training.loop import Decision
 from proteinlm.tasks.task import Batch, TaskModel
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
-from proteinlm.platform.training.interrupts import Decision
-from proteinlm.platform.training.loop import AS_ASKED, Hooks, Outcome, Schedule, train
+from proteinlm.platform.training.loop import AS_ASKED, Decision, Hooks, Outcome, Schedule, train
 from proteinlm.platform.training.telemetry import Meter
 from tests.made.stub_engine import Decided, StubEngine, StubWriter, batch
 

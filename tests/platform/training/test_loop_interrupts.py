@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from proteinlm.platform.storage.run_directory import request_stop, withdraw_stop
-from proteinlm.platform.training.interrupts import Decision, Interrupts
+from proteinlm.platform.training.loop import Decision, Interrupts
 
 NOTHING = Decision(save=False, stop=False)
 SAVE = Decision(save=True, stop=False)
