@@ -63,11 +63,7 @@ def identity(config: PretrainConfig | FinetuneConfig, model: Trial | None = None
     `model` is the trial of the same plan whose model is finetuned: it is known by its configuration, wherever the
     sweep's directory lies. A model from elsewhere is known by its path.
     """
-    values = {
-        name: value
-        for name, value in settings_of_result(config).items()
-        if value is not None and name != SEED
-    }
+    values = {name: value for name, value in settings_of_result(config).items() if value is not None and name != SEED}
     if isinstance(config, PretrainConfig) and (config.corpus / MANIFEST_FILE).is_file():
         values["corpus"] = read_manifest(config.corpus).content_hash
     if isinstance(config, FinetuneConfig) and config.pretrained:
