@@ -33,7 +33,7 @@ def test_a_run_goes_on_with_other_numbers_of_workers(folder: Path, ray_cluster: 
             break
         stopper = threading.Thread(target=lambda: (wait_for_step(run, stop_at), request_stop(run.directory)))  # noqa: B023
         stopper.start()
-        with pytest.raises(StoppedError, match=r"stopped after step \d+, as asked; the same command goes on"):
+        with pytest.raises(StoppedError, match=r"stopped after step \d+, as asked; the same command resumes"):
             pretrain(run)
         stopper.join()
     found, expected = losses(run), losses(alone)
