@@ -22,11 +22,38 @@ from proteinlm.platform.data.manifest import Split
 
 
 @dataclass(frozen=True)
-class WindowPlace:
-    """Which shard one window is, and in which epoch it is read."""
+class WindowSlice:
+    """One window to read: which rows of which file, and into how many micro batches they are cut.
 
-    epoch: int
+    It holds all that a reader must know of the split, so that the manifest, which may be large, need not travel.
+    """
+
+    file: str
+    """Path of the shard, relative to the data set's directory."""
+    first_row: int
+    """Row number in the split of the shard's first row."""
+    num_rows: int
+    """Rows to read, the shard's first ones."""
     shard: int
+    epoch: int
+    micro_batches: int
+    is_training: bool
+
+    @classmethod
+    def of(
+        cls,
+        split: Split,
+        shard: int,
+        micro_batches: int,
+        is_training: bool,
+        *,
+        epoch: int = 0,
+        num_rows: int | None = None,
+    ) -> "WindowSlice":
+        """Shard number `shard` of `split`; of its rows the first `num_rows` (None: all)."""
+        found = split.shards[shard]
+        rows = found.rows if num_rows is None else num_rows
+        return cls(found.file, split.first_rows[shard], rows, shard, epoch, micro_batches, is_training)
 
 
 @dataclass(frozen=True)
@@ -49,12 +76,13 @@ class BatchPlan:
         """Global steps in which every row is seen once."""
         return len(self.split.shards) * self.micro_batches / self.lanes
 
-    def window(self, index: int) -> WindowPlace:
+    def window(self, index: int) -> WindowSlice:
         """Window `index` of the endless sequence."""
-        epoch, place = divmod(index, len(self.split.shards))
-        return WindowPlace(epoch, int(_permutation(len(self.split.shards), self.seed, epoch)[place]))
+        epoch, number = divmod(index, len(self.split.shards))
+        shard = int(_permutation(len(self.split.shards), self.seed, epoch)[number])
+        return WindowSlice.of(self.split, shard, self.micro_batches, True, epoch=epoch)
 
-    def lane_window(self, lane: int, round_: int) -> WindowPlace:
+    def lane_window(self, lane: int, round_: int) -> WindowSlice:
         """The window that `lane` reads in `round_`."""
         return self.window(round_ * self.lanes + lane)
 
@@ -121,7 +149,7 @@ class Share:
         last_round = self.plan.place_of(self.last_step - 1)[0]
         return len(self.lanes) * (last_round + 1 - self.plan.place_of(self.first_step)[0])
 
-    def window(self, number: int) -> WindowPlace:
+    def window(self, number: int) -> WindowSlice:
         """Window `number` of those: in each round lane after lane."""
         round_, lane = divmod(number, len(self.lanes))
         return self.plan.lane_window(self.lanes[lane], self.plan.place_of(self.first_step)[0] + round_)

@@ -16,15 +16,12 @@ from typing import cast
 import pyarrow as pa
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.platform.batches.order import BatchPlan, Share, WindowPlace, lanes_of, micro_batches_per_step
+from proteinlm.platform.batches.order import BatchPlan, Share, WindowSlice, lanes_of, micro_batches_per_step
 from proteinlm.platform.batches.windows import (
-    Reading,
-    ShardWindow,
-    WindowSlice,
+    ReadOptions,
     blank_batch,
     is_empty,
-    locate,
-    read_shard,
+    read_window,
     to_batch,
 )
 from proteinlm.platform.data.manifest import Split
@@ -45,7 +42,7 @@ PREFETCHED_BLOCKS = 2
 
 
 def training_steps(
-    reading: Reading, plan: BatchPlan, *, rank: int, world_size: int, first_step: int, last_step: int
+    reading: ReadOptions, plan: BatchPlan, *, rank: int, world_size: int, first_step: int, last_step: int
 ) -> Iterator[list[Batch]]:
     """For every global step in [first_step, last_step): the micro batches of this worker's lanes, in lane order.
 
@@ -56,14 +53,13 @@ def training_steps(
     task = build_task(reading.task, **reading.task_options)
     num_blanks = micro_batches_per_step(plan.lanes, world_size) - len(share.lanes)
     blanks = [blank_batch(get_alphabet(reading.alphabet), task)] * num_blanks
-    places = (share.window(number) for number in range(share.num_windows))
-    windows = (WindowSlice(place, plan.micro_batches, is_training=True) for place in places)
+    windows = (share.window(number) for number in range(share.num_windows))
     steps = share.steps(_stream(reading, windows, task))
     return ([*(to_batch(*place, task, get_alphabet(reading.alphabet)) for place in lanes), *blanks] for lanes in steps)
 
 
 def validation_batches(
-    reading: Reading, *, rank: int, world_size: int, micro_batch_residues: int, max_residues: int | None
+    reading: ReadOptions, *, rank: int, world_size: int, micro_batch_residues: int, max_residues: int | None
 ) -> tuple[list[Batch], int]:
     """Micro batches of one worker, from a fixed prefix of the split, and how many of them count.
 
@@ -74,7 +70,7 @@ def validation_batches(
     mean = reading.split.residues / reading.split.rows
     parts = [max(1, round(count * mean / micro_batch_residues)) for count in counts]
     windows = (
-        WindowSlice(WindowPlace(0, number), parts[number], is_training=False, num_rows=count)
+        WindowSlice.of(reading.split, number, parts[number], False, num_rows=count)
         for number, count in enumerate(counts)
     )
     task = build_task(reading.task, **reading.task_options)
@@ -94,7 +90,7 @@ def prefix_rows(split: Split, max_residues: int | None) -> list[int]:
     return [count for count in counts if count]
 
 
-def _stream(reading: Reading, windows: Iterator[WindowSlice], task: Task) -> Iterator[tuple[pa.Table, int]]:
+def _stream(reading: ReadOptions, windows: Iterator[WindowSlice], task: Task) -> Iterator[tuple[pa.Table, int]]:
     """The micro batches of `windows`, in order: a table that holds it, and its row in there.
 
     Of a task's records, what makes one Ray task is read here, in some 30 ms: a pipeline takes longer to start.
@@ -104,7 +100,7 @@ def _stream(reading: Reading, windows: Iterator[WindowSlice], task: Task) -> Ite
         num_tasks = -(-len(part) // per_task)
         tables: Iterator[pa.Table]
         if task.records and num_tasks == 1:
-            tables = map(partial(read_shard, reading), locate(reading.split, part))
+            tables = map(partial(read_window, reading), part)
         else:
             tables = _pipeline(reading, part, num_tasks)
         for table in tables:
@@ -112,7 +108,7 @@ def _stream(reading: Reading, windows: Iterator[WindowSlice], task: Task) -> Ite
                 yield table, number
 
 
-def _pipeline(reading: Reading, windows: Sequence[WindowSlice], num_tasks: int) -> Iterator[pa.Table]:
+def _pipeline(reading: ReadOptions, windows: Sequence[WindowSlice], num_tasks: int) -> Iterator[pa.Table]:
     """Ray Data over `windows`, in order, as Arrow tables of one or more of them."""
     import ray.data
     from ray.data import DataContext, ExecutionResources
@@ -122,7 +118,7 @@ def _pipeline(reading: Reading, windows: Sequence[WindowSlice], num_tasks: int) 
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=READER_MEMORY)
-    items = [asdict(window) for window in locate(reading.split, windows)]
+    items = [asdict(window) for window in windows]
     # To a task goes what it needs of the split and no more: unpickling the manifest of a large corpus takes longer than
     # reading a window.
     read = partial(_read, replace(reading, split=Split(shards=(), residue_counts={}, longest=0)))
@@ -134,6 +130,6 @@ def _pipeline(reading: Reading, windows: Sequence[WindowSlice], num_tasks: int) 
     return (cast(pa.Table, block) for block in blocks)
 
 
-def _read(reading: Reading, windows: pa.Table) -> Iterator[pa.Table]:
+def _read(reading: ReadOptions, windows: pa.Table) -> Iterator[pa.Table]:
     for window in windows.to_pylist():
-        yield read_shard(reading, ShardWindow(**window))
+        yield read_window(reading, WindowSlice(**window))

@@ -9,7 +9,6 @@ batch is a slice: an Arrow column is the window's own array and the places where
 Shapes: N tokens, B proteins of a window or of a micro batch, M micro batches of the window.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from proteinlm.models.alphabet import Alphabet, get_alphabet, joined_letters
 from proteinlm.models.masking import row_keys
 from proteinlm.models.packed import NOT_SCORED, pack
-from proteinlm.platform.batches.order import BANDS, WindowPlace, cut_evenly
+from proteinlm.platform.batches.order import BANDS, WindowSlice, cut_evenly
 from proteinlm.platform.data.manifest import Split
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Batch, Task, Window
@@ -37,7 +36,7 @@ _CROP_STREAM = 0xC40 << 48
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """Everything a reading task needs, as plain values that travel."""
 
     directory: str
@@ -52,53 +51,7 @@ class Reading:
     """How they are in training; in scoring their start is kept."""
 
 
-@dataclass(frozen=True)
-class WindowSlice:
-    """One window to read: which shard, in which epoch, cut into how many micro batches."""
-
-    place: WindowPlace
-    micro_batches: int
-    is_training: bool
-    num_rows: int | None = None
-    """The shard's first rows alone; None: all."""
-
-
-@dataclass(frozen=True)
-class ShardWindow:
-    """A `WindowSlice` and what its reader must know of the shard: so the manifest, which may be large, stays behind."""
-
-    file: str
-    first_row: int
-    """Row number in the split of the shard's first row."""
-    num_rows: int
-    shard: int
-    epoch: int
-    micro_batches: int
-    is_training: bool
-
-
-def locate(split: Split, windows: Iterable[WindowSlice]) -> Iterator[ShardWindow]:
-    """What each of `windows` is in `split`."""
-    first_rows = np.cumsum([0, *(shard.rows for shard in split.shards)])
-    for wanted in windows:
-        shard = split.shards[wanted.place.shard]
-        yield ShardWindow(
-            file=shard.file,
-            first_row=int(first_rows[wanted.place.shard]),
-            num_rows=shard.rows if wanted.num_rows is None else wanted.num_rows,
-            shard=wanted.place.shard,
-            epoch=wanted.place.epoch,
-            micro_batches=wanted.micro_batches,
-            is_training=wanted.is_training,
-        )
-
-
-def read_window(reading: Reading, wanted: WindowSlice) -> pa.Table:
-    """`read_shard` of a window of the split."""
-    return read_shard(reading, next(locate(reading.split, [wanted])))
-
-
-def read_shard(reading: Reading, wanted: ShardWindow) -> pa.Table:
+def read_window(reading: ReadOptions, wanted: WindowSlice) -> pa.Table:
     """Read, tokenise and label one window: a row per micro batch, arrays as bytes.
 
     Columns `tokens`, `labels`, `lengths` (int32), `rows` (int64) and `num_residues`. ValueError where a protein is too

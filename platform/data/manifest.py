@@ -9,7 +9,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,11 @@ class Split(BaseModel):
     def rows(self) -> int:
         """Proteins of the split."""
         return sum(shard.rows for shard in self.shards)
+
+    @cached_property
+    def first_rows(self) -> tuple[int, ...]:
+        """Row number in the split of each shard's first row."""
+        return tuple(accumulate((shard.rows for shard in self.shards[:-1]), initial=0))
 
     @property
     def residues(self) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from proteinlm.models.pretrained import load_pretrained
 from proteinlm.platform.batches.stream import validation_batches
-from proteinlm.platform.batches.windows import Reading
+from proteinlm.platform.batches.windows import ReadOptions
 from proteinlm.platform.storage.atomic import staged_directory
 from proteinlm.platform.storage.run_directory import EMBEDDINGS_FOLDER
 from proteinlm.platform.training.engine import Engine
@@ -73,14 +73,14 @@ def embeddings_of(run: Run, engine: Engine) -> EmbeddingStore:
     return EmbeddingStore(splits, job.model.hidden_size, of_tokens=of_tokens)
 
 
-def _key(encoder_hash: str, job: TrainingJob, reading: Reading) -> str:
+def _key(encoder_hash: str, job: TrainingJob, reading: ReadOptions) -> str:
     """Hash of all that the embeddings depend on: what says how rows are read counts, unless it is left out here."""
     read = {name: value for name, value in vars(reading).items() if name not in ("directory", "split", "seed")}
     known = [encoder_hash, reading.split.content_hash, read, job.training.precision]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _compute(folder: Path, run: Run, reading: Reading, engine: Engine, *, of_tokens: bool) -> None:
+def _compute(folder: Path, run: Run, reading: ReadOptions, engine: Engine, *, of_tokens: bool) -> None:
     """Run the encoder over a whole split and write the folder, which is there whole or not at all."""
     kept: list[tuple[int, NDArray[Any]]] = []
     dtype = KEPT_AS["tokens" if of_tokens else "proteins"]

@@ -12,7 +12,7 @@ import torch
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.platform.batches.order import BatchPlan
-from proteinlm.platform.batches.windows import Reading
+from proteinlm.platform.batches.windows import ReadOptions
 from proteinlm.platform.data.manifest import Manifest, Split
 from proteinlm.platform.settings.config import PRETRAINED_MODES, FinetuneConfig, PretrainConfig, RunConfig
 from proteinlm.platform.settings.sections import (
@@ -122,9 +122,9 @@ class TrainingJob(Section):
         """Build the job's task for the splits of `manifest`."""
         return build_task(self.task, **self.task_options).on_splits(manifest.splits)
 
-    def reading(self, split: Split, *, seed: int, is_training: bool) -> Reading:
+    def reading(self, split: Split, *, seed: int, is_training: bool) -> ReadOptions:
         """How the rows of `split` are read: cropped in training; for scoring, whole as far as the model allows."""
-        return Reading(
+        return ReadOptions(
             directory=str(self.data),
             split=split,
             alphabet=self.model.alphabet,

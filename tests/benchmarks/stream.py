@@ -24,7 +24,7 @@ from proteinlm.cluster.connect import connected
 from proteinlm.models.packed import NOT_SCORED
 from proteinlm.platform.batches.order import BatchPlan
 from proteinlm.platform.batches.stream import training_steps
-from proteinlm.platform.batches.windows import Reading, WindowSlice, read_window
+from proteinlm.platform.batches.windows import ReadOptions, read_window
 from proteinlm.platform.corpus.build import build_corpus
 from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.settings.config import CorpusConfig
@@ -71,19 +71,19 @@ def built_corpus(folder: Path) -> Path:
     return folder / "corpus"
 
 
-def prepared(corpus: Path, lanes: int, micro_batch_residues: int) -> tuple[Reading, BatchPlan]:
+def prepared(corpus: Path, lanes: int, micro_batch_residues: int) -> tuple[ReadOptions, BatchPlan]:
     """How the train split of `corpus` is read, and in what order."""
     split = read_manifest(corpus).split("train")
-    reading = Reading(str(corpus), split, "esm", "masked_language_modeling", {}, seed=0, max_length=1024)
+    reading = ReadOptions(str(corpus), split, "esm", "masked_language_modeling", {}, seed=0, max_length=1024)
     return reading, BatchPlan(split, 0, lanes, micro_batch_residues)
 
 
-def read_window_speed(reading: Reading, plan: BatchPlan, rounds: int = 12) -> dict[str, int]:
+def read_window_speed(reading: ReadOptions, plan: BatchPlan, rounds: int = 12) -> dict[str, int]:
     """Residues/s and residues per CPU second of the reading work of one task: medians, the first window left out."""
     speeds, cpu_speeds = [], []
     for number in range(rounds + 1):
         start, cpu_start = time.perf_counter(), time.process_time()
-        table = read_window(reading, WindowSlice(plan.window(number), plan.micro_batches, is_training=True))
+        table = read_window(reading, plan.window(number))
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
         residues = sum(table.column("num_residues").to_pylist())
         speeds.append(residues / seconds)
@@ -98,13 +98,13 @@ def read_window_speed(reading: Reading, plan: BatchPlan, rounds: int = 12) -> di
 class Consumer:
     """A process that takes the micro batches of one worker."""
 
-    def warm_up(self, reading: Reading, plan: BatchPlan, rank: int, world_size: int) -> None:
+    def warm_up(self, reading: ReadOptions, plan: BatchPlan, rank: int, world_size: int) -> None:
         """Import everything and have Ray start its processes: what a run does before it asks for its first batch."""
         torch.set_num_threads(1)
         for _ in training_steps(reading, plan, rank=rank, world_size=world_size, first_step=0, last_step=1):
             pass
 
-    def run(self, reading: Reading, plan: BatchPlan, rank: int, world_size: int, epochs: int) -> dict[str, Any]:
+    def run(self, reading: ReadOptions, plan: BatchPlan, rank: int, world_size: int, epochs: int) -> dict[str, Any]:
         """Take `epochs` epochs; seconds waited for every step, residues of every step, memory after every epoch."""
         steps_per_epoch = round(plan.steps_per_epoch)
         last_step = epochs * steps_per_epoch
@@ -134,7 +134,7 @@ def memory_of_this_process() -> tuple[int, int]:
     return 1024 * int(fields["Pss:"]) - shared, shared
 
 
-def consume(reading: Reading, plan: BatchPlan, count: int, epochs: int, cpus: float) -> dict[str, Any]:
+def consume(reading: ReadOptions, plan: BatchPlan, count: int, epochs: int, cpus: float) -> dict[str, Any]:
     """Figures of `count` consumers at once, the slowest one's; they leave one CPU to the reading tasks."""
     consumers = [Consumer.options(num_cpus=min(1.0, (cpus - 1) / count)).remote() for _ in range(count)]
     ray.get([consumer.warm_up.remote(reading, plan, rank, count) for rank, consumer in enumerate(consumers)])

@@ -26,8 +26,8 @@ from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.masking import context_free_floor
-from proteinlm.platform.batches.order import BatchPlan, WindowPlace
-from proteinlm.platform.batches.windows import Reading, WindowSlice, is_empty, read_window, to_batch
+from proteinlm.platform.batches.order import BatchPlan, WindowSlice
+from proteinlm.platform.batches.windows import ReadOptions, is_empty, read_window, to_batch
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.settings.sections import (
     BatchSection,
@@ -102,7 +102,7 @@ class Trial:
         batches = BatchSection(micro_batch_residues=recipe.residues // LANES, lanes=LANES, max_length=1024)
         split = manifest.split("train")
         self.plan = BatchPlan(split, seed=0, lanes=LANES, micro_batch_residues=batches.micro_batch_residues)
-        self.reading = Reading(str(corpus), split, model.alphabet, NAME, objective, 0, batches.max_length)
+        self.reading = ReadOptions(str(corpus), split, model.alphabet, NAME, objective, 0, batches.max_length)
         self.residues = 0
 
     def steps(self) -> Iterator[list[Batch]]:
@@ -124,9 +124,9 @@ class Trial:
 def valid_split(corpus: Path, manifest: Manifest) -> list[Batch]:
     """The whole valid split, masked as validation masks it; proteins whole."""
     split, task = manifest.split("valid"), build_task(NAME)
-    reading = Reading(str(corpus), split, "esm", NAME, {}, split.mask_seed, max_length=2**30)
+    reading = ReadOptions(str(corpus), split, "esm", NAME, {}, split.mask_seed, max_length=2**30)
     windows = [
-        read_window(reading, WindowSlice(WindowPlace(0, number), max(1, shard.residues // 8192), is_training=False))
+        read_window(reading, WindowSlice.of(split, number, max(1, shard.residues // 8192), False))
         for number, shard in enumerate(split.shards)
     ]
     places = [(window, number) for window in windows for number in range(window.num_rows)]

@@ -32,7 +32,7 @@ import torch
 from proteinlm.models.cost import num_parameters
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.platform.batches.order import BatchPlan
-from proteinlm.platform.batches.windows import Reading
+from proteinlm.platform.batches.windows import ReadOptions
 from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.pretrain import pretrain
 from proteinlm.platform.settings.config import PretrainConfig
@@ -254,7 +254,7 @@ def plain_loop(config: PretrainConfig) -> list[dict[str, float]]:
 def micro_batches(config: PretrainConfig) -> list[list[Batch]]:
     """The micro batches of every step, the same ones that one worker streams."""
     split, section = read_manifest(config.corpus).split("train"), config.batches
-    reading = Reading(str(config.corpus), split, config.model.alphabet, TASK, {}, config.seed, section.max_length)
+    reading = ReadOptions(str(config.corpus), split, config.model.alphabet, TASK, {}, config.seed, section.max_length)
     plan = BatchPlan(split, config.seed, section.lanes, section.micro_batch_residues)
     return list(steps_of_one_worker(reading, plan, config.training.steps or 0))
 

@@ -17,7 +17,7 @@ from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.masking import DEFAULT_MASKING, mask_tokens
 from proteinlm.models.packed import NOT_SCORED, pack
 from proteinlm.platform.batches.order import BANDS, BatchPlan, Share, cut_evenly
-from proteinlm.platform.batches.windows import Reading, WindowSlice, read_window, to_batch
+from proteinlm.platform.batches.windows import ReadOptions, read_window, to_batch
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Batch, known_labels
 
@@ -71,13 +71,10 @@ def padded(values: Tensor, lengths: NDArray[np.integer[Any]], filler: int) -> Te
     return rectangle
 
 
-def steps_of_one_worker(reading: Reading, plan: BatchPlan, num_steps: int = sys.maxsize) -> Iterator[list[Batch]]:
+def steps_of_one_worker(reading: ReadOptions, plan: BatchPlan, num_steps: int = sys.maxsize) -> Iterator[list[Batch]]:
     """The micro batches of every step as a run with one worker reads them; Ray Data is left out."""
     task, share = build_task(reading.task, **reading.task_options), Share(plan, range(plan.lanes), 0, num_steps)
-    windows = (
-        read_window(reading, WindowSlice(share.window(number), plan.micro_batches, is_training=True))
-        for number in range(share.num_windows)
-    )
+    windows = (read_window(reading, share.window(number)) for number in range(share.num_windows))
     places = ((window, number) for window in windows for number in range(window.num_rows))
     return (
         [to_batch(*place, task, get_alphabet(reading.alphabet)) for place in lanes] for lanes in share.steps(places)

@@ -9,7 +9,7 @@ from proteinlm.platform.batches.order import (
     BANDS,
     BatchPlan,
     Share,
-    WindowPlace,
+    WindowSlice,
     cut_evenly,
     lanes_of,
     micro_batches_per_step,
@@ -99,7 +99,7 @@ def test_workers_share_the_lanes_and_run_equally_many_micro_batches(lanes: int, 
     assert max(map(len, shares)) - min(map(len, shares)) == (1 if lanes % world_size else 0)
 
 
-Steps = list[list[tuple[WindowPlace, int]]]
+Steps = list[list[tuple[WindowSlice, int]]]
 """For every step its micro batches, each as its window and its number in there."""
 
 

@@ -8,7 +8,7 @@ import pytest
 from proteinlm.models.packed import NOT_SCORED
 from proteinlm.platform.batches.order import BatchPlan
 from proteinlm.platform.batches.stream import training_steps, validation_batches
-from proteinlm.platform.batches.windows import Reading
+from proteinlm.platform.batches.windows import ReadOptions
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.labelled.task_data import build_task_shards
 from proteinlm.platform.simulated.proteins import simulate
@@ -23,8 +23,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     return directory, write_small_corpus(directory)
 
 
-def reading(corpus: tuple[Path, Manifest], split: str = "train", max_length: int = 64) -> Reading:
-    return Reading(str(corpus[0]), corpus[1].split(split), "esm", "masked_language_modeling", {}, 0, max_length)
+def reading(corpus: tuple[Path, Manifest], split: str = "train", max_length: int = 64) -> ReadOptions:
+    return ReadOptions(str(corpus[0]), corpus[1].split(split), "esm", "masked_language_modeling", {}, 0, max_length)
 
 
 def plan(corpus: tuple[Path, Manifest]) -> BatchPlan:
@@ -96,7 +96,7 @@ def test_few_records_of_a_task_are_read_here_and_give_the_same_steps(
     build_task_shards("secondary_structure_q3", tmp_path / "records", tmp_path / "shards", seed=0)
     manifest = read_manifest(tmp_path / "shards")
     train = manifest.split("train")
-    records = Reading(str(tmp_path / "shards"), train, "esm", "secondary_structure_q3", {}, 0, 200)
+    records = ReadOptions(str(tmp_path / "shards"), train, "esm", "secondary_structure_q3", {}, 0, 200)
     order = BatchPlan(train, seed=0, lanes=2, micro_batch_residues=600)
 
     def steps() -> list[list[tuple[object, ...]]]:

@@ -10,11 +10,10 @@ import pytest
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.masking import DEFAULT_MASKING, mask_tokens
 from proteinlm.models.packed import NOT_SCORED
-from proteinlm.platform.batches.order import BANDS, WindowPlace, cut_evenly
+from proteinlm.platform.batches.order import BANDS, WindowSlice, cut_evenly
 from proteinlm.platform.batches.windows import (
     Crop,
-    Reading,
-    WindowSlice,
+    ReadOptions,
     blank_batch,
     is_empty,
     read_window,
@@ -39,11 +38,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     return directory, write_small_corpus(directory)
 
 
-def reading(corpus: tuple[Path, Manifest], *, max_length: int = 1024, crop: Crop = "random") -> Reading:
-    return Reading(str(corpus[0]), corpus[1].split("train"), "esm", MLM, {}, 3, max_length, crop)
+def reading(corpus: tuple[Path, Manifest], *, max_length: int = 1024, crop: Crop = "random") -> ReadOptions:
+    return ReadOptions(str(corpus[0]), corpus[1].split("train"), "esm", MLM, {}, 3, max_length, crop)
 
 
-def batches(reading: Reading, wanted: WindowSlice) -> list[Batch]:
+def batches(reading: ReadOptions, wanted: WindowSlice) -> list[Batch]:
     table = read_window(reading, wanted)
     return [
         to_batch(table, number, build_task(MLM), ESM) for number in range(table.num_rows) if not is_empty(table, number)
@@ -52,7 +51,7 @@ def batches(reading: Reading, wanted: WindowSlice) -> list[Batch]:
 
 def test_a_window_is_what_a_plain_computation_gives(corpus: tuple[Path, Manifest]) -> None:
     epoch, shard, parts = 5, 2, 7
-    found = batches(reading(corpus), WindowSlice(WindowPlace(epoch, shard), parts, is_training=True))
+    found = batches(reading(corpus), WindowSlice.of(corpus[1].split("train"), shard, parts, True, epoch=epoch))
     table = pq.read_table(corpus[0] / corpus[1].split("train").shards[shard].file)
     sequences, rows = table.column("sequence").to_pylist(), 200 + np.arange(100)
     tokens, lengths = ESM.encode(sequences)
@@ -98,7 +97,7 @@ def test_labels_of_a_task_stay_with_their_residues(tmp_path: Path) -> None:
     split = Split(shards=(shard,), residue_counts={"A": 1}, longest=30)
     task = build_task("secondary_structure_q3")
     found = read_window(
-        Reading(str(tmp_path), split, "esm", task.name, {}, 0, 10), WindowSlice(WindowPlace(2, 0), 3, is_training=True)
+        ReadOptions(str(tmp_path), split, "esm", task.name, {}, 0, 10), WindowSlice.of(split, 0, 3, True, epoch=2)
     )
     rows = []
     for number in range(3):
@@ -114,7 +113,10 @@ def test_labels_of_a_task_stay_with_their_residues(tmp_path: Path) -> None:
 
 def test_micro_batches_of_a_window_come_in_an_order_of_their_own_each_epoch(corpus: tuple[Path, Manifest]) -> None:
     def order(epoch: int, is_training: bool = True) -> list[tuple[int, ...]]:
-        return [b.rows for b in batches(reading(corpus), WindowSlice(WindowPlace(epoch, 0), 8, is_training))]
+        return [
+            b.rows
+            for b in batches(reading(corpus), WindowSlice.of(corpus[1].split("train"), 0, 8, is_training, epoch=epoch))
+        ]
 
     assert order(0) != order(1)
     assert sorted(order(0)) == sorted(order(1))
@@ -122,7 +124,7 @@ def test_micro_batches_of_a_window_come_in_an_order_of_their_own_each_epoch(corp
 
 
 def test_more_micro_batches_than_proteins_leaves_some_empty(corpus: tuple[Path, Manifest]) -> None:
-    wanted = WindowSlice(WindowPlace(0, 0), 5, is_training=False, num_rows=3)
+    wanted = WindowSlice.of(corpus[1].split("train"), 0, 5, False, num_rows=3)
     assert read_window(reading(corpus), wanted).num_rows == 5
     assert sorted(row for batch in batches(reading(corpus), wanted) for row in batch.rows) == [0, 1, 2]
 
@@ -175,7 +177,7 @@ def test_crop_start_keeps_the_start_and_refuse_refuses(corpus: tuple[Path, Manif
     assert sequences_of(window(pa.array(PROTEINS), 40, "refuse")) == PROTEINS
     with pytest.raises(ValueError, match=r"batches.max_length is 39, and a protein has 40 residues"):
         window(pa.array(PROTEINS), 39, "refuse")
-    training, scoring = (WindowSlice(WindowPlace(0, 0), 4, is_training) for is_training in (True, False))
+    training, scoring = (WindowSlice.of(corpus[1].split("train"), 0, 4, is_training) for is_training in (True, False))
     lengths = [
         n for batch in batches(reading(corpus, max_length=50, crop="start"), training) for n in batch.packed.lengths
     ]

@@ -10,6 +10,7 @@ import pytest
 
 from proteinlm.platform.data.manifest import (
     Manifest,
+    Split,
     content_digest,
     read_manifest,
     split_of,
@@ -73,6 +74,8 @@ def test_a_shard_says_what_it_holds(tmp_path: Path) -> None:
     split = split_of([written, write_shard(tmp_path, "valid", 8, make_table())])
     assert (split.rows, split.residues, split.longest) == (6, 12, 3)
     assert split.residue_counts == dict.fromkeys("ACDKMW", 2)
+    assert split.first_rows == (0, 3)
+    assert split == Split.model_validate(split.model_dump())
     assert [path.name for path in (tmp_path / "valid").iterdir()].count(".staging") == 0
 
 
