@@ -1,11 +1,15 @@
-"""Model FLOPs: what a model's forward and training pass must compute, whatever an implementation adds to it.
+"""What a model costs: parameters, model FLOPs of its forward and training pass, bytes of memory in training.
+
+Model FLOPs are what must be computed, whatever an implementation adds to it.
 
 A multiply-add counts as two operations. Padding and recomputation are not work, so they do not count: flash attention,
 attention groups and activation checkpointing leave these figures alone. LayerNorm, GELU, softmax, rotary positions and
 the embedding are left out, as usual (below one percent).
 
 Sources: Kaplan et al. 2020 (arXiv 2001.08361), table 1; Chowdhery et al. 2022 (PaLM, arXiv 2204.02311), appendix B,
-whose per-token formula holds for one sequence length; here the attention of each protein has its own length.
+whose per-token formula holds for one sequence length; here the attention of each protein has its own length. Memory:
+Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054), section 3.1 for the 16 bytes of a parameter and section 5 for what a
+stage shares; Korthikanti et al. 2022 (arXiv 2205.05198), equation 2, for activations.
 
 Shapes: N tokens of the micro batch, L tokens of one protein, D hidden, M width of the MLP, V alphabet.
 """
@@ -14,6 +18,11 @@ from collections.abc import Sequence
 
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
+
+ADAM_BYTES = (4, 4, 8)
+"""Of one parameter in fp32: weight, gradient, two moments."""
+ACTIVATION_BYTES = 34
+"""Of one token, layer and hidden unit in 16 bits, the attention matrix not kept."""
 
 
 def forward_flops(config: ModelConfig, lengths: Sequence[int], num_scored: int = 0) -> int:
@@ -42,3 +51,18 @@ def num_parameters(config: ModelConfig) -> int:
     positions = config.max_positions * hidden if config.position == "learned" else 0
     head = hidden * hidden + 3 * hidden + vocab
     return config.num_hidden_layers * layer + 2 * hidden + vocab * hidden + positions + head
+
+
+def training_bytes(
+    config: ModelConfig, tokens: int, *, workers: int = 1, zero_stage: int = 0, is_fp32: bool = False
+) -> float:
+    """Bytes of one worker in training with Adam: weights, gradients, both moments (fp32), and activations.
+
+    `tokens` of a micro batch; of `workers` that share what ZeRO's `zero_stage` shares. `is_fp32`: activations have 32
+    bits and not 16. Attention matrices are not kept; with activation checkpointing neither are layers but one.
+    """
+    weights, gradients, moments = ADAM_BYTES
+    shared = (0, moments, moments + gradients, moments + gradients + weights)[zero_stage]
+    of_state = num_parameters(config) * (sum(ADAM_BYTES) - shared + shared / workers)
+    layers = 1 if config.activation_checkpointing else config.num_hidden_layers
+    return of_state + (2 if is_fp32 else 1) * ACTIVATION_BYTES * layers * config.hidden_size * tokens

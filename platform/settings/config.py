@@ -4,10 +4,11 @@ A run is <storage>/<name>.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from proteinlm.platform.settings.modes import MODES, Mode
 from proteinlm.platform.settings.sections import (
     BatchSection,
     ClusterSection,
@@ -130,9 +131,6 @@ class PretrainConfig(RunConfig):
     probe: ProbeSection | None = None
 
 
-Mode = Literal["full", "frozen", "lora", "scratch", "cnn", "probe", "baseline"]
-TRAINED_MODES = ("full", "frozen", "lora", "scratch", "cnn")
-PRETRAINED_MODES = ("full", "frozen", "lora", "probe")
 ALL_TASKS = "all"
 
 
@@ -193,9 +191,10 @@ class FinetuneConfig(RunConfig):
     @model_validator(mode="after")
     def _has_an_encoder(self) -> Self:
         for mode in self.modes or (self.mode,):
-            if mode in PRETRAINED_MODES and self.pretrained is None:
+            facts = MODES[mode]
+            if facts.is_pretrained and self.pretrained is None:
                 raise ValueError(f"pretrained: missing; mode {mode} needs a pretrained directory, such as RUN/model")
-            if mode in ("scratch", "cnn") and self.pretrained is None and self.model is None:
+            if facts.is_trained and self.pretrained is None and self.model is None:
                 raise ValueError(
                     f"model: missing; mode {mode} needs a model section, or a pretrained directory for its shape"
                 )

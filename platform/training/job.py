@@ -14,7 +14,8 @@ from proteinlm.models.config import ModelConfig
 from proteinlm.platform.batches.order import BatchPlan
 from proteinlm.platform.batches.windows import ReadOptions
 from proteinlm.platform.data.manifest import Manifest, Split
-from proteinlm.platform.settings.config import PRETRAINED_MODES, FinetuneConfig, PretrainConfig, RunConfig
+from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig, RunConfig
+from proteinlm.platform.settings.modes import MODES
 from proteinlm.platform.settings.sections import (
     BatchSection,
     LoraSection,
@@ -29,8 +30,6 @@ from proteinlm.platform.storage.run_directory import code_version
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Task
 
-CNN = "cnn"
-"""The mode in which a small convolutional encoder takes the place of the transformer, from scratch."""
 LANGUAGE_MODELING = "masked_language_modeling"
 """The task of pretraining."""
 
@@ -95,7 +94,7 @@ class TrainingJob(Section):
     @classmethod
     def of_finetuning(cls, config: FinetuneConfig, manifest: Manifest, data: Path, model: ModelConfig) -> Self:
         """Make the job of a finetuning of an encoder of architecture `model` on the shards in `data`."""
-        is_pretrained = config.pretrained is not None and config.mode in PRETRAINED_MODES
+        is_pretrained = config.pretrained is not None and MODES[config.mode].is_pretrained
         return cls(
             verb="finetune",
             mode=config.mode,
@@ -117,6 +116,11 @@ class TrainingJob(Section):
             threads_per_worker=config.cluster.threads_per_worker,
             code_version=code_version(),
         )
+
+    @property
+    def is_convolutional(self) -> bool:
+        """Whether a small convolutional encoder takes the place of the transformer."""
+        return self.verb == "finetune" and MODES[self.mode].encoder == "convolution"
 
     def build_task(self, manifest: Manifest) -> Task:
         """Build the job's task for the splits of `manifest`."""

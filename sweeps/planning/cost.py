@@ -1,8 +1,9 @@
-"""What pretraining costs, counted before it runs: steps, residues, model FLOPs, memory.
+"""What one run costs, counted before it runs: optimizer steps, residues, model FLOPs, memory.
 
-Sources: models/cost.py for FLOPs; Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054, section 3.1) for the 16 bytes of
-weights, gradients and Adam's two moments in fp32, and section 5 for what a stage shares; Korthikanti et al. 2022
-(arXiv 2205.05198, equation 2) for activations.
+    PretrainConfig -> pretraining_cost -> Cost        FinetuneConfig -> finetuning_flops
+
+Both read the data set's manifest, and pretraining the lengths in its first shard; no model is made. What a model of
+some shape costs for some tokens stands in models/cost.py.
 """
 
 from dataclasses import dataclass
@@ -12,20 +13,20 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.cost import num_parameters, training_flops
+from proteinlm.models.config import ModelConfig
+from proteinlm.models.cost import forward_flops, num_parameters, training_bytes, training_flops
+from proteinlm.models.pretrained import read_config
 from proteinlm.platform.batches.order import BatchPlan
 from proteinlm.platform.data.manifest import Manifest, read_manifest
-from proteinlm.platform.settings.config import PretrainConfig
-
-ADAM_BYTES = 16
-"""Of one parameter: weight, gradient and two moments, fp32."""
-ACTIVATION_BYTES = 34
-"""Of one token, layer and hidden unit in 16 bits, the attention matrix not kept."""
+from proteinlm.platform.finetune import task_data
+from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
+from proteinlm.platform.settings.modes import MODES
+from proteinlm.tasks.catalog import build_task
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one pretraining trial."""
+    """What one pretraining run costs."""
 
     parameters: int
     """Of encoder and language model head."""
@@ -43,7 +44,7 @@ class Cost:
 
 
 def pretraining_cost(config: PretrainConfig) -> Cost:
-    """What `config` costs on its corpus; FileNotFoundError or ValueError where there is none."""
+    """Count what pretraining with `config` costs on its corpus; FileNotFoundError or ValueError where there is none."""
     manifest = read_manifest(config.corpus)
     steps_per_epoch = _plan(config, manifest).steps_per_epoch
     steps = config.training.steps or max(1, round((config.training.epochs or 1) * steps_per_epoch))
@@ -52,12 +53,18 @@ def pretraining_cost(config: PretrainConfig) -> Cost:
         steps=steps,
         residues=steps * residues_per_step(config, manifest),
         flops_per_residue=flops_per_residue(config),
-        memory=_memory(config),
+        memory=training_bytes(
+            config.model,
+            config.batches.micro_batch_residues,
+            workers=config.cluster.fewest_workers,
+            zero_stage=config.training.zero_stage if config.training.engine == "deepspeed" else 0,
+            is_fp32=config.training.precision == "fp32",
+        ),
     )
 
 
 def steps_of_flops(config: PretrainConfig, flops: float) -> int:
-    """Optimizer steps that spend `flops` model FLOPs, at least one."""
+    """Return how many optimizer steps spend `flops` model FLOPs, at least one."""
     return max(1, round(flops / (flops_per_residue(config) * residues_per_step(config, read_manifest(config.corpus)))))
 
 
@@ -83,20 +90,44 @@ def _plan(config: PretrainConfig, manifest: Manifest) -> BatchPlan:
     return BatchPlan(manifest.split("train"), config.seed, batches.lanes, batches.micro_batch_residues)
 
 
+def finetuning_flops(config: FinetuneConfig, model: ModelConfig | None) -> float:
+    """Model FLOPs of a finetuning trial: its training, and the scoring of valid and test splits; 0 for baselines.
+
+    `model` is the one that will be there; None: `config` says it. Reads the task's records.
+    """
+    manifest = read_manifest(task_data(config))
+    if not MODES[config.mode].is_trained:
+        return 0.0
+    if model is None:
+        model = read_config(config.pretrained) if config.pretrained else config.model
+    assert model is not None
+    task = build_task(config.task, **config.options).on_splits(manifest.splits)
+    trained = _training_residues(config, manifest)
+    scored = {split: manifest.split(split).residues for split in (*task.valid_splits, *task.test_splits)}
+    of_training = 3 if MODES[config.mode].trains_encoder else 0
+    return of_training * trained * _per_residue(model, manifest, task.train_split) + sum(
+        residues * _per_residue(model, manifest, split) for split, residues in scored.items()
+    )
+
+
+def _training_residues(config: FinetuneConfig, manifest: Manifest) -> float:
+    training, batches = config.training, config.batches
+    if training.steps is None:
+        return (training.epochs or 1) * manifest.split("train").residues
+    return float(training.steps * batches.lanes * batches.micro_batch_residues)
+
+
+def _per_residue(model: ModelConfig, manifest: Manifest, split: str) -> float:
+    """Forward FLOPs of the encoder, at the split's mean length."""
+    found = manifest.split(split)
+    if not found.rows:
+        return 0.0
+    length = max(1, round(found.residues / found.rows))
+    return forward_flops(model, [length + get_alphabet(model.alphabet).specials_per_protein]) / length
+
+
 @cache
 def _lengths(corpus: Path) -> tuple[int, ...]:
     """Residues of each protein of the first training shard [B]."""
     shard = corpus / read_manifest(corpus).split("train").shards[0].file
     return tuple(pq.read_table(shard, columns=["length"]).column("length").to_pylist())
-
-
-def _memory(config: PretrainConfig) -> float:
-    model, training = config.model, config.training
-    workers = config.cluster.fewest_workers
-    weights, gradients, moments = 4, 4, ADAM_BYTES - 8
-    stage = training.zero_stage if training.engine == "deepspeed" else 0
-    shared = [0, moments, moments + gradients, moments + gradients + weights][stage]
-    of_state = num_parameters(model) * (ADAM_BYTES - shared + shared / workers)
-    layers = 1 if model.activation_checkpointing else model.num_hidden_layers
-    width = 2 if training.precision == "fp32" else 1
-    return of_state + width * ACTIVATION_BYTES * layers * model.hidden_size * config.batches.micro_batch_residues

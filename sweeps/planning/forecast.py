@@ -11,19 +11,12 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.config import ModelConfig
-from proteinlm.models.cost import forward_flops
-from proteinlm.models.pretrained import read_config
-from proteinlm.platform.data.manifest import Manifest, read_manifest
-from proteinlm.platform.finetune import task_data
 from proteinlm.platform.results.formatting import amount, duration, scientific
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.sweeps.planning.config import EstimateSection, SweepConfig
-from proteinlm.sweeps.planning.cost import Cost
+from proteinlm.sweeps.planning.cost import Cost, finetuning_flops
 from proteinlm.sweeps.planning.plan import Plan
 from proteinlm.sweeps.planning.trial import Trial
-from proteinlm.tasks.catalog import build_task
 
 
 @dataclass(frozen=True)
@@ -66,42 +59,6 @@ def measured_rate(estimate: EstimateSection, plan: Plan, workers_at_once: float)
     is_fp32 = all(trial.config.training.precision == "fp32" for trial in plan.trials)
     peak = matmul_peak(device, torch.float32 if is_fp32 else torch.bfloat16)
     return estimate.share_of_peak * (peak if device.type == "cuda" else peak / max(1.0, workers_at_once))
-
-
-def finetuning_flops(config: FinetuneConfig, model: ModelConfig | None) -> float:
-    """Model FLOPs of a finetuning trial: its training, and the scoring of valid and test splits; 0 for baselines.
-
-    `model` is the one that will be there; None: `config` says it. Reads the task's records.
-    """
-    manifest = read_manifest(task_data(config))
-    if config.mode in ("baseline", "probe"):
-        return 0.0
-    if model is None:
-        model = read_config(config.pretrained) if config.pretrained else config.model
-    assert model is not None
-    task = build_task(config.task, **config.options).on_splits(manifest.splits)
-    trained = _training_residues(config, manifest)
-    scored = {split: manifest.split(split).residues for split in (*task.valid_splits, *task.test_splits)}
-    of_training = 3 if config.mode != "frozen" else 0
-    return of_training * trained * _per_residue(model, manifest, task.train_split) + sum(
-        residues * _per_residue(model, manifest, split) for split, residues in scored.items()
-    )
-
-
-def _training_residues(config: FinetuneConfig, manifest: Manifest) -> float:
-    training, batches = config.training, config.batches
-    if training.steps is None:
-        return (training.epochs or 1) * manifest.split("train").residues
-    return float(training.steps * batches.lanes * batches.micro_batch_residues)
-
-
-def _per_residue(model: ModelConfig, manifest: Manifest, split: str) -> float:
-    """Forward FLOPs of the encoder, at the split's mean length."""
-    found = manifest.split(split)
-    if not found.rows:
-        return 0.0
-    length = max(1, round(found.residues / found.rows))
-    return forward_flops(model, [length + get_alphabet(model.alphabet).specials_per_protein]) / length
 
 
 def _wall(trials: list[Trial], seconds: Mapping[str, float], room: float) -> float:

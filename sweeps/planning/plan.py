@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from proteinlm.models.config import shape_name
 from proteinlm.platform.finetune import for_task
-from proteinlm.platform.settings.config import ALL_TASKS, TRAINED_MODES, FinetuneConfig, Mode, PretrainConfig
+from proteinlm.platform.settings.config import ALL_TASKS, FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.loading import (
     Fault,
     SettingsError,
@@ -26,6 +26,7 @@ from proteinlm.platform.settings.loading import (
     set_dotted,
     validate,
 )
+from proteinlm.platform.settings.modes import MODES, Mode
 from proteinlm.platform.settings.yaml_text import read_yaml
 from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY
 from proteinlm.sweeps.planning.config import SEED, SweepConfig
@@ -199,7 +200,7 @@ def _finetuning(sweep: SweepConfig, changes: Mapping[str, Any], model: Trial | N
     for point in grid_points({} if is_baseline else sweep.finetune_grid):
         config = validate(FinetuneConfig, merge(_shared(sweep, 1), set_dotted(values, point, source)), source)
         config = _of_known_task(for_task(config, config.task), source)
-        seeds = (config.seeds or sweep.seeds) if config.mode in TRAINED_MODES else ()
+        seeds = (config.seeds or sweep.seeds) if MODES[config.mode].is_trained else ()
         config = config.model_copy(update={"seeds": ()})
         parts = [config.task, config.mode, *extras({**changes, **point}), identity(config, model)]
         configuration = "-".join([model.label, *parts] if model else parts)
@@ -259,7 +260,7 @@ def _modes_and_seeds(config: FinetuneConfig, task: str) -> Iterator[tuple[Mode, 
     seeds = config.seeds or (FINETUNING_SEEDS if is_all else (config.seed,))
     modes = config.modes or (config.mode, *(COMPARED if is_all else ()))
     for mode in dict.fromkeys((*modes, "baseline")):
-        if mode in TRAINED_MODES:
+        if MODES[mode].is_trained:
             yield from ((mode, seed) for seed in seeds)
         elif mode != "probe" or task == CONTACTS:
             yield mode, seeds[0]
@@ -267,7 +268,7 @@ def _modes_and_seeds(config: FinetuneConfig, task: str) -> Iterator[tuple[Mode, 
 
 def _of_command(config: FinetuneConfig, task: str, mode: Mode, seed: int) -> Trial:
     configuration = f"{task}-{mode}"
-    name = configuration + (f"-seed-{seed}" if mode in TRAINED_MODES else "")
+    name = configuration + (f"-seed-{seed}" if MODES[mode].is_trained else "")
     alone = {"seeds": (), "modes": (), "with_baselines": False}
     place = {"name": name, "configuration": configuration, "storage": str(config.directory.resolve())}
     run = for_task(config, task, **alone, **place, mode=mode, seed=seed)

@@ -18,12 +18,11 @@ from proteinlm.models.pretrained import read_config
 from proteinlm.platform.results.rows import ResultRow, gather_rows
 from proteinlm.platform.results.tables import Cell, Column, best_value
 from proteinlm.platform.settings.config import PretrainConfig
+from proteinlm.platform.settings.modes import MODES
 from proteinlm.platform.settings.sections import settings_of_result
 from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.trials.trial_state import TrialState, device_seconds, read_state
 
-UNPRETRAINED = ("scratch", "cnn")
-"""Modes of finetuning that use no pretrained weights."""
 OF_EACH_TRIAL = ("seed", "mode", "per_task", "task", "pretrained")
 """Settings that change a result, but in which the trials of one group may differ, or that its name states already."""
 
@@ -150,7 +149,7 @@ class Group:
     @property
     def used_pretraining(self) -> list[Run]:
         """The pretraining runs whose weights were used."""
-        return [] if self.mode in UNPRETRAINED else self.pretraining
+        return self.pretraining if self.mode not in MODES or MODES[self.mode].is_pretrained else []
 
     @property
     def runs(self) -> list[Run]:
@@ -238,7 +237,7 @@ def _shape(run: Run) -> str | None:
 def _directory(run: Run) -> str | None:
     """Where the pretrained weights lie that `run` finetunes; None where it uses none."""
     config = run.trial.config
-    if isinstance(config, PretrainConfig) or not config.pretrained or run.mode in UNPRETRAINED:
+    if isinstance(config, PretrainConfig) or not config.pretrained or not MODES[run.mode].is_pretrained:
         return None
     return str(config.pretrained)
 

@@ -21,7 +21,8 @@ from proteinlm.cluster.connect import ClusterSize, connected
 from proteinlm.cluster.launch import DATA_CPUS, WorkerGroup, check_fits, worker_group
 from proteinlm.platform.finetune import check_finetune, finetune
 from proteinlm.platform.pretrain import check_pretrain, pretrain
-from proteinlm.platform.settings.config import TRAINED_MODES, FinetuneConfig, PretrainConfig
+from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
+from proteinlm.platform.settings.modes import MODES
 from proteinlm.platform.storage.run_directory import (
     Failure,
     Stopped,
@@ -104,7 +105,7 @@ def with_share(trial: Trial, size: ClusterSize, max_concurrent: int | None = Non
     at once, at most `max_concurrent` trials. GPUs: where there are some and a network is trained.
     """
     section = trial.config.cluster
-    trains = isinstance(trial.config, PretrainConfig) or trial.config.mode in TRAINED_MODES
+    trains = isinstance(trial.config, PretrainConfig) or MODES[trial.config.mode].is_trained
     cpus = section.cpus_per_worker or cpu_share(size)
     workers_at_once = min((size.cpus - DATA_CPUS) / cpus, section.most_workers * (max_concurrent or math.inf))
     threads = max(1, round(size.cpus / max(1.0, workers_at_once)))

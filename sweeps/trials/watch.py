@@ -7,7 +7,6 @@ runs. All times are seconds of one clock.
 """
 
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from proteinlm.platform.results.formatting import UNKNOWN, clock, known_text
 from proteinlm.platform.storage.run_directory import RUN_FILE
 from proteinlm.platform.training.progress import POLL_SECONDS
 from proteinlm.platform.training.tracking import MetricsTail
@@ -32,7 +32,6 @@ State = Literal["waiting", "running", "finished", "failed", "paused"]
 STATES: tuple[State, ...] = ("running", "failed", "paused", "finished", "waiting")
 """In the order in which they are counted and shown; paused and finished ones are shown among each other."""
 COLOURS = dict(zip(STATES, ("cyan", "red", "yellow", "green", "dim"), strict=True))
-UNKNOWN = "-"
 TITLES = ("state", "step", "loss", "valid", "residues/s", "time left")
 SHORTEST_NAME = 12
 FRAME = 6
@@ -261,9 +260,9 @@ def _figures(trial: WatchedTrial, now: float) -> tuple[str, ...]:
     figures, total = trial.figures, UNKNOWN if trial.total_steps is None else trial.total_steps
     return (
         f"{figures['step']:.0f}/{total}" if "step" in figures else UNKNOWN,
-        _number(figures.get("loss"), ".4f"),
+        known_text(figures.get("loss"), ".4f"),
         _valid(figures),
-        _number(figures.get("residues_per_s"), ",.0f"),
+        known_text(figures.get("residues_per_s"), ",.0f"),
         clock(trial.seconds_left(now)) if trial.state == "running" else "",
     )
 
@@ -271,13 +270,9 @@ def _figures(trial: WatchedTrial, now: float) -> tuple[str, ...]:
 def _valid(figures: Mapping[str, float]) -> str:
     """The loss on valid, else the first metric there with its name: the one that a finetuned step is chosen by."""
     if "valid/loss" in figures:
-        return _number(figures["valid/loss"], ".4f")
+        return known_text(figures["valid/loss"], ".4f")
     name = next((name for name in figures if name.startswith("valid/")), None)
     return UNKNOWN if name is None else f"{name.removeprefix('valid/')} {figures[name]:.4f}"
-
-
-def _number(value: float | None, form: str) -> str:
-    return UNKNOWN if value is None else format(value, form)
 
 
 def _shortened(name: str, width: int) -> str:
@@ -286,11 +281,3 @@ def _shortened(name: str, width: int) -> str:
         return name
     end = (width - 1) // 2
     return f"{name[: width - 1 - end]}…{name[-end:]}"
-
-
-def clock(seconds: float | None) -> str:
-    """Hours, minutes, seconds, such as 1:02:05; "-" where unknown."""
-    if seconds is None or not math.isfinite(seconds):
-        return UNKNOWN
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -9,7 +9,8 @@ from rich.console import Console
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.loading import validate
 from proteinlm.sweeps.planning.config import SweepConfig
-from proteinlm.sweeps.planning.forecast import finetuning_flops, forecast
+from proteinlm.sweeps.planning.cost import finetuning_flops
+from proteinlm.sweeps.planning.forecast import forecast
 from proteinlm.sweeps.planning.plan import plan_sweep
 from proteinlm.sweeps.sweep import costs_of, sweep
 from tests.made.small_sweep import small_sweep

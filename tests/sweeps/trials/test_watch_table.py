@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from proteinlm.sweeps.trials.watch import State, WatchedTrial, chosen, clock, seconds_left, sweep_table
+from proteinlm.sweeps.trials.watch import State, WatchedTrial, chosen, seconds_left, sweep_table
 
 
 def trial(name: str, *changes: tuple[State, float], verb: str = "pretrain", total_steps: int = 100) -> WatchedTrial:
@@ -129,9 +129,3 @@ def test_a_trial_that_ran_in_turns_lasted_their_sum() -> None:
     turns = trial("turns", ("running", 0), ("paused", 10), ("running", 50), ("finished", 55))
     assert turns.held_seconds == 15
     assert trial("now", ("running", 0), ("paused", 10), ("running", 50)).seconds(54.0) == 14
-
-
-def test_clock() -> None:
-    assert [clock(seconds) for seconds in (None, float("nan"), 0.4, 59.6, 3725.0, 360000.0)] == [
-        *("-", "-", "0:00:00", "0:01:00", "1:02:05", "100:00:00")
-    ]
