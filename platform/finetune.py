@@ -12,7 +12,7 @@ from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig, shape_name
 from proteinlm.models.pretrained import load_pretrained, read_config
 from proteinlm.platform.data.manifest import Manifest, read_manifest
-from proteinlm.platform.labelled.task_data import read_split, shared_task_shards
+from proteinlm.platform.labelled.task_data import SplitOptions, read_split, shared_task_shards
 from proteinlm.platform.results.measure import Measured, measure
 from proteinlm.platform.results.rows import append_rows
 from proteinlm.platform.settings.config import FinetuneConfig
@@ -106,16 +106,14 @@ def check_finetune(config: FinetuneConfig, is_planned: bool = False) -> ModelCon
 
 def task_data(config: FinetuneConfig) -> Path:
     """Return the directory of the task's shards, made if needed; runs of a storage with the same records share it."""
-    return shared_task_shards(
-        config.task,
-        config.data,
-        config.storage,
+    options = SplitOptions(
         seed=config.seed,
         max_train_examples=config.max_train_examples,
         max_test_examples=config.max_test_examples,
         files=config.files,
         valid_fraction=config.valid_fraction,
     )
+    return shared_task_shards(config.task, config.data, config.storage, options)
 
 
 def run_baseline(config: FinetuneConfig, data: Path, manifest: Manifest, code_version: str) -> None:

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.platform.data.manifest import Manifest, read_manifest
-from proteinlm.platform.labelled.task_data import shared_task_shards
+from proteinlm.platform.labelled.task_data import SplitOptions, shared_task_shards
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.sections import ProbeSection
 from proteinlm.platform.training.driver import is_to_run, run_training
@@ -31,7 +31,7 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
 def _probe_on_shards(config: PretrainConfig) -> ProbeSection | None:
     if config.probe is None:
         return None
-    shards = shared_task_shards(CONTACTS, config.probe.data, config.storage, seed=config.seed)
+    shards = shared_task_shards(CONTACTS, config.probe.data, config.storage, SplitOptions(seed=config.seed))
     return config.probe.model_copy(update={"data": shards.resolve()})
 
 

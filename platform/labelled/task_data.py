@@ -10,6 +10,7 @@ for the same one. Runs of one storage that read the same records share one build
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,49 +35,66 @@ from proteinlm.tasks.task import Task
 SHARD_ROWS = 512
 
 
+@dataclass(frozen=True)
+class SplitOptions:
+    """Which of a task's records become which split; with the records themselves, all that the shards depend on."""
+
+    seed: int
+    """Of the shuffle of the train split, and of what is cut off for valid."""
+    max_train_examples: int | None = None
+    """The first so many proteins of the shuffled train split; None: all."""
+    max_test_examples: int | None = None
+    """At most so many proteins of every test split, the same ones for all seeds; None: all."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Split -> file or file stem in the source folder, where the names differ from `<file stem>_<split>`."""
+    valid_fraction: float = 0.0
+    """Above 0: no valid file is read; this share of the train file's sequences is cut off."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_train_examples", "max_test_examples"):
+            most = getattr(self, name)
+            if most is not None and most < 1:
+                raise ValueError(f"{name} is {most}; accepted: at least 1, or none for all")
+        if not 0 <= self.valid_fraction < 1:
+            raise ValueError(f"valid_fraction is {self.valid_fraction}; accepted: 0 (a valid file is read) to below 1")
+
+
 def build_task_shards(
     task_name: str,
     source: Path | str,
     out: Path | str,
+    options: SplitOptions,
     *,
-    seed: int,
-    max_train_examples: int | None = None,
-    max_test_examples: int | None = None,
     shard_rows: int = SHARD_ROWS,
-    files: Mapping[str, str] | None = None,
-    valid_fraction: float = 0.0,
     simulated: bool | None = None,
 ) -> Manifest:
     """Shards of `task_name`'s records from the folder `source`, in `out`; a finished build of equal settings is reused.
 
-    Splits are the files `<file stem>_<split>` that are there, of those the task names. `files` names others: split ->
-    file or file stem in `source`. With `valid_fraction` above 0 no valid file is read: that share of the train file's
-    sequences is cut off. `max_train_examples`: the first ones of the shuffled train split. `max_test_examples`: at most
-    so many of every test split, the same ones for all seeds. `simulated`: None looks for the marker of `simulate`. Of a
-    file whose records have a `set`, each split takes its own.
+    Splits are the files `<file stem>_<split>` that are there, of those the task names, unless `options.files` names
+    others. `simulated`: None looks for the marker of `simulate`. Of a file whose records have a `set`, each split takes
+    its own.
     Raises ValueError for wrong records, a split without a single label, and an `out` that holds another build;
     FileNotFoundError where a split that is needed has no file.
     """
     task, schema = _task_of(task_name)
     folder, directory = Path(source), Path(out)
-    _check_arguments(max_train_examples, max_test_examples, shard_rows, valid_fraction)
-    paths = find_split_files(task, folder, files or {}, needs_valid=valid_fraction == 0)
+    if shard_rows < 1:
+        raise ValueError(f"shard_rows is {shard_rows}; accepted: at least 1")
+    paths = find_split_files(task, folder, options.files, needs_valid=options.valid_fraction == 0)
+    told = {name: value for name, value in asdict(options).items() if name != "files"}  # `sources` says which they are
     settings: dict[str, object] = {
         "task": task_name,
         "sources": {split: {"file": path.name, "sha256": _file_digest(path)} for split, path in paths.items()},
-        "seed": seed,
-        "max_train_examples": max_train_examples,
+        **told,
         "shard_rows": shard_rows,
-        "valid_fraction": valid_fraction,
-        "max_test_examples": max_test_examples,
         "is_simulated": is_simulated(folder) if simulated is None else simulated,
     }
     standing = standing_build(directory, task_name, settings)
     if standing is not None:
         return standing
-    splits, counts = _read_splits(schema, paths, seed, max_train_examples, valid_fraction)
+    splits, counts = _read_splits(schema, paths, options)
     for split in splits.keys() - {task.train_split, *task.valid_splits}:
-        splits[split] = _sample(splits[split], max_test_examples)
+        splits[split] = _sample(splits[split], options.max_test_examples)
     _count_labels(schema, paths, splits, counts)
     try:
         with staged_directory(directory) as staging:
@@ -134,18 +152,6 @@ def _task_of(task_name: str) -> tuple[Task, TaskSchema]:
     return task, task.records
 
 
-def _check_arguments(
-    max_train_examples: int | None, max_test_examples: int | None, shard_rows: int, valid_fraction: float
-) -> None:
-    for name, most in (("max_train_examples", max_train_examples), ("max_test_examples", max_test_examples)):
-        if most is not None and most < 1:
-            raise ValueError(f"{name} is {most}; accepted: at least 1, or none for all")
-    if shard_rows < 1:
-        raise ValueError(f"shard_rows is {shard_rows}; accepted: at least 1")
-    if not 0 <= valid_fraction < 1:
-        raise ValueError(f"valid_fraction is {valid_fraction}; accepted: 0 (a valid file is read) to below 1")
-
-
 def _with_ending(folder: Path, stem: str) -> Path | None:
     return next((folder / (stem + ending) for ending in ENDINGS if (folder / (stem + ending)).exists()), None)
 
@@ -156,7 +162,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _read_splits(
-    schema: TaskSchema, paths: Mapping[str, Path], seed: int, max_train_examples: int | None, valid_fraction: float
+    schema: TaskSchema, paths: Mapping[str, Path], options: SplitOptions
 ) -> tuple[dict[str, list[Row]], dict[str, int]]:
     """Checked rows of every split, train shuffled, and how many were read of each."""
     faults: list[str] = []
@@ -164,11 +170,11 @@ def _read_splits(
     if faults:
         raise ValueError(faults_message(faults, len(faults) + sum(map(len, splits.values()))))
     counts = {f"{split}_read": len(rows) for split, rows in splits.items()}
-    generator = np.random.default_rng([seed, 0x7A5C])
+    generator = np.random.default_rng([options.seed, 0x7A5C])
     train = [splits["train"][i] for i in generator.permutation(len(splits["train"]))]
-    if valid_fraction > 0:
-        splits["valid"], train = _cut_valid(train, valid_fraction)
-    splits["train"] = train[:max_train_examples]
+    if options.valid_fraction > 0:
+        splits["valid"], train = _cut_valid(train, options.valid_fraction)
+    splits["train"] = train[: options.max_train_examples]
     return splits, counts
 
 
@@ -223,39 +229,10 @@ def records_folder(task: str, data: Path) -> Path:
     return folder if folder.is_dir() else data
 
 
-def shared_task_shards(
-    task: str,
-    data: Path,
-    storage: Path,
-    *,
-    seed: int,
-    max_train_examples: int | None = None,
-    max_test_examples: int | None = None,
-    files: Mapping[str, str] | None = None,
-    valid_fraction: float = 0.0,
-) -> Path:
-    """The directory of the task's shards; raises as `build_task_shards` does."""
+def shared_task_shards(task: str, data: Path, storage: Path, options: SplitOptions) -> Path:
+    """Return the directory of the task's shards in `storage`, made if needed; raises as `build_task_shards` does."""
     source = records_folder(task, data)
-    chosen = [
-        FORMAT_VERSION,
-        task,
-        str(source.resolve()),
-        seed,
-        max_train_examples,
-        max_test_examples,
-        files or {},
-        valid_fraction,
-    ]
-    known_by = json.dumps(chosen, sort_keys=True)
+    known_by = json.dumps([FORMAT_VERSION, task, str(source.resolve()), asdict(options)], sort_keys=True)
     out = storage / FOLDER / f"{task}-{hashlib.sha256(known_by.encode()).hexdigest()[:12]}"
-    build_task_shards(
-        task,
-        source,
-        out,
-        seed=seed,
-        max_train_examples=max_train_examples,
-        max_test_examples=max_test_examples,
-        files=files,
-        valid_fraction=valid_fraction,
-    )
+    build_task_shards(task, source, out, options)
     return out

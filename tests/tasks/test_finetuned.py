@@ -10,7 +10,7 @@ import torch
 
 from proteinlm.models import model_directory
 from proteinlm.models.config import ModelConfig, expand_preset
-from proteinlm.platform.labelled.task_data import build_task_shards, read_split
+from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, read_split
 from proteinlm.tasks.catalog import TAPE_TASKS, build_task
 from proteinlm.tasks.finetuned import Adapters, Finetuned, load_finetuned, make_task_model, save_finetuned
 from proteinlm.tasks.task import Batch, Task, TaskModel
@@ -32,7 +32,7 @@ def batches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Batch]:
         for split in ("train", "valid"):
             if not (folder / f"{stem}_{split}.lmdb").exists():
                 write_as_tape(folder / f"{stem}_{split}.lmdb", [tape_record(stem, number) for number in range(4)])
-        manifest = build_task_shards(task, folder, folder / task, seed=0)
+        manifest = build_task_shards(task, folder, folder / task, SplitOptions(seed=0))
         table = read_split(folder / task, manifest, "train").drop_columns(["id", "length"])
         made[task] = make_batch(build_task(task), make_window(table))
     return made

@@ -10,7 +10,7 @@ from proteinlm.platform.batches.order import BatchPlan
 from proteinlm.platform.batches.stream import training_steps, validation_batches
 from proteinlm.platform.batches.windows import ReadOptions
 from proteinlm.platform.data.manifest import Manifest, read_manifest
-from proteinlm.platform.labelled.task_data import build_task_shards
+from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards
 from proteinlm.platform.simulated.proteins import simulate
 from proteinlm.tasks.task import Batch
 from tests.made.small_corpus import write_small_corpus
@@ -93,7 +93,7 @@ def test_few_records_of_a_task_are_read_here_and_give_the_same_steps(
 ) -> None:
     """Without a pipeline of Ray Data, which takes longer to start than a task's records take to read."""
     simulate(tmp_path / "records", num_families=12, proteins_per_family=4, seed=0)
-    build_task_shards("secondary_structure_q3", tmp_path / "records", tmp_path / "shards", seed=0)
+    build_task_shards("secondary_structure_q3", tmp_path / "records", tmp_path / "shards", SplitOptions(seed=0))
     manifest = read_manifest(tmp_path / "shards")
     train = manifest.split("train")
     records = ReadOptions(str(tmp_path / "shards"), train, "esm", "secondary_structure_q3", {}, 0, 200)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from proteinlm.platform.labelled.files import read_records
-from proteinlm.platform.labelled.task_data import build_task_shards, read_split
+from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, read_split
 from tests.made.protein_files import write_file
 
 
@@ -74,7 +74,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes, message: st
 def test_a_table_of_sequence_and_target_is_enough_for_a_regression(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         write_file(tmp_path / f"stability_{split}.csv", b"sequence,target\nMKV,0.5\nMKT,-1\n")
-    manifest = build_task_shards("stability", tmp_path, tmp_path / "out", seed=0)
+    manifest = build_task_shards("stability", tmp_path, tmp_path / "out", SplitOptions(seed=0))
     table = read_split(tmp_path / "out", manifest, "valid")
     assert table["stability_score"].to_pylist() == [0.5, -1.0]
     assert table["id"].to_pylist() == ["0", "1"]
@@ -84,7 +84,7 @@ def test_one_table_holds_all_splits_where_it_has_a_set(tmp_path: Path) -> None:
     text = "id,sequence,target,set\na,MKV,1,train\nb,MKT,2,Val\nc,MKA,3,test\nd,MKC,4,training\n"
     write_file(tmp_path / "all.csv", text.encode())
     files = dict.fromkeys(("train", "valid", "test"), "all.csv")
-    manifest = build_task_shards("stability", tmp_path, tmp_path / "out", seed=0, files=files)
+    manifest = build_task_shards("stability", tmp_path, tmp_path / "out", SplitOptions(seed=0, files=files))
     ids = {split: sorted(read_split(tmp_path / "out", manifest, split)["id"].to_pylist()) for split in files}
     assert ids == {"train": ["a", "d"], "valid": ["b"], "test": ["c"]}
 
@@ -93,6 +93,6 @@ def test_a_label_for_each_residue_fits_into_a_cell(tmp_path: Path) -> None:
     text = b'id,primary,ss3,valid_mask\na,MKV,"[0, 1, 2]","[1, 1, 0]"\n'
     for split in ("train", "valid"):
         write_file(tmp_path / f"secondary_structure_{split}.csv.gz", text)
-    manifest = build_task_shards("secondary_structure_q3", tmp_path, tmp_path / "out", seed=0)
+    manifest = build_task_shards("secondary_structure_q3", tmp_path, tmp_path / "out", SplitOptions(seed=0))
     assert np.array_equal(read_split(tmp_path / "out", manifest, "train")["ss3"].to_pylist(), [[0, 1, 2]])
     assert manifest.counts["train_labels"] == 2

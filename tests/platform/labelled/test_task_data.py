@@ -3,13 +3,15 @@
 import gzip
 import json
 import threading
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
 
 from proteinlm.platform.data.manifest import MANIFEST_FILE, read_manifest
-from proteinlm.platform.labelled.task_data import build_task_shards, read_split
+from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, read_split, shared_task_shards
 from proteinlm.platform.results.measure import split_rule
 
 Q3, Q8 = "secondary_structure_q3", "secondary_structure_q8"
@@ -47,7 +49,7 @@ def source(tmp_path) -> Path:
 
 
 def test_a_build_holds_every_record_once_in_shards_of_equal_rows(source, tmp_path):
-    manifest = build_task_shards(Q3, source, tmp_path / "out", seed=1, shard_rows=8)
+    manifest = build_task_shards(Q3, source, tmp_path / "out", SplitOptions(seed=1), shard_rows=8)
     assert manifest == read_manifest(tmp_path / "out")
     assert set(manifest.splits) == {"train", "valid", "cb513"}  # what no split of the task names is not taken along
     train = manifest.split("train")
@@ -70,7 +72,7 @@ def test_a_build_holds_every_record_once_in_shards_of_equal_rows(source, tmp_pat
 def test_only_train_is_shuffled_and_by_the_seed_alone(source, tmp_path):
     ids = {}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        manifest = build_task_shards(Q3, source, tmp_path / name, seed=seed)
+        manifest = build_task_shards(Q3, source, tmp_path / name, SplitOptions(seed=seed))
         ids[name] = {split: read_split(tmp_path / name, manifest, split)["id"].to_pylist() for split in manifest.splits}
         ids[name]["hash"] = [manifest.content_hash]
     assert ids["a"] == ids["b"]
@@ -81,8 +83,8 @@ def test_only_train_is_shuffled_and_by_the_seed_alone(source, tmp_path):
 
 
 def test_fewer_examples_are_the_first_of_the_same_order(source, tmp_path):
-    whole = build_task_shards(Q3, source, tmp_path / "whole", seed=1)
-    few = build_task_shards(Q3, source, tmp_path / "few", seed=1, max_train_examples=6)
+    whole = build_task_shards(Q3, source, tmp_path / "whole", SplitOptions(seed=1))
+    few = build_task_shards(Q3, source, tmp_path / "few", SplitOptions(seed=1, max_train_examples=6))
     order = read_split(tmp_path / "whole", whole, "train")["id"].to_pylist()
     assert read_split(tmp_path / "few", few, "train")["id"].to_pylist() == order[:6]
     assert few.split("valid").rows == 5
@@ -91,7 +93,7 @@ def test_fewer_examples_are_the_first_of_the_same_order(source, tmp_path):
 def test_a_sample_of_the_test_splits_is_the_same_for_all_seeds_and_says_so(source, tmp_path):
     ids = {}
     for name, seed, most in (("a", 1, 3), ("b", 2, 3), ("fewer", 2, 2), ("whole", 1, 4)):
-        manifest = build_task_shards(Q3, source, tmp_path / name, seed=seed, max_test_examples=most)
+        manifest = build_task_shards(Q3, source, tmp_path / name, SplitOptions(seed=seed, max_test_examples=most))
         ids[name] = read_split(tmp_path / name, manifest, "cb513")["id"].to_pylist()
         assert (manifest.split("train").rows, manifest.split("valid").rows) == (23, 5)
         rule = split_rule(manifest, "cb513")
@@ -104,15 +106,15 @@ def test_a_sample_of_the_test_splits_is_the_same_for_all_seeds_and_says_so(sourc
 
 def test_a_finished_build_is_reused_and_another_is_not_overwritten(source, tmp_path):
     out = tmp_path / "out"
-    first = build_task_shards(Q3, source, out, seed=1)
+    first = build_task_shards(Q3, source, out, SplitOptions(seed=1))
     stamp = (out / MANIFEST_FILE).stat().st_mtime_ns
-    assert build_task_shards(Q3, source, out, seed=1) == first
+    assert build_task_shards(Q3, source, out, SplitOptions(seed=1)) == first
     assert (out / MANIFEST_FILE).stat().st_mtime_ns == stamp
     with pytest.raises(ValueError, match=r"holds another build \(seed: found 1, wanted 2\)"):
-        build_task_shards(Q3, source, out, seed=2)
+        build_task_shards(Q3, source, out, SplitOptions(seed=2))
     write_records(source, "cb513", make_records(3))
     with pytest.raises(ValueError, match=r"another build \(sources: "):
-        build_task_shards(Q3, source, out, seed=1)
+        build_task_shards(Q3, source, out, SplitOptions(seed=1))
 
 
 def test_builders_at_the_same_time_end_with_one_build(source, tmp_path):
@@ -121,7 +123,7 @@ def test_builders_at_the_same_time_end_with_one_build(source, tmp_path):
 
     def build() -> None:
         start.wait()
-        found.append(build_task_shards(Q3, source, out, seed=1))
+        found.append(build_task_shards(Q3, source, out, SplitOptions(seed=1)))
 
     threads = [threading.Thread(target=build) for _ in range(4)]
     for thread in threads:
@@ -137,7 +139,7 @@ def test_a_wrong_record_leaves_nothing_behind(source, tmp_path):
     with pytest.raises(
         ValueError, match=r"secondary_structure_valid.jsonl.gz line 3: key 'valid_mask' has 1 values for"
     ):
-        build_task_shards(Q3, source, tmp_path / "out", seed=1)
+        build_task_shards(Q3, source, tmp_path / "out", SplitOptions(seed=1))
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
@@ -146,7 +148,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(source, tmp_path):
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="exists and holds no finished build"):
-        build_task_shards(Q3, source, out, seed=1)
+        build_task_shards(Q3, source, out, SplitOptions(seed=1))
     assert (out / "notes.txt").read_text() == "mine"
 
 
@@ -154,7 +156,7 @@ def test_a_split_without_a_label_is_refused_by_name(source, tmp_path):
     with pytest.raises(
         ValueError, match=r"split 'train' of task .*_q8.*train.jsonl.gz has 23 records and not one label"
     ):
-        build_task_shards(Q8, source, tmp_path / "out", seed=1)
+        build_task_shards(Q8, source, tmp_path / "out", SplitOptions(seed=1))
 
 
 def test_files_can_be_named_and_valid_cut_off_train(source, tmp_path):
@@ -163,8 +165,8 @@ def test_files_can_be_named_and_valid_cut_off_train(source, tmp_path):
     write_records(source, "cb513", make_records(4, ss8=[2] * 13))
     files = {"train": "secondary_structure_train_ss8"}
     with pytest.raises(ValueError, match=r"split 'valid' .* or cut it off train with valid_fraction"):
-        build_task_shards(Q8, source, tmp_path / "out", seed=1, files=files)
-    manifest = build_task_shards(Q8, source, tmp_path / "out", seed=1, files=files, valid_fraction=0.2)
+        build_task_shards(Q8, source, tmp_path / "out", SplitOptions(seed=1, files=files))
+    manifest = build_task_shards(Q8, source, tmp_path / "out", SplitOptions(seed=1, files=files, valid_fraction=0.2))
     train, valid = (
         read_split(tmp_path / "out", manifest, split)["sequence"].to_pylist() for split in ("train", "valid")
     )
@@ -178,7 +180,7 @@ def test_a_record_without_id_is_named_by_its_number(source, tmp_path):
     for record in records:
         del record["id"]
     write_records(source, "cb513", records)
-    manifest = build_task_shards(Q3, source, tmp_path / "out", seed=1)
+    manifest = build_task_shards(Q3, source, tmp_path / "out", SplitOptions(seed=1))
     assert read_split(tmp_path / "out", manifest, "cb513")["id"].to_pylist() == ["0", "1", "2"]
 
 
@@ -196,14 +198,21 @@ def test_a_record_without_id_is_named_by_its_number(source, tmp_path):
     ],
 )
 def test_wrong_arguments_are_named(source, tmp_path, arguments, error, message):
+    arguments = dict(arguments)
     with pytest.raises(error, match=message):
-        build_task_shards(**{"task_name": Q3, "source": source, "out": tmp_path / "out", "seed": 0, **arguments})
+        build_task_shards(
+            arguments.pop("task_name", Q3),
+            arguments.pop("source", source),
+            tmp_path / "out",
+            shard_rows=arguments.pop("shard_rows", 8),
+            options=SplitOptions(seed=0, **arguments),
+        )
 
 
 def test_a_missing_valid_file_is_named(source, tmp_path):
     (source / "secondary_structure_valid.jsonl.gz").unlink()
     with pytest.raises(FileNotFoundError, match="has no secondary_structure_valid"):
-        build_task_shards(Q3, source, tmp_path / "out", seed=0)
+        build_task_shards(Q3, source, tmp_path / "out", SplitOptions(seed=0))
 
 
 def test_real_test_sets_have_their_known_counts(real_data, tmp_path):
@@ -211,9 +220,7 @@ def test_real_test_sets_have_their_known_counts(real_data, tmp_path):
         Q8,
         real_data / "secondary_structure",
         tmp_path / "out",
-        seed=0,
-        files={"train": "secondary_structure_train_ss8_pdb"},
-        valid_fraction=0.1,
+        SplitOptions(seed=0, files={"train": "secondary_structure_train_ss8_pdb"}, valid_fraction=0.1),
     )
     assert {name: manifest.split(name).rows for name in ("cb513", "ts115", "casp12")} == {
         "cb513": 511,
@@ -222,3 +229,18 @@ def test_real_test_sets_have_their_known_counts(real_data, tmp_path):
     }
     assert manifest.counts["cb513_labels"] == 83_991
     assert manifest.split("train").rows + manifest.split("valid").rows == 808
+
+
+def test_each_option_has_shards_of_its_own_in_a_storage(source: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "seed": 2,
+        "max_train_examples": 6,
+        "max_test_examples": 3,
+        "files": {"valid": "secondary_structure_cb513"},
+        "valid_fraction": 0.2,
+    }
+    assert changes.keys() == {field.name for field in fields(SplitOptions)}
+    options = [SplitOptions(seed=1), *(SplitOptions(**{"seed": 1, name: value}) for name, value in changes.items())]
+    made = [shared_task_shards(Q3, source, tmp_path / "runs", each) for each in options]
+    assert len(set(made)) == len(options)
+    assert shared_task_shards(Q3, source, tmp_path / "runs", SplitOptions(seed=1)) == made[0]

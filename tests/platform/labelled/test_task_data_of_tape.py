@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from proteinlm.platform.labelled.files import read_records
-from proteinlm.platform.labelled.task_data import build_task_shards, read_split
+from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, read_split
 from proteinlm.tasks.catalog import build_task
 from tests.made.tape_records import FILE_STEMS, tape_record, write_as_tape
 
@@ -55,7 +55,7 @@ def test_lmdb_and_json_give_the_same_shards(task: str, tmp_path: Path) -> None:
         (tmp_path / "json" / f"{stem}_{split}.json").write_text(json.dumps(lists))
     tables = []
     for folder in ("lmdb", "json"):
-        manifest = build_task_shards(task, tmp_path / folder, tmp_path / f"out-{folder}", seed=3)
+        manifest = build_task_shards(task, tmp_path / folder, tmp_path / f"out-{folder}", SplitOptions(seed=3))
         tables.append([read_split(tmp_path / f"out-{folder}", manifest, split) for split in ("train", "valid")])
     assert tables[0] == tables[1]
     schema = build_task(task).records
@@ -87,7 +87,7 @@ def test_a_hostile_pickle_is_refused_and_nothing_runs(task: str, place: str, tmp
     write_as_tape(tmp_path / "source" / f"{stem}_train.lmdb", [good, pickle.dumps(bad), good])
     write_as_tape(tmp_path / "source" / f"{stem}_valid.lmdb", [good])
     with pytest.raises(ValueError, match=rf"{stem}_train\.lmdb record 1: refused to load posix\.system"):
-        build_task_shards(task, tmp_path / "source", tmp_path / "out", seed=0)
+        build_task_shards(task, tmp_path / "source", tmp_path / "out", SplitOptions(seed=0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
 
@@ -184,7 +184,7 @@ def test_a_broken_record_is_named_by_file_record_and_key(name: str, tmp_path: Pa
         records[3][key] = value
     write_lines(tmp_path, task, [json.dumps(record).encode() for record in records])
     with pytest.raises(ValueError, match=rf"^\S+{FILE_STEMS[task]}_train\.jsonl line 4: key '{key}' {message}"):
-        build_task_shards(task, tmp_path, tmp_path / "out", seed=0)
+        build_task_shards(task, tmp_path, tmp_path / "out", SplitOptions(seed=0))
     assert not (tmp_path / "out").exists()
 
 
@@ -200,7 +200,7 @@ def test_a_line_that_is_no_record_is_named(line: bytes, message: str, tmp_path: 
     good = json.dumps(good_record("stability", 0)).encode()
     write_lines(tmp_path, "stability", [good, line, good])
     with pytest.raises(ValueError, match=rf"stability_train\.jsonl {message}"):
-        build_task_shards("stability", tmp_path, tmp_path / "out", seed=0)
+        build_task_shards("stability", tmp_path, tmp_path / "out", SplitOptions(seed=0))
 
 
 def test_the_first_of_many_wrong_records_are_named_and_all_are_counted(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_the_first_of_many_wrong_records_are_named_and_all_are_counted(tmp_path:
         record["stability_score"] = None
     write_lines(tmp_path, "stability", [*(json.dumps(record).encode() for record in records), b"{"])
     with pytest.raises(ValueError, match=r"^1,008 of 1,203 records are wrong; the first 5:\n") as caught:
-        build_task_shards("stability", tmp_path, tmp_path / "out", seed=0)
+        build_task_shards("stability", tmp_path, tmp_path / "out", SplitOptions(seed=0))
     lines = str(caught.value).splitlines()
     assert [line.split(": ")[0].rpartition(" ")[2] for line in lines[1:]] == ["101", "102", "103", "104", "105"]
 
@@ -217,7 +217,7 @@ def test_the_first_of_many_wrong_records_are_named_and_all_are_counted(tmp_path:
 def test_a_table_without_mutations_is_a_fluorescence_table(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         (tmp_path / f"fluorescence_{split}.csv").write_text("sequence,target\nMKTV,3.5\nMKTA,1.25\n")
-    manifest = build_task_shards("fluorescence", tmp_path, tmp_path / "out", seed=0)
+    manifest = build_task_shards("fluorescence", tmp_path, tmp_path / "out", SplitOptions(seed=0))
     table = read_split(tmp_path / "out", manifest, "test")
     assert table["log_fluorescence"].to_pylist() == [3.5, 1.25]
     assert table["num_mutations"].to_pylist() == [None, None]

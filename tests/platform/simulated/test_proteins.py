@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from proteinlm.platform.labelled.files import TEST_SPLIT, is_simulated
-from proteinlm.platform.labelled.task_data import build_task_shards, read_split
+from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, read_split
 from proteinlm.platform.simulated.proteins import Simulated, simulate
 from proteinlm.platform.simulated.sites import AMINO_ACIDS, profiles, substitutions
 from proteinlm.tasks.baselines import fit_baselines
@@ -154,7 +154,7 @@ def test_structure_neighbours_and_composition_tell_about_a_residue(made):
 
 
 def test_a_window_of_residues_predicts_structure_in_clans_not_seen(made, tmp_path):
-    manifest = build_task_shards("secondary_structure_q3", made.directory, tmp_path / "q3", seed=0)
+    manifest = build_task_shards("secondary_structure_q3", made.directory, tmp_path / "q3", SplitOptions(seed=0))
     assert manifest.is_simulated
     task = build_task("secondary_structure_q3").on_splits(manifest.splits)
     train, valid, test = (read_split(tmp_path / "q3", manifest, split) for split in SPLITS)

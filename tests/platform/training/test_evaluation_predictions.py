@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from proteinlm.platform.labelled.task_data import build_task_shards, read_split
+from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, read_split
 from proteinlm.platform.training.evaluation import Scores, write_predictions
 from proteinlm.platform.training.job import Run, Worker
 from proteinlm.tasks.catalog import build_task
@@ -21,7 +21,7 @@ def test_predictions_stand_beside_the_labels_of_their_protein(tmp_path: Path) ->
     for place, split in enumerate(("train", "valid", "test")):
         records = [tape_record("stability", 10 * place + number) for number in range(6)]
         write_as_tape(tmp_path / f"stability_{split}.lmdb", records)
-    manifest = build_task_shards("stability", tmp_path, tmp_path / "shards", seed=0, shard_rows=2)
+    manifest = build_task_shards("stability", tmp_path, tmp_path / "shards", SplitOptions(seed=0), shard_rows=2)
     task = replace(build_task("stability"), outputs=(Output("said", "token", "int8"),))
     # A prefix of the split, as validation scores it.
     said = [np.arange(number, dtype=np.int8) for number in range(4)]
