@@ -24,7 +24,7 @@ from rich.text import Text
 
 from proteinlm.platform.results.formatting import UNKNOWN, clock, known_text
 from proteinlm.platform.storage.run_directory import RUN_FILE
-from proteinlm.platform.training.progress import POLL_SECONDS
+from proteinlm.platform.training.driver import POLL_SECONDS
 from proteinlm.platform.training.tracking import MetricsTail
 
 State = Literal["waiting", "running", "finished", "failed", "paused"]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from proteinlm.platform.storage.run_directory import METRICS_FILE
-from proteinlm.platform.training.progress import SPEED_SECONDS, Follower, describe, progress_bar
+from proteinlm.platform.training.driver import SPEED_SECONDS, Follower, describe, progress_bar
 from proteinlm.platform.training.tracking import forget_after
 
 TRAINED = {"step": 200, "loss": 2.5, "residues_per_s": 12345.0}
