@@ -22,6 +22,9 @@ STANDARD_AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 NONSTANDARD_RESIDUES = "XBUZO"
 """Letters that stand for a residue too: any, Asx, selenocysteine, Glx, pyrrolysine."""
 
+RESIDUE_LETTERS = STANDARD_AMINO_ACIDS + NONSTANDARD_RESIDUES
+"""The 25 letters that stand for a residue."""
+
 ArrayT = TypeVar("ArrayT", bound=NDArray[Any])
 
 
@@ -82,8 +85,7 @@ class Alphabet:
     @cached_property
     def residue_ids(self) -> NDArray[np.int64]:
         """Ids of all letters that are residues: the 20 standard ones, then X B U Z O."""
-        letters = STANDARD_AMINO_ACIDS + NONSTANDARD_RESIDUES
-        return _read_only(np.array([self.tokens.index(letter) for letter in letters], dtype=np.int64))
+        return _read_only(np.array([self.tokens.index(letter) for letter in RESIDUE_LETTERS], dtype=np.int64))
 
     @cached_property
     def is_residue(self) -> NDArray[np.bool_]:
@@ -144,6 +146,13 @@ def joined_letters(sequences: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray
     """
     residues = np.fromiter((len(sequence) for sequence in sequences), dtype=np.int64, count=len(sequences))
     return np.frombuffer("".join(sequences).encode("latin-1", "replace"), dtype=np.uint8), residues
+
+
+def amino_acid_numbers(letters: NDArray[np.uint8], other: int) -> NDArray[np.int64]:
+    """For each letter (a byte; any shape) its place in STANDARD_AMINO_ACIDS, 0 to 19; `other` for any other letter."""
+    number_of_byte = np.full(256, other, np.int64)
+    number_of_byte[np.frombuffer(STANDARD_AMINO_ACIDS.encode(), np.uint8)] = np.arange(len(STANDARD_AMINO_ACIDS))
+    return np.asarray(number_of_byte[letters])
 
 
 def _checked(

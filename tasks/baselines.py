@@ -1,7 +1,8 @@
 """Which baselines a task has: what is reached without any language model, from a table of tasks to functions.
 
 All are fitted on tables of a task's shards (`sequence` and the label columns) and give the same per-protein columns as
-`Task.score`, so that the same metrics and intervals apply.
+`Task.score`, so that the same metrics and intervals apply. The table is not in catalog.py because pretraining
+reads the catalog and never needs a baseline.
 """
 
 from collections.abc import Callable, Mapping

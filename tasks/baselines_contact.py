@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, joined_letters
+from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, amino_acid_numbers, joined_letters
 from proteinlm.tasks.contact_precision import precision_counts, stacked
-from proteinlm.tasks.contact_prediction import NAME, coordinates_of_each, scored_pairs
+from proteinlm.tasks.contact_prediction import coordinates_of_each, scored_pairs
 from proteinlm.tasks.task import Baseline, Columns, Task
 
 NUM_LETTERS = len(STANDARD_AMINO_ACIDS) + 1
@@ -55,12 +55,10 @@ class ScoredPairs:
 
 
 def fit_contact_baselines(task: Task, train: pa.Table, valid: pa.Table, seed: int = 0) -> tuple[Baseline, ...]:
-    """The baselines of contact prediction, fitted on tables of its shards; () for another task.
+    """The baselines of contact prediction, fitted on tables of its shards.
 
     Deterministic by `seed`; nothing is chosen on `valid`. Raises ValueError where train has no contact.
     """
-    if task.name != NAME:
-        return ()
     drawn = train
     if len(train) > MOST_TRAIN_PROTEINS:
         rows = np.random.default_rng(seed).choice(len(train), MOST_TRAIN_PROTEINS, replace=False)
@@ -84,11 +82,9 @@ def fit_contact_baselines(task: Task, train: pa.Table, valid: pa.Table, seed: in
 
 def pairs_of_each(table: pa.Table) -> Iterator[ScoredPairs]:
     """The scored pairs of each protein of `table`."""
-    code = np.full(256, NUM_LETTERS - 1, np.int64)
-    code[np.frombuffer(STANDARD_AMINO_ACIDS.encode(), np.uint8)] = np.arange(NUM_LETTERS - 1)
     for sequence, coordinates in zip(table.column("sequence").to_pylist(), coordinates_of_each(table), strict=True):
         letters, _ = joined_letters([sequence])
-        yield ScoredPairs(*scored_pairs(coordinates), code[letters])
+        yield ScoredPairs(*scored_pairs(coordinates), amino_acid_numbers(letters, NUM_LETTERS - 1))
 
 
 def _fit(train: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.float64], int, int]:

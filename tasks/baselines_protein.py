@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, joined_letters
+from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, amino_acid_numbers, joined_letters
 from proteinlm.tasks.fluorescence import MUTATIONS_COLUMN
 from proteinlm.tasks.fluorescence import TARGET as FLUORESCENCE
 from proteinlm.tasks.metrics import Spearman
@@ -85,13 +85,13 @@ def fit_one_hot_ridge(train: pa.Table, valid: pa.Table, target: Target, alphas: 
     features, targets = one_hot_positions(train, width), _targets(train, target)
     valid_features, valid_targets = one_hot_positions(valid, width), _targets(valid, target)
     solutions = _solve_ridge(features, targets, alphas)
-    figures = [
+    correlations = [
         Spearman("prediction", "target")(
             regression_columns(valid_features @ weights + intercept, valid_targets, target)
         )
         for weights, intercept in solutions
     ]
-    best = int(np.argmax(np.nan_to_num(figures, nan=-np.inf)))
+    best = int(np.argmax(np.nan_to_num(correlations, nan=-np.inf)))
     weights, intercept = solutions[best]
 
     def score(table: pa.Table) -> Columns:
@@ -111,12 +111,11 @@ def one_hot_positions(table: pa.Table, width: int) -> "csr_matrix":
     from scipy.sparse import csr_matrix
 
     letters, lengths = joined_letters(table.column("sequence").to_pylist())
-    code = np.full(256, -1, np.int64)
-    code[np.frombuffer(STANDARD_AMINO_ACIDS.encode(), np.uint8)] = np.arange(len(STANDARD_AMINO_ACIDS))
+    numbers = amino_acid_numbers(letters, -1)
     position = np.arange(len(letters)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    kept = (code[letters] >= 0) & (position < width)
+    kept = (numbers >= 0) & (position < width)
     protein = np.repeat(np.arange(len(lengths)), lengths)[kept]
-    column = position[kept] * len(STANDARD_AMINO_ACIDS) + code[letters][kept]
+    column = position[kept] * len(STANDARD_AMINO_ACIDS) + numbers[kept]
     shape = (len(lengths), width * len(STANDARD_AMINO_ACIDS))
     return csr_matrix((np.ones(len(column)), (protein, column)), shape=shape)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS
+from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, amino_acid_numbers
 from proteinlm.models.packed import NOT_SCORED
 from proteinlm.tasks.secondary_structure import LABEL_COLUMNS, residue_labels
 from proteinlm.tasks.task import Baseline, Columns, Task
@@ -71,6 +71,7 @@ def fit_one_hot_window(
 
     At most `most_train_residues` residues, drawn at random, are fitted. Raises ValueError for fewer than two classes.
     """
+    from scipy.special import log_softmax
     from sklearn.linear_model import LogisticRegression
 
     generator = np.random.default_rng(seed)
@@ -94,7 +95,7 @@ def fit_one_hot_window(
         labels, lengths = residue_labels(table, column)
         selected = np.flatnonzero(labels != NOT_SCORED)
         logits = np.asarray(one_hot_windows(table, window, selected) @ weights.T + biases)
-        return _columns(_log_softmax(logits), labels[selected], selected, lengths)
+        return _columns(np.asarray(log_softmax(logits, axis=1)), labels[selected], selected, lengths)
 
     description = (
         f"multinomial logistic regression on one-hot residues in a window of {window}, fitted on {len(targets):,} of "
@@ -115,11 +116,9 @@ def one_hot_windows(table: pa.Table, window: int, selected: NDArray[np.int64]) -
     # Proteins are laid out with `half` fillers before each and after the last, so that no window sees a neighbour.
     filler = "-" * half
     letters = np.frombuffer((filler + "".join(sequence + filler for sequence in sequences)).encode("latin-1"), np.uint8)
-    code = np.full(256, NUM_LETTERS - 1, np.int64)
-    code[np.frombuffer(STANDARD_AMINO_ACIDS.encode(), np.uint8)] = np.arange(NUM_LETTERS - 1)
     protein = np.repeat(np.arange(len(lengths)), lengths)[selected]
     around = (selected + half * (protein + 1))[:, None] + np.arange(-half, half + 1)
-    index = code[letters[around]] + NUM_LETTERS * np.arange(window)
+    index = amino_acid_numbers(letters, NUM_LETTERS - 1)[around] + NUM_LETTERS * np.arange(window)
     ones = np.ones(index.size, np.float32)
     starts = np.arange(0, index.size + 1, window)
     return csr_matrix((ones, index.ravel().astype(np.int32), starts), shape=(len(selected), window * NUM_LETTERS))
@@ -146,11 +145,6 @@ def _all_classes(
     all_weights, all_biases = np.zeros((num_classes, weights.shape[1])), np.full(num_classes, biases.min() - 20)
     all_weights[classes], all_biases[classes] = weights, biases
     return all_weights, all_biases
-
-
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def _columns(

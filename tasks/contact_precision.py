@@ -59,14 +59,6 @@ def precision_counts(
     return counts
 
 
-def precision_columns(
-    scores: NDArray[np.floating], contacts: NDArray[np.bool_], known: NDArray[np.bool_]
-) -> dict[str, float]:
-    """`precision_counts` of a protein from matrices: scores [L, L] (above the diagonal), contacts [L, L], known [L]."""
-    first, second = np.nonzero(np.triu(known[:, None] & known, MIN_SEPARATION))
-    return precision_counts(scores[first, second], contacts[first, second], second - first, len(known))
-
-
 def stacked(proteins: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
     """Columns [B] from the counts of each protein; no proteins give empty columns."""
     names = proteins[0] if proteins else precision_counts(np.zeros(0), np.zeros(0, bool), np.zeros(0, int), 0)

@@ -6,7 +6,7 @@ learned in pretraining. A cheap thermometer of pretraining; an encoder with rand
 
 Source: Rao et al. 2021, Transformer protein language models are unsupervised structure learners (pairs 6 or more apart,
 C = 0.15, scikit-learn's liblinear); transformers' EsmContactPredictionHead for the features. Contacts here are C-alpha
-atoms below 8 Angstrom, there C-beta: figures are not to be ranked with theirs.
+atoms below 8 Angstrom, there C-beta: values are not to be ranked with theirs.
 
 Shapes: B proteins, L residues of one protein, A layers x heads, P scored pairs of one protein, M pairs that are fitted.
 """
@@ -53,7 +53,7 @@ class ContactProbe:
 
     @property
     def description(self) -> str:
-        """What it is and what it was fitted on: printed with its figures."""
+        """What it is and what it was fitted on: printed with its values."""
         return (
             f"logistic regression (L1, C = {INVERSE_REGULARISATION:g}) on {len(self.weights)} symmetrised, average "
             f"product corrected attention maps, {int((self.weights != 0).sum())} of them used, fitted on "

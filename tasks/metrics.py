@@ -46,12 +46,12 @@ class PooledRatio:
     """exp of the ratio, as perplexity is."""
 
     def __call__(self, columns: Columns) -> float:
-        """The figure of these proteins; NaN where the denominator sums to 0."""
+        """The value for these proteins; NaN where the denominator sums to 0."""
         over, under = self.terms(columns)
         return float(self.ratio(over.sum(keepdims=True), under.sum(keepdims=True))[0])
 
     def of_draws(self, columns: Columns, draws: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The figures [S] of the proteins `draws` [S, B]."""
+        """The values [S] for the proteins `draws` [S, B]."""
         over, under = self.terms(columns)
         return self.ratio(over[draws].sum(axis=1), under[draws].sum(axis=1))
 
@@ -65,7 +65,7 @@ class PooledRatio:
         return over, under
 
     def ratio(self, over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Figures [S] from sums [S]; NaN where nothing was counted."""
+        """Values [S] from sums [S]; NaN where nothing was counted."""
         value = np.full(over.shape, np.nan)
         np.divide(over, under, out=value, where=under > 0)
         if not self.exponential:
@@ -75,7 +75,7 @@ class PooledRatio:
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricValue:
     """A metric's value on a split with its interval and the counts behind it."""
 
     value: float
@@ -88,7 +88,7 @@ class Figure:
     """Sum of the metric's `counted` column."""
 
 
-def evaluate(metric: Metric, columns: Columns, seed: int = 0, num_resamples: int = 1000) -> Figure:
+def evaluate(metric: Metric, columns: Columns, seed: int = 0, num_resamples: int = 1000) -> MetricValue:
     """`metric` over per-protein `columns` [B], with a percentile bootstrap over proteins that have something counted.
 
     Deterministic by `seed`. Raises ValueError where the column that the metric counts is missing.
@@ -100,26 +100,26 @@ def evaluate(metric: Metric, columns: Columns, seed: int = 0, num_resamples: int
     used = {name: np.asarray(values, np.float64)[kept] for name, values in columns.items()}
     num_proteins, num_scored = int(kept.sum()), round(float(counted[kept].sum()))
     if num_proteins == 0:
-        return Figure(math.nan, math.nan, math.nan, 0, 0)
+        return MetricValue(math.nan, math.nan, math.nan, 0, 0)
     value = float(metric.compute(used))
     if num_proteins == 1:  # resampling one protein gives that protein: an interval of width 0 would say too much
-        return Figure(value, math.nan, math.nan, num_proteins, num_scored)
+        return MetricValue(value, math.nan, math.nan, num_proteins, num_scored)
     low, high = _interval(resample(metric.compute, used, num_proteins, seed, num_resamples))
-    return Figure(value, low, high, num_proteins, num_scored)
+    return MetricValue(value, low, high, num_proteins, num_scored)
 
 
 def resample(
     compute: Callable[[Columns], float], columns: Columns, num_proteins: int, seed: int, num_resamples: int
 ) -> NDArray[np.float64]:
     """The metric [S] of `num_resamples` draws of `num_proteins` proteins with replacement."""
-    figures: list[NDArray[np.float64]] = []
+    found: list[NDArray[np.float64]] = []
     for draws in _draws(num_proteins, seed, num_resamples):
         if isinstance(compute, Resampled):
-            figures.append(compute.of_draws(columns, draws))
+            found.append(compute.of_draws(columns, draws))
         else:
             rows = ({name: values[draw] for name, values in columns.items()} for draw in draws)
-            figures.append(np.fromiter((compute(row) for row in rows), np.float64, len(draws)))
-    return np.concatenate(figures)
+            found.append(np.fromiter((compute(row) for row in rows), np.float64, len(draws)))
+    return np.concatenate(found)
 
 
 def _draws(num_proteins: int, seed: int, num_resamples: int) -> Iterator[NDArray[np.int64]]:
@@ -129,8 +129,8 @@ def _draws(num_proteins: int, seed: int, num_resamples: int) -> Iterator[NDArray
         yield generator.integers(0, num_proteins, (min(at_once, num_resamples - start), num_proteins))
 
 
-def _interval(figures: NDArray[np.float64]) -> tuple[float, float]:
-    known = figures[~np.isnan(figures)]  # a metric may be undefined on a resample (a correlation of equal values)
+def _interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
+    known = resampled[~np.isnan(resampled)]  # a metric may be undefined on a resample (a correlation of equal values)
     if known.size == 0:
         return math.nan, math.nan
     low, high = np.quantile(known, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])

@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-RESIDUE_LETTERS = frozenset("ACDEFGHIKLMNPQRSTVWYXBUZO")
-"""The 20 amino acids and X (any), B (D or N), U (selenocysteine), Z (E or Q), O (pyrrolysine)."""
+from proteinlm.models.alphabet import RESIDUE_LETTERS
+
 SEQUENCE_KEYS = ("primary", "sequence")
 _ACCEPTED_SEQUENCE = "accepted: a string of the letters " + "".join(sorted(RESIDUE_LETTERS))
 TARGET_KEY = "target"
 """The name of the one label of a whole protein in tables of (sequence, target)."""
+_RESIDUES = frozenset(RESIDUE_LETTERS)
 SHOWN = 60
 """Characters of a found value that a message repeats."""
 
@@ -216,8 +217,8 @@ def _checked_sequence(values: Mapping[str, object], where: str) -> str:
         raise ValueError(f"{where}: key {key!r} has {_shown(sequence)} ({type(sequence).__name__}); {accepted}")
     if not sequence:
         raise ValueError(f"{where}: key {key!r} is an empty sequence; {accepted}")
-    if not RESIDUE_LETTERS.issuperset(sequence):
-        wrong = next(place for place, letter in enumerate(sequence) if letter not in RESIDUE_LETTERS)
+    if not _RESIDUES.issuperset(sequence):
+        wrong = next(place for place, letter in enumerate(sequence) if letter not in _RESIDUES)
         raise ValueError(f"{where}: key {key!r} has {sequence[wrong]!r} at residue {wrong + 1}; {accepted}")
     return sequence
 

@@ -26,9 +26,6 @@ from proteinlm.tasks.task import Batch, Metric, Task, Window, kept_residues
 LABEL_COLUMNS: Mapping[int, str] = {3: "ss3", 8: "ss8"}
 MASK_COLUMN = "valid_mask"
 TEST_SPLITS = ("cb513", "ts115", "casp12")
-SS8_LETTERS = "GHIBESTC"
-SS3_OF_SS8 = (0, 0, 0, 1, 1, 2, 2, 2)
-"""Class of three for each class of eight."""
 
 
 def secondary_structure(num_labels: int, head: HeadName = "paper") -> Task:

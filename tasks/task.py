@@ -73,7 +73,7 @@ Columns = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure with its definition, computed from per-protein columns so that it can be resampled over proteins."""
+    """A measure with its definition, computed from per-protein columns so that it can be resampled over proteins."""
 
     name: str
     definition: str
@@ -209,6 +209,6 @@ class Baseline:
 
     name: str
     description: str
-    """What it is and what it was fitted on: printed with its figures."""
+    """What it is and what it was fitted on: printed with its values."""
     score: Callable[[pa.Table], Columns]
     """Rows [B] of a split -> per-protein columns [B] as `Task.score` gives them."""

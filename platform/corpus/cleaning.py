@@ -1,6 +1,7 @@
 """What a protein must be to enter a corpus, and which split it goes to: the rules alone, without files or Ray.
 
-A cleaned protein has an id and upper-case residues of the 25 letters below. All else is a `Reject` with a reason.
+A cleaned protein has an id and upper-case residues of the alphabets' 25 letters. All else is a `Reject` with
+a reason.
 """
 
 import gzip
@@ -13,11 +14,10 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from proteinlm.models.alphabet import RESIDUE_LETTERS
 from proteinlm.platform.data.sources import Source, lmdb_records, parse_json
 
-RESIDUES = b"ACDEFGHIKLMNPQRSTVWYXBUZO"
-"""The 20 standard amino acids, X (unknown), B (D or N), Z (E or Q), U (selenocysteine), O (pyrrolysine)."""
-
+_RESIDUES = RESIDUE_LETTERS.encode()
 _UPPER = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyz", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _DROPPED = b" \t\r\n\v\f-."
 _PFAM_IN_HEADER = re.compile(rb"\s(PF\d{5})(?:\.\d+)?;")
@@ -54,7 +54,7 @@ def clean_sequence(text: bytes) -> bytes:
     refused by name: no alphabet in use here has it. What is empty after this is refused.
     """
     residues = text.translate(_UPPER, _DROPPED).rstrip(b"*")
-    unknown = residues.translate(None, RESIDUES)
+    unknown = residues.translate(None, _RESIDUES)
     if unknown:
         place = residues.index(unknown[:1]) + 1
         if unknown[:1] == b"*":

@@ -30,7 +30,7 @@ class Families:
     """[F] sites of each family."""
     sites: Sites
     residues: NDArray[np.int8]
-    """[T] index in AMINO_ACIDS."""
+    """[T] index in STANDARD_AMINO_ACIDS."""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS
 from proteinlm.platform.labelled.files import MARKER_FILE, TEST_SPLIT
 from proteinlm.platform.simulated.families import Families, Proteins, draw_families, fray, grow_trees
-from proteinlm.platform.simulated.sites import AMINO_ACIDS, SS3_OF_STRUCTURE
+from proteinlm.platform.simulated.sites import SS3_OF_STRUCTURE
 from proteinlm.platform.storage.atomic import write_atomically
 
 MOST_FAMILIES = 9999
@@ -127,7 +128,7 @@ def _structure_records(
     """TAPE-style records of the proteins `members`; in three of ten, valid_mask leaves out residues at each end."""
     ends = np.cumsum(proteins.lengths)
     unresolved = generator.integers(1, 4, (len(members), 2)) * (generator.random((len(members), 1)) < 0.3)
-    letters = np.frombuffer(AMINO_ACIDS.encode(), np.uint8)
+    letters = np.frombuffer(STANDARD_AMINO_ACIDS.encode(), np.uint8)
     for row, (first, last) in zip(members.tolist(), unresolved.tolist(), strict=True):
         here = slice(ends[row] - proteins.lengths[row], ends[row])
         structure = proteins.structure[here]
@@ -154,7 +155,7 @@ def _identifier(family: int, member: int) -> str:
 
 
 def _fasta(proteins: Proteins, per_family: int) -> bytes:
-    letters = np.frombuffer(AMINO_ACIDS.encode(), np.uint8)[proteins.residues].tobytes().decode()
+    letters = np.frombuffer(STANDARD_AMINO_ACIDS.encode(), np.uint8)[proteins.residues].tobytes().decode()
     lines, start = [], 0
     for row, (family, length) in enumerate(zip(proteins.family.tolist(), proteins.lengths.tolist(), strict=True)):
         name = f"{_identifier(family, row % per_family)}/1-{length}"

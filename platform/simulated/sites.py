@@ -4,7 +4,8 @@ Residues are preferred by structure (helices turn one face to the core, strands 
 the G and C of its genome and the salt it lives in shift the composition of all its proteins. Most scales are published
 ones, the contrasts are set so that a small model finds them quickly.
 
-Shapes: A = 20 amino acids in the order of AMINO_ACIDS, K = 320 site classes (host, structure, burial), T sites.
+Shapes: A = 20 amino acids in the order of STANDARD_AMINO_ACIDS, K = 320 site classes (host, structure, burial),
+T sites.
 """
 
 from dataclasses import dataclass
@@ -12,14 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 STRUCTURES = "GHIBESTC"
 """DSSP's eight, in the order of TAPE's ss8 codes."""
 SS3_OF_STRUCTURE = np.array([0, 0, 0, 1, 1, 2, 2, 2], np.int8)
 NUM_GRADES = 5
 """Grades of burial, 0 = exposed to 4 = core."""
 
-# A row for each of AMINO_ACIDS, a column for each scale:
+# A row for each of STANDARD_AMINO_ACIDS, a column for each scale:
 #   background: Swiss-Prot, percent
 #   helix: P(a), Chou and Fasman 1978
 #   strand: P(b)

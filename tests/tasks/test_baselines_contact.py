@@ -1,15 +1,17 @@
 """Contact baselines: counts by hand, columns as the metrics want them, and what each of them can see."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn.metrics import log_loss
 
 from proteinlm.tasks import baselines_contact
+from proteinlm.tasks.baselines import fit_baselines
 from proteinlm.tasks.baselines_contact import NUM_LETTERS, fit_contact_baselines, pairs_of_each
 from proteinlm.tasks.contact_prediction import contact_prediction
 from proteinlm.tasks.metrics import evaluate
-from proteinlm.tasks.secondary_structure import secondary_structure
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 METRICS = {metric.name: metric for metric in contact_prediction().metrics}
@@ -101,7 +103,7 @@ def test_letters_that_train_lacks_say_nothing_and_empty_tables_have_columns():
 
 def test_other_tasks_have_none_and_no_contact_is_refused():
     train = make_table(0)
-    assert fit_contact_baselines(secondary_structure(3), train, train) == ()
+    assert fit_baselines(replace(contact_prediction(), name="another"), train, train) == ()
     with pytest.raises(ValueError, match="found 0 contacts among 0 pairs"):
         fit_contact_baselines(contact_prediction(), train.slice(0, 0), train)
 

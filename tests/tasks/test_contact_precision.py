@@ -5,10 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proteinlm.tasks.contact_precision import CUTS, RANGES, precision_columns, precision_metrics, stacked
+from proteinlm.tasks.contact_precision import CUTS, MIN_SEPARATION, RANGES, precision_counts, precision_metrics, stacked
 from proteinlm.tasks.metrics import evaluate
 
 METRICS = {metric.name: metric for metric in precision_metrics()}
+
+
+def precision_columns(scores, contacts, known):
+    """`precision_counts` of a protein from matrices: scores [L, L] (above the diagonal), contacts [L, L], known [L]."""
+    first, second = np.nonzero(np.triu(known[:, None] & known, MIN_SEPARATION))
+    return precision_counts(scores[first, second], contacts[first, second], second - first, len(known))
 
 
 def precision_at(scores, contacts, known, nearest, farthest, divisor):

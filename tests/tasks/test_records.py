@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proteinlm.models.alphabet import RESIDUE_LETTERS
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.records import (
-    RESIDUE_LETTERS,
     LabelField,
     TaskSchema,
     check_record,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from proteinlm.models.packed import NOT_SCORED
-from proteinlm.tasks.secondary_structure import SS3_OF_SS8, SS8_LETTERS, residue_labels, secondary_structure
+from proteinlm.tasks.secondary_structure import residue_labels, secondary_structure
 from tests.made.small_models import make_batch, make_window, secondary_structure_table, tiny_model
 
 NONE = NOT_SCORED
@@ -76,11 +76,6 @@ def test_a_few_steps_learn_the_labels():
         columns["loss"].sum().backward()
         optimizer.step()
     assert columns["correct"].sum() >= 19
-
-
-def test_three_classes_are_the_eight_joined():
-    joined = {letter: SS3_OF_SS8[place] for place, letter in enumerate(SS8_LETTERS)}
-    assert joined == {"G": 0, "H": 0, "I": 0, "B": 1, "E": 1, "S": 2, "T": 2, "C": 2}
 
 
 def test_other_numbers_of_classes_are_refused():

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS
 from proteinlm.platform.labelled.files import TEST_SPLIT, is_simulated
 from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, read_split
 from proteinlm.platform.simulated.proteins import Simulated, simulate
-from proteinlm.platform.simulated.sites import AMINO_ACIDS, profiles, substitutions
+from proteinlm.platform.simulated.sites import SS3_OF_STRUCTURE, STRUCTURES, profiles, substitutions
 from proteinlm.tasks.baselines import fit_baselines
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.metrics import evaluate
-from proteinlm.tasks.secondary_structure import SS3_OF_SS8
 
+CLASS_OF_THREE = {"G": 0, "H": 0, "I": 0, "B": 1, "E": 1, "S": 2, "T": 2, "C": 2}
 SPLITS = ("train", "valid", TEST_SPLIT)
 
 
@@ -36,7 +37,7 @@ def read_task(made: Simulated, split: str) -> list[dict]:
 
 
 def as_numbers(sequence: str) -> np.ndarray:
-    return np.array([AMINO_ACIDS.index(letter) for letter in sequence])
+    return np.array([STANDARD_AMINO_ACIDS.index(letter) for letter in sequence])
 
 
 def entropy(counts: np.ndarray) -> float:
@@ -57,7 +58,7 @@ def test_the_fasta_has_pfam_headers_and_only_amino_acids(made):
     assert name == again == f"SIM0001M00001_SIMUL/1-{len(records[0][1])}"
     assert family == "PF90001.1;Simulated-1;"
     assert len({header.split()[0] for header, _ in records}) == len(records)
-    assert set("".join(sequence for _, sequence in records)) == set(AMINO_ACIDS)
+    assert set("".join(sequence for _, sequence in records)) == set(STANDARD_AMINO_ACIDS)
     assert 40 <= min(len(sequence) for _, sequence in records) <= max(len(sequence) for _, sequence in records) <= 160
 
 
@@ -108,7 +109,7 @@ def test_the_records_are_the_proteins_of_the_fasta(made):
     sequences = {header[1:].split("/")[0]: sequence for header, sequence in read_fasta(made.fasta)}
     for record in read_task(made, "valid"):
         assert record["primary"] == sequences[record["id"]]
-        assert record["ss3"] == [SS3_OF_SS8[label] for label in record["ss8"]]
+        assert record["ss3"] == [CLASS_OF_THREE[STRUCTURES[label]] for label in record["ss8"]]
         assert 0 < sum(record["valid_mask"]) <= len(record["valid_mask"]) == record["protein_length"]
     assert {record["valid_mask"][0] for record in read_task(made, "train")} == {0, 1}
     assert {record["valid_mask"][-1] for record in read_task(made, "train")} == {0, 1}
@@ -169,7 +170,7 @@ def test_the_tables_are_probabilities_and_a_substitution_changes_the_residue():
     table = substitutions()
     assert table.sum(2) == pytest.approx(1)
     assert not np.diagonal(table, axis1=1, axis2=2).any()
-    leucine, isoleucine, aspartate = (AMINO_ACIDS.index(letter) for letter in "LID")
+    leucine, isoleucine, aspartate = (STANDARD_AMINO_ACIDS.index(letter) for letter in "LID")
     assert (table[:, leucine, isoleucine] > table[:, leucine, aspartate]).mean() > 0.8
 
 
@@ -191,3 +192,7 @@ def test_arguments_out_of_range_are_refused_before_anything_is_written(tmp_path,
 def test_the_smallest_set_has_every_split(tmp_path):
     made = simulate(tmp_path, num_families=3, proteins_per_family=1, seed=0)
     assert made.task_proteins == {"train": 1, "valid": 1, TEST_SPLIT: 1}
+
+
+def test_three_classes_are_the_eight_joined():
+    assert dict(zip(STRUCTURES, SS3_OF_STRUCTURE.tolist(), strict=True)) == CLASS_OF_THREE
