@@ -1,4 +1,4 @@
-"""Alphabets: which token is which number, and the road from letters to token ids and back.
+"""Alphabets: the tokens of a model and their ids, and the conversion of sequences to token ids and back.
 
 Three are built in: ESM's 33 tokens (the default: weights go in and out of transformers' EsmForMaskedLM), TAPE's IUPAC
 alphabet of 30 and ProteinLM's of 31. An id always fits in a byte.
@@ -30,7 +30,7 @@ ArrayT = TypeVar("ArrayT", bound=NDArray[Any])
 
 @dataclass(frozen=True)
 class Alphabet:
-    """The tokens of a model in the order of their ids, and which of them have a special role."""
+    """The tokens of a model in the order of their ids, and which of them are special tokens."""
 
     name: str
     tokens: tuple[str, ...]

@@ -54,7 +54,10 @@ def _probabilities(qkv: Tensor, angles: Rotation | None, num_heads: int) -> Tens
 
 
 def _rotated(states: Tensor, angles: Rotation) -> Tensor:
-    """Queries or keys [H, L, d] turned by their positions, the halves of d as the two coordinates."""
+    """Queries or keys [H, L, d] rotated by the angles of their positions; dimension i is paired with i + d / 2.
+
+    Not `attention._rotate`, which writes into a given tensor and rounds differently (by up to 2.4e-7).
+    """
     cos, sin = (table[: states.shape[1]] for table in angles)
     first, second = states.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

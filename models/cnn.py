@@ -1,4 +1,4 @@
-"""A small convolutional encoder, to be trained from scratch: what is reached without attention and without pretraining.
+"""A small convolutional encoder, trained from scratch: a reference without attention and without pretraining.
 
 Token embedding, two residual blocks (LayerNorm, Conv1d of 5 and of 9 residues, GELU), final LayerNorm: every residue
 sees 6 residues to either side. PEER's ProteinCNN (Xu et al. 2022; Shanehsazzadeh et al. 2020) is the same idea with two
@@ -19,7 +19,7 @@ from proteinlm.models.encoder import initialise
 from proteinlm.models.packed import Packed
 
 KERNEL_SIZES = (5, 9)
-"""Residues that the convolution of each block sees, itself in the middle."""
+"""Kernel size of each block's convolution, in residues; it is centred on the residue that it computes."""
 
 
 class ConvolutionBlock(nn.Module):

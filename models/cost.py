@@ -3,8 +3,8 @@
 Model FLOPs are what must be computed, whatever an implementation adds to it.
 
 A multiply-add counts as two operations. Padding and recomputation are not work, so they do not count: flash attention,
-attention groups and activation checkpointing leave these figures alone. LayerNorm, GELU, softmax, rotary positions and
-the embedding are left out, as usual (below one percent).
+attention groups and activation checkpointing do not change these numbers. LayerNorm, GELU, softmax, rotary positions
+and the embedding are left out, as usual (below one percent).
 
 Sources: Kaplan et al. 2020 (arXiv 2001.08361), table 1; Chowdhery et al. 2022 (PaLM, arXiv 2204.02311), appendix B,
 whose per-token formula holds for one sequence length; here the attention of each protein has its own length. Memory:

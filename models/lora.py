@@ -1,4 +1,4 @@
-"""Low-rank adapters on an encoder's linear layers (LoRA, Hu et al. 2021), by peft: its one door."""
+"""Low-rank adapters on an encoder's linear layers (LoRA, Hu et al. 2021). The only file that imports peft."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,9 @@ from proteinlm.models.encoder import ProteinEncoder
 def add_lora(encoder: ProteinEncoder, *, rank: int, alpha: int, dropout: float, layers: Sequence[str]) -> None:
     """Put an adapter of `rank` on each linear layer of the encoder's layers that `layers` names, in place.
 
-    Afterwards W + (alpha / rank) B A takes the place of W, with B = 0 at first, and of the encoder's parameters A and B
-    alone are trained. `layers` are names in models/encoder.py: "qkv", "output" (attention's and the MLP's), "expand".
+    Afterwards each such layer computes with W + (alpha / rank) B A in place of W. B is 0 at first, and A and B are the
+    only parameters of the encoder that are trained. `layers` are names in models/encoder.py: "qkv", "output"
+    (attention's and the MLP's), "expand".
     Raises ImportError that says what to install where peft is missing, ValueError for a name that no layer has.
     """
     try:

@@ -123,7 +123,11 @@ def one_hot_positions(table: pa.Table, width: int) -> "csr_matrix":
 def _solve_ridge(
     features: "csr_matrix", targets: NDArray[np.float64], alphas: Sequence[float]
 ) -> list[tuple[NDArray[np.float64], float]]:
-    """Weights [P] and intercept for each alpha, by the normal equations; a feature that train lacks has weight 0."""
+    """Weights [P] and intercept for each alpha, by the normal equations; a feature that train lacks has weight 0.
+
+    Not scikit-learn's Ridge: on sparse features it solves iteratively, so that predictions depend on a tolerance; its
+    exact solver needs dense features.
+    """
     from scipy.linalg import solve
 
     seen = np.flatnonzero(np.asarray(features.sum(axis=0)).ravel())

@@ -1,4 +1,4 @@
-"""The tasks there are: an explicit table from name to builder. A new task is one line here and one file beside it."""
+"""All tasks: a table from a task's name to the function that builds it. A new task is one line here and one file."""
 
 import difflib
 import inspect

@@ -32,7 +32,8 @@ def masked_language_modeling(
     In training `training_mask_fraction` takes the place of `mask_fraction`, where given; scoring keeps it, so that
     losses of different runs can be compared. Raises ValueError as `Masking` does.
 
-    Its splits are a corpus's: "valid" (random proteins) and "holdout" (whole clans and families), watched separately.
+    Two splits of a corpus are scored during training, separately: "valid" (random proteins) and "holdout" (whole clans
+    and families).
     """
     scored = Masking(mask_fraction, keep_fraction, random_fraction)
     trained = scored if training_mask_fraction is None else replace(scored, mask_fraction=training_mask_fraction)
@@ -50,7 +51,7 @@ def masked_language_modeling(
 
 
 def scored_masking(options: Mapping[str, float]) -> Masking:
-    """The masks that splits are scored with, of a task with these `options` (arguments of the task's function)."""
+    """The masking with which splits are scored, from the task's `options` (arguments of `masked_language_modeling`)."""
     return Masking(**{name: value for name, value in options.items() if name != "training_mask_fraction"})
 
 

@@ -25,7 +25,7 @@ DRAWS_AT_ONCE = 4_000_000
 
 @runtime_checkable
 class Resampled(Protocol):
-    """A metric's `compute` that knows a faster way over resamples than one after the other."""
+    """A metric's `compute` that can compute all resamples at once, faster than one after the other."""
 
     def of_draws(self, columns: Columns, draws: NDArray[np.int64]) -> NDArray[np.float64]:
         """The metric [S] of the proteins `draws` [S, B], numbers of rows that may repeat."""

@@ -1,6 +1,6 @@
-"""What tasks of one number for each protein share: how it is prepared, predicted, scored and measured.
+"""What the tasks that predict one number for each protein share: labels, head, loss and metrics.
 
-The head answers in deviations from the task's usual value, so that it starts near the mean whatever the unit is.
+The head predicts (value - typical_mean) / typical_deviation, so that a new head starts near the mean in any unit.
 
 Shapes: B proteins, D hidden.
 """
@@ -24,14 +24,15 @@ UNIT = "proteins"
 
 @dataclass(frozen=True)
 class Mode:
-    """Proteins whose target lies on one side of a limit, measured apart under the task's metrics' names and this."""
+    """A range of targets (above, up_to]; its proteins also get metrics of their own, such as "spearman_<name>"."""
 
     name: str
     above: float
-    """Targets greater than this belong to it ..."""
+    """Lower limit, itself outside the range."""
     up_to: float
-    """... unless they are greater than this."""
+    """Upper limit, itself inside the range."""
     description: str
+    """Which proteins these are, in words that end the definition of a metric."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ class Target:
 
     column: str
     description: str
-    """What it is, with its unit: part of every definition."""
+    """What it is, with its unit: part of every metric's definition."""
     typical_mean: float
     typical_deviation: float
-    """Mean and standard deviation of the published training set: constants, so that nothing is fitted twice."""
+    """Mean and standard deviation of the published training set, constants whatever data is trained on."""
     modes: tuple[Mode, ...] = ()
 
 

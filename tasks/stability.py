@@ -1,4 +1,4 @@
-"""Stability: how much protease designed mini-proteins withstand, as a score (Rocklin et al. 2017).
+"""Stability: how well designed mini-proteins resist proteases, as a score (Rocklin et al. 2017).
 
 The score is the log10 of the concentration at which half is cut, over that predicted for the unfolded state. Train and
 valid are whole designs of several rounds, test the single mutants around 17 proteins.

@@ -1,4 +1,4 @@
-"""A task is a value: what it reads, how labels are made, which head answers, what is scored.
+"""A task is a value: the columns it reads, how labels are made from them, its head, its loss and its metrics.
 
 Pretraining is the task `masked_language_modeling`; the TAPE tasks are its siblings. A new task is one file that returns
 a `Task`, and one line in tasks/catalog.py. Nothing here knows Ray, DeepSpeed or a training loop.
@@ -85,7 +85,7 @@ class Metric:
     """What `counted` counts, in words."""
     larger_is_better: bool = True
     is_main: bool = True
-    """Whether tables show it unasked."""
+    """Whether tables show it by default."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def known_labels(labels: NDArray[np.generic], lengths: NDArray[np.int64]) -> int
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of a model, as a value."""
+    """A task: the functions and names that turn stored rows into labels, a loss and metrics."""
 
     name: str
     columns: tuple[str, ...]
@@ -128,12 +128,13 @@ class Task:
     prepare: Callable[[Window], tuple[NDArray[np.uint8], NDArray[np.generic]]]
     """Window -> (tokens [N], labels [N] or [B]): a pure function of the window."""
     make_head: Callable[[ProteinEncoder], nn.Module]
+    """Encoder -> a new head for its hidden size, with random weights."""
     score: Callable[[nn.Module, Tensor, Batch], dict[str, Tensor]]
     """(head, what `pool` gave, batch) -> per-protein columns [B]; "loss" (summed, nats or squared error, carries the
     gradient) and "scored" (how many labels that sum is over) are always among them, the rest is for the metrics. Where
     the head is not in training, the task's `outputs` are there too."""
     metrics: tuple[Metric, ...]
-    """The first one, on the first of `valid_splits`, is what an epoch is chosen by."""
+    """The best epoch is chosen by the first one, on the first of `valid_splits`."""
     pool: Callable[[Tensor, Packed], Tensor] = every_token
     """Hidden [N, D] -> what the head reads, [N, D] or [B, D]. It has no weights: under a frozen encoder its value is
     computed once and kept."""
@@ -142,7 +143,7 @@ class Task:
     outputs: tuple[Output, ...] = ()
     train_split: str = "train"
     valid_splits: tuple[str, ...] = ("valid",)
-    """Splits watched during training; the first one is what choices are made on."""
+    """Splits scored during training; hyperparameters and epochs are chosen on the first one."""
     test_splits: tuple[str, ...] = ()
     """Splits scored once, at the end."""
     label_shape: tuple[int, ...] = ()
