@@ -22,7 +22,7 @@ KERNEL_SIZES = (5, 9)
 """Kernel size of each block's convolution, in residues; it is centred on the residue that it computes."""
 
 
-class ConvolutionBlock(nn.Module):
+class CnnBlock(nn.Module):
     """x + GELU(Conv1d(LayerNorm(x))): [N, D] -> [N, D]."""
 
     def __init__(self, config: ModelConfig, kernel_size: int) -> None:
@@ -39,7 +39,7 @@ class ConvolutionBlock(nn.Module):
         return hidden + (F.dropout(seen, self.dropout) if self.training and self.dropout > 0.0 else seen)
 
 
-class ConvolutionEncoder(nn.Module):
+class CnnEncoder(nn.Module):
     """An encoder with the interface of `ProteinEncoder`; of the config it reads alphabet, hidden_size, dropout,
     layer_norm_eps, vocab_multiple and initializer_range (of the embedding).
     """
@@ -49,7 +49,7 @@ class ConvolutionEncoder(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.padded_vocab_size, config.hidden_size)
         initialise(self.token_embedding, config.initializer_range)
-        self.blocks = nn.ModuleList(ConvolutionBlock(config, size) for size in KERNEL_SIZES)
+        self.blocks = nn.ModuleList(CnnBlock(config, size) for size in KERNEL_SIZES)
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, packed: Packed) -> Tensor:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from proteinlm.models.alphabet import get_alphabet
 
 CNN_NAME = "convolution"
-"""What tables call the model of mode cnn."""
+"""Name of the model of mode cnn in result rows, unchanged so that rows of earlier runs stay comparable."""
 
 
 class ModelConfig(BaseModel):

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 
-from proteinlm.models.cnn import ConvolutionEncoder
+from proteinlm.models.cnn import CnnEncoder
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.lora import add_lora
@@ -70,7 +70,7 @@ def make_task_model(task: Task, about: Finetuned, encoder: ProteinEncoder | None
     """
     if about.mode == CNN:
         # It has what tasks use of an encoder: a configuration, and hidden states of a packed micro batch.
-        encoder = cast(ProteinEncoder, ConvolutionEncoder(about.model))
+        encoder = cast(ProteinEncoder, CnnEncoder(about.model))
     elif encoder is None:
         encoder = ProteinEncoder(about.model)
     if about.lora is not None:

@@ -23,7 +23,7 @@ Mode = Literal["full", "frozen", "lora", "scratch", "cnn", "probe", "baseline"]
 class ModeFacts:
     """What a mode means for a run."""
 
-    encoder: Literal["transformer", "convolution"] | None
+    encoder: Literal["transformer", "cnn"] | None
     """None: the run has no network at all."""
     is_pretrained: bool
     """Whether the weights come from a pretrained directory, which then must be given."""
@@ -38,7 +38,7 @@ MODES: Mapping[str, ModeFacts] = {
     "frozen": ModeFacts("transformer", is_pretrained=True, is_trained=True, trains_encoder=False),
     "lora": ModeFacts("transformer", is_pretrained=True, is_trained=True, trains_encoder=True),
     "scratch": ModeFacts("transformer", is_pretrained=False, is_trained=True, trains_encoder=True),
-    "cnn": ModeFacts("convolution", is_pretrained=False, is_trained=True, trains_encoder=True),
+    "cnn": ModeFacts("cnn", is_pretrained=False, is_trained=True, trains_encoder=True),
     "probe": ModeFacts("transformer", is_pretrained=True, is_trained=False, trains_encoder=False),
     "baseline": ModeFacts(None, is_pretrained=False, is_trained=False, trains_encoder=False),
 }

@@ -118,9 +118,9 @@ class TrainingJob(Section):
         )
 
     @property
-    def is_convolutional(self) -> bool:
+    def is_cnn(self) -> bool:
         """Whether a small convolutional encoder takes the place of the transformer."""
-        return self.verb == "finetune" and MODES[self.mode].encoder == "convolution"
+        return self.verb == "finetune" and MODES[self.mode].encoder == "cnn"
 
     def build_task(self, manifest: Manifest) -> Task:
         """Build the job's task for the splits of `manifest`."""

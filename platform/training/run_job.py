@@ -132,7 +132,7 @@ def _steps(run: Run, cursor: Cursor, store: EmbeddingStore | None) -> Iterator[S
 
 
 def _meter(job: TrainingJob, cursor: Cursor, device: torch.device, *, is_encoder_run: bool) -> Meter:
-    if not is_encoder_run or job.is_convolutional:  # what is computed then is not the model that batch_flops counts
+    if not is_encoder_run or job.is_cnn:  # what is computed then is not the model that batch_flops counts
         return Meter(cursor.residues, device=device)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[job.training.precision]
     flops = partial(batch_flops, job.model, is_language_model=job.verb == "pretrain", is_frozen=job.mode == "frozen")
@@ -142,7 +142,7 @@ def _meter(job: TrainingJob, cursor: Cursor, device: torch.device, *, is_encoder
 def make_model(job: TrainingJob, task: Task) -> TaskModel:
     """Make encoder and head, equal on all workers: everything random is drawn from the job's seed."""
     torch.manual_seed(job.seed)
-    encoder = load_pretrained(job.pretrained).encoder if job.pretrained and not job.is_convolutional else None
+    encoder = load_pretrained(job.pretrained).encoder if job.pretrained and not job.is_cnn else None
     return make_task_model(task, _finetuned(job), encoder)
 
 
@@ -163,8 +163,8 @@ def finish(
         run=job.name,
         configuration=job.configuration,
         kind=job.verb,
-        model=CNN_NAME if job.is_convolutional else shape_name(job.model),
-        architecture=None if job.is_convolutional else job.model,
+        model=CNN_NAME if job.is_cnn else shape_name(job.model),
+        architecture=None if job.is_cnn else job.model,
         mode=job.mode,
         seed=job.seed,
         code_version=job.code_version,

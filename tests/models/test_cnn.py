@@ -6,16 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, get_alphabet
-from proteinlm.models.cnn import KERNEL_SIZES, ConvolutionEncoder
+from proteinlm.models.cnn import KERNEL_SIZES, CnnEncoder
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.packed import pack
 
 CONFIG = ModelConfig(hidden_size=12, num_hidden_layers=1, num_attention_heads=2)
 
 
-def make_encoder() -> ConvolutionEncoder:
+def make_encoder() -> CnnEncoder:
     torch.manual_seed(0)
-    encoder = ConvolutionEncoder(CONFIG)
+    encoder = CnnEncoder(CONFIG)
     with torch.no_grad():
         encoder.token_embedding.weight.normal_()
         for parameter in encoder.parameters():
@@ -23,7 +23,7 @@ def make_encoder() -> ConvolutionEncoder:
     return encoder.eval()
 
 
-def hidden_of(encoder: ConvolutionEncoder, sequences: list[str]) -> list[torch.Tensor]:
+def hidden_of(encoder: CnnEncoder, sequences: list[str]) -> list[torch.Tensor]:
     tokens, lengths = get_alphabet(CONFIG.alphabet).encode(sequences)
     with torch.no_grad():
         return list(encoder(pack(tokens, lengths, get_alphabet("esm"))).split(lengths.tolist()))
@@ -46,7 +46,7 @@ def test_a_residue_sees_as_far_as_both_kernels_reach() -> None:
 
 
 def test_it_has_the_interface_of_the_encoder_and_learns() -> None:
-    encoder = ConvolutionEncoder(CONFIG)
+    encoder = CnnEncoder(CONFIG)
     tokens, lengths = get_alphabet(CONFIG.alphabet).encode(["MKT", "GAVLI"])
     hidden = encoder(pack(tokens, lengths, get_alphabet("esm")))
     assert encoder.config is CONFIG
@@ -56,7 +56,7 @@ def test_it_has_the_interface_of_the_encoder_and_learns() -> None:
 
 
 def test_dropout_is_for_training_only() -> None:
-    encoder = ConvolutionEncoder(CONFIG.model_copy(update={"dropout": 0.5}))
+    encoder = CnnEncoder(CONFIG.model_copy(update={"dropout": 0.5}))
     packed = pack(*get_alphabet(CONFIG.alphabet).encode(["MKT"]), get_alphabet(CONFIG.alphabet))
     assert not torch.equal(encoder(packed), encoder(packed))
     encoder.eval()
