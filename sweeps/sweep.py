@@ -1,4 +1,4 @@
-"""`proteinlm sweep`, and `finetune` of several tasks, seeds or modes: from settings to trials to results."""
+"""`proteinlm sweep`, and `proteinlm finetune` of several tasks, seeds or modes: from a plan to trials to results."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +48,10 @@ def show_report(folder: Path, console: Console) -> None:
 
 
 def finetune_many(config: FinetuneConfig, console: Console | None = None) -> list[str]:
-    """Run `config` for each of its tasks, seeds and modes; returns the names of the trials that failed."""
+    """Run `config` for each of its tasks, seeds and modes in parallel; returns the names of unfinished trials.
+
+    Raises ValueError or OSError, before Ray starts, for anything that is wrong with any of them.
+    """
     trials = plan_finetuning(config)
     check_trials(trials)
     use = ClusterUse(config.cluster.address, autoscaling=config.cluster.autoscaling)
@@ -56,14 +59,17 @@ def finetune_many(config: FinetuneConfig, console: Console | None = None) -> lis
 
 
 def costs_of(plan: Plan) -> dict[str, Cost]:
-    """What each pretraining trial of the plan costs, by its name."""
+    """Return the cost of each pretraining trial of the plan, by its name."""
     return {
         trial.name: pretraining_cost(trial.config) for trial in plan.trials if isinstance(trial.config, PretrainConfig)
     }
 
 
 def halving_of(section: HalvingSection, costs: Mapping[str, Cost], directory: Path) -> Halving:
-    """Rungs at equal training FLOPs for all trials, and what earlier launches found there."""
+    """Make the halving of the trials that `costs` names, with the losses that earlier launches left in `directory`.
+
+    A rung is at equal training FLOPs for all trials: at a share of what the cheapest one spends.
+    """
     smallest = min(cost.training_flops for cost in costs.values())
     steps = {
         name: [max(1, round(cost.steps * share * smallest / cost.training_flops)) for share in section.rungs]

@@ -131,9 +131,9 @@ class SweepConfig(Section):
     threads_per_worker: int | None = Field(None, ge=1)
     """PyTorch threads; empty: the machine's cores shared by the trials that run at once."""
     max_concurrent: int | None = Field(None, ge=1)
-    """Trials at once; empty: as many as there is room for."""
+    """Trials at once; empty: as many as fit."""
     autoscaling: bool = False
-    """True: nodes may be added, so trials are not held back for want of room; `max_concurrent` bounds them."""
+    """True: nodes may be added, so trials are not held back for want of resources; `max_concurrent` bounds them."""
     max_failures: int = Field(3, ge=0)
     """How often a trial whose process died is resumed from its checkpoint before it is given up."""
     pretrain: dict[str, Any] = Field(default_factory=dict)

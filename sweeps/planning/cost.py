@@ -119,10 +119,10 @@ def _training_residues(config: FinetuneConfig, manifest: Manifest) -> float:
 
 def _per_residue(model: ModelConfig, manifest: Manifest, split: str) -> float:
     """Forward FLOPs of the encoder, at the split's mean length."""
-    found = manifest.split(split)
-    if not found.rows:
+    examples = manifest.split(split)
+    if not examples.rows:
         return 0.0
-    length = max(1, round(found.residues / found.rows))
+    length = max(1, round(examples.residues / examples.rows))
     return forward_flops(model, [length + get_alphabet(model.alphabet).specials_per_protein]) / length
 
 

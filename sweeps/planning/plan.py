@@ -128,20 +128,20 @@ def _plan_pretraining(sweep: SweepConfig) -> tuple[list[Trial], list[str], list[
         if len(trials) == wanted or number == looked_at:
             break
         try:
-            found = _pretraining(sweep, point)
+            made = _pretraining(sweep, point)
         except ValueError as error:
             faults += _faults_in(error, point.source)
             if not point.is_explicit:
                 break  # what is wrong with one point is wrong with all
             continue
-        if isinstance(found, Trial):
-            if point.is_explicit and found.name in trials:
-                faults.append(_twice(point.source, found.name))
-            trials[found.name] = found
+        if isinstance(made, Trial):
+            if point.is_explicit and made.name in trials:
+                faults.append(_twice(point.source, made.name))
+            trials[made.name] = made
         elif point.is_explicit:
-            faults.append(Fault("model", point.source, found))
+            faults.append(Fault("model", point.source, made))
         else:
-            left_out.append(f"{point.source}: {found}")
+            left_out.append(f"{point.source}: {made}")
     if wanted and len(trials) < wanted and not faults:
         text = f"{len(trials)} of {wanted} configurations keep the constraints in {looked_at} draws"
         faults.append(Fault("search", sweep.name, text))
@@ -286,9 +286,9 @@ def _each_once(faults: Iterable[Fault]) -> Iterator[Fault]:
     for fault in faults:
         sources.setdefault((fault.name, fault.text), {})[fault.source] = None
     for (name, text), of_fault in sources.items():
-        found = list(of_fault)
-        others = f" and {len(found) - 3} others" * (len(found) > 3)
-        yield Fault(name, ", ".join(found[:3]) + others, text)
+        entries = list(of_fault)
+        others = f" and {len(entries) - 3} others" * (len(entries) > 3)
+        yield Fault(name, ", ".join(entries[:3]) + others, text)
 
 
 def _twice(source: str, name: str) -> Fault:

@@ -1,10 +1,11 @@
-"""The JSON schema (draft 2020-12) of sweep files, by which editors complete and check them: made from the settings'
-models, so that it knows every setting there is.
+"""The JSON schema (draft 2020-12) of sweep files, by which editors complete and check them.
+
+It is made from the settings' models, so it knows every setting there is, with its description:
 
     python -m proteinlm.sweeps.planning.schema > sweeps/sweep.schema.json
 
-It refuses unknown names, and values of a wrong type or out of bounds. What depends on several settings, and whether all
-that is needed is there, the models alone know (`proteinlm sweep FILE --dry-run`).
+It refuses unknown names, and values of a wrong type or out of bounds. Rules between several settings, and missing ones,
+are checked by the models alone (`proteinlm sweep FILE --dry-run`).
 """
 
 import json
@@ -26,7 +27,7 @@ NUMBERS = {
     "integer": r"^[-+]?[0-9][0-9_]*([eE]\+?[0-9]+)?$",
     "number": r"^[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$",
 }
-"""Text that our reader of YAML takes for a number, and others for text by their version of YAML: 1e-3, 1_000_000."""
+"""Patterns of text that is a number to our YAML reader, and text to readers of YAML 1.1: 1e-3, 1_000_000."""
 NO_SETTINGS: Schema = {
     LIKE: {"type": "string", "description": "The configuration of the paper that this one stands for."},
     TRAINING_FLOPS: {
@@ -39,7 +40,7 @@ NO_SETTINGS: Schema = {
 
 
 def sweep_schema() -> Schema:
-    """The schema of a sweep file."""
+    """Return the schema of a sweep file."""
     defs = _definitions(PretrainConfig, FinetuneConfig, SweepConfig)
     for name in _definitions(PretrainConfig, FinetuneConfig):  # what one part of a sweep leaves out, another one gives
         defs[name].pop("required", None)
@@ -54,7 +55,7 @@ def sweep_schema() -> Schema:
 
 
 def schema_text() -> str:
-    """The schema as it is kept in sweep.schema.json."""
+    """Return the schema as text, as it is kept in sweep.schema.json."""
     return json.dumps(sweep_schema(), indent=1) + "\n"
 
 
@@ -99,7 +100,7 @@ def _object(defs: Schema, section: str, wrapped: Callable[[Schema], Schema], oth
     """An object whose keys are the dotted names of a section's settings and `others`, with `wrapped` values."""
     settings = list(_settings(defs, section))
     values = {name: _at(place) for name, place in settings} | (others or {})
-    inside = {f"^{re.escape(name)}\\.": wrapped({}) for name, place in settings if _is_open(_found(defs, place))}
+    inside = {f"^{re.escape(name)}\\.": wrapped({}) for name, place in settings if _is_open(_field_at(defs, place))}
     return {
         "type": "object",
         "properties": {name: wrapped(value) for name, value in values.items()},
@@ -117,7 +118,7 @@ def _settings(defs: Schema, section: str, prefix: str = "") -> Iterator[tuple[st
                 yield from _settings(defs, variant["$ref"].rsplit("/", 1)[-1], f"{prefix}{name}.")
 
 
-def _found(defs: Schema, place: str) -> Schema:
+def _field_at(defs: Schema, place: str) -> Schema:
     section, _, name = place.split("/")
     return dict(defs[section]["properties"][name])
 

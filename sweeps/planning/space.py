@@ -1,7 +1,7 @@
-"""The configurations of a sweep before anything is known of them: a list, a grid, or draws; and what may leave one out.
+"""The configurations of a sweep as changes by dotted name: an explicit list, a grid, or random draws.
 
-A *point* is a configuration's changes by dotted name. One that is out of the constraints is left out of a grid or a
-search, and a fault in an explicit list: nobody writes down a configuration that is not meant.
+Such a *point* may break a constraint of the sweep. Points of a grid or a search are then left out; in an explicit list
+it is a fault, because somebody wrote that very configuration down.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ DRAWS_PER_TRIAL = 200
 
 @dataclass(frozen=True)
 class Point:
-    """One configuration to be."""
+    """One configuration before it is checked."""
 
     source: str
     """What messages call it."""
@@ -32,7 +32,7 @@ class Point:
 
 
 def points(sweep: SweepConfig) -> Iterator[Point]:
-    """All points of the sweep in order; endless for a search."""
+    """Yield all points of the sweep in order; without end for a search."""
     if sweep.configurations:
         for number, changes in enumerate(sweep.configurations):
             yield Point(f"configurations[{number}]", changes, is_explicit=True)
@@ -44,7 +44,7 @@ def points(sweep: SweepConfig) -> Iterator[Point]:
 
 
 def grid_points(grid: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    """The product of lists of values by dotted name; of no lists, one point without changes."""
+    """Yield every combination of the lists of values by dotted name; of no lists, one point without changes."""
     return (dict(zip(grid, values, strict=True)) for values in product(*grid.values()))
 
 
@@ -56,7 +56,7 @@ def _draws(search: SearchSection) -> Iterator[Point]:
 
 
 def most_points(sweep: SweepConfig) -> tuple[int | None, int | None]:
-    """(points that are wanted, points to look at) of a search; None: all there are."""
+    """Return (points wanted, points to look at) of a search; (None, None) for lists and grids: all there are."""
     if sweep.search is None:
         return None, None
     return sweep.search.trials, DRAWS_PER_TRIAL * sweep.search.trials
@@ -77,8 +77,9 @@ def like_of(point: Point) -> str | None:
 
 
 def flops_of(point: Point, constraints: ConstraintSection) -> float | None:
-    """Return the model FLOPs that pretraining is to spend; None: the settings say its length. SettingsError for what is
-    no positive number.
+    """Return the model FLOPs that pretraining is to spend; None: the settings say its length.
+
+    SettingsError for what is no positive number.
     """
     flops = point.changes.get(TRAINING_FLOPS, constraints.training_flops)
     if flops is None:
@@ -90,7 +91,7 @@ def flops_of(point: Point, constraints: ConstraintSection) -> float | None:
 
 
 def shape_out_of_bounds(model: object, constraints: ConstraintSection) -> str | None:
-    """Why settings of a model section, still unchecked, are left out; None where they are not."""
+    """Return why the shape in an unchecked `model` section breaks a constraint; None where it keeps them."""
     values = expand_preset(model) if isinstance(model, dict) else {}
     width, heads = values.get("hidden_size"), values.get("num_attention_heads")
     if not (isinstance(width, int) and isinstance(heads, int) and heads > 0 and constraints.heads_divide_width):
@@ -99,14 +100,14 @@ def shape_out_of_bounds(model: object, constraints: ConstraintSection) -> str | 
 
 
 def size_out_of_bounds(config: PretrainConfig, constraints: ConstraintSection) -> str | None:
-    """Why a configuration's size is out of the constraints; None where it is not."""
+    """Return why the number of parameters breaks a constraint; None where it keeps it."""
     if constraints.parameters is None:
         return None
     fewest, most = constraints.parameters
-    found = num_parameters(config.model)
-    if fewest <= found <= most:
+    parameters = num_parameters(config.model)
+    if fewest <= parameters <= most:
         return None
-    return f"{found:,} parameters; constraints.parameters is {fewest:,.0f} to {most:,.0f}"
+    return f"{parameters:,} parameters; constraints.parameters is {fewest:,.0f} to {most:,.0f}"
 
 
 def _shown(changes: Mapping[str, Any]) -> str:

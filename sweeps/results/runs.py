@@ -28,7 +28,7 @@ OF_EACH_TRIAL = ("seed", "mode", "per_task", "task", "pretrained")
 
 
 Device = Literal["core", "gpu"]
-State = Literal["finished", "incomplete", "halted", "failed"]
+State = Literal["finished", "incomplete", "stopped", "failed"]
 """incomplete: not all trials have ended, or a finetuning trial failed; the remarks say which."""
 
 
@@ -57,7 +57,7 @@ class ConfigurationResult:
     values: dict[Column, Cell] = field(default_factory=dict)
     """Column -> its value over seeds; columns without a value are missing."""
     remarks: tuple[str, ...] = ()
-    """What is missing and why: trials that failed, were halted, or have not run."""
+    """What is missing and why: trials that failed, were stopped, or have not run."""
     state: State = "finished"
     pretraining: str = ""
     """Configuration of the pretraining trials, equal in lines that finetune the same model; "" where nothing was
@@ -193,9 +193,9 @@ def state_of(group: Group) -> State:
     kinds = {run.state.kind for run in group.runs}
     if kinds <= {"finished"}:
         return "finished"
-    if before == {"halted"}:
-        return "halted"
-    return "failed" if kinds == {"failed"} or (before and before <= {"failed", "halted"}) else "incomplete"
+    if before == {"stopped"}:
+        return "stopped"
+    return "failed" if kinds == {"failed"} or (before and before <= {"failed", "stopped"}) else "incomplete"
 
 
 def remarks_of(group: Group, runs: Mapping[str, Run]) -> tuple[str, ...]:
@@ -212,9 +212,9 @@ def remarks_of(group: Group, runs: Mapping[str, Run]) -> tuple[str, ...]:
 
 def _words(run: Run, runs: Mapping[str, Run]) -> str:
     needed = runs.get(run.trial.needs or "")
-    if run.state.kind != "not run" or needed is None or needed.state.kind not in ("failed", "halted"):
+    if run.state.kind != "not run" or needed is None or needed.state.kind not in ("failed", "stopped"):
         return run.state.words
-    return f"not run, because pretraining {'failed' if needed.state.kind == 'failed' else 'was halted'}"
+    return f"not run, because pretraining {'failed' if needed.state.kind == 'failed' else 'was stopped'}"
 
 
 def _name_from_elsewhere(run: Run, runs: Sequence[Run]) -> str:

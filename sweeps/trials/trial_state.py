@@ -1,12 +1,12 @@
-"""What a trial leaves in its run directory beside its rows, and how it stands by these files.
+"""State and device time of a trial, from the files in its run directory.
 
     finished.json, failed.json, halted.json     written and read by platform/storage/run_directory.py
-    metrics.jsonl     whose time is a run's last sign of life
-    attempts.jsonl    {"event": "start", "time": seconds, "devices": 1.0, "device": "core" or "gpu"}
-                      {"event": "end", "time": seconds}
-    lock              held by the process that runs it
+    metrics.jsonl     the time of its last change is the run's last sign of life
+    attempts.jsonl    {"event": "start", "time": seconds, "devices": 1.0, "device": "core" or "gpu",
+                      "scheduled": seconds}, then {"event": "end", "time": seconds}
+    lock              held by the process that runs the trial
 
-An attempt without an end was killed. Times are seconds since 1970.
+An attempt is one process that ran the trial; one without an end was killed. Times are seconds since 1970.
 """
 
 import fcntl
@@ -30,25 +30,29 @@ from proteinlm.platform.storage.run_directory import (
 
 LONGEST = 300
 """Characters of a reason that tables show."""
+PATIENCE = 60.0
+"""Seconds to wait for the process of a killed sweep to end."""
 
 
 @dataclass(frozen=True)
 class TrialState:
-    """How a trial stands, and in words what a reader must know of it."""
+    """What became of a trial so far, and the words for it in tables."""
 
-    kind: Literal["finished", "failed", "halted", "interrupted", "not run"]
+    kind: Literal["finished", "failed", "stopped", "interrupted", "not run"]
+    """stopped: by successive halving. interrupted: killed, or still running; the sweep resumes it."""
     words: str
     """Follows the trial's name, such as "failed at step 30: out of memory"; "" where it is finished."""
 
 
 def read_state(run_directory: Path) -> TrialState:
-    """How the trial with this run directory stands; one that was halted and went on to its end has no such file left.
+    """Read the state of the trial with this run directory; ValueError for a mark that is no JSON object.
 
-    Raises ValueError for a file that is no JSON object.
+    The marks of an earlier launch are deleted when a trial is run again, so one that was stopped and later resumed to
+    its end is finished.
     """
     if halted := read_halted(run_directory):
-        words = f"halted by successive halving after step {halted.step}: {_one_line(halted.why)}"
-        return TrialState("halted", words)
+        words = f"stopped by successive halving after step {halted.step}: {_one_line(halted.why)}"
+        return TrialState("stopped", words)
     if is_finished(run_directory):
         return TrialState("finished", "")
     if failed := read_failed(run_directory):
@@ -76,27 +80,27 @@ class Attempt:
 
 
 def attempts(run_directory: Path) -> list[Attempt]:
-    """All attempts of the trial in order.
+    """Read all attempts of the trial, in order.
 
-    A killed one ended at the run's last sign of life and before the next attempt; without one it lasted no time.
+    A killed one ended at the run's last sign of life, but before the next attempt; without a sign it lasted 0 seconds.
     """
     events = _events(run_directory / ATTEMPTS_FILE)
     metrics = run_directory / METRICS_FILE
     last_sign = metrics.stat().st_mtime if metrics.is_file() else -math.inf
-    found = []
-    for place, event in enumerate(events):
+    spans = []
+    for index, event in enumerate(events):
         if event["event"] != "start":
             continue
         following: dict[str, Any] = {"event": "none", "time": math.inf}
-        if place + 1 < len(events):
-            following = events[place + 1]
+        if index + 1 < len(events):
+            following = events[index + 1]
         end = following["time"] if following["event"] == "end" else min(last_sign, following["time"])
-        found.append(Attempt(event["time"], max(event["time"], end), event["devices"], event["device"]))
-    return found
+        spans.append(Attempt(event["time"], max(event["time"], end), event["devices"], event["device"]))
+    return spans
 
 
 def device_seconds(run_directory: Path) -> dict[str, float]:
-    """Device -> seconds that it was held over all attempts, each device counted."""
+    """Return device ("core" or "gpu") -> seconds that all attempts held it, each device counted."""
     held: dict[str, float] = {}
     for attempt in attempts(run_directory):
         held[attempt.device] = held.get(attempt.device, 0.0) + attempt.device_seconds
@@ -123,13 +127,9 @@ def _one_line(why: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
-PATIENCE = 60.0
-"""Seconds to wait for the process of a killed sweep to go."""
-
-
 @contextmanager
 def attempt(run_directory: Path, devices: float, device: str, scheduled: float) -> Iterator[None]:
-    """Note when the body began and ended to hold so many devices ("core" or "gpu"), and when it was scheduled."""
+    """Record start and end of the body, which holds so many devices ("core" or "gpu"), and when it was scheduled."""
     _end_killed_attempt(run_directory)
     start = {"event": "start", "time": time.time(), "devices": devices, "device": device, "scheduled": scheduled}
     _note(run_directory, start)
@@ -140,7 +140,7 @@ def attempt(run_directory: Path, devices: float, device: str, scheduled: float) 
 
 
 def _end_killed_attempt(run_directory: Path) -> None:
-    """Of an attempt that noted no end: it ended at the run's last sign of life."""
+    """Record the end of an earlier attempt that was killed: the run's last sign of life."""
     path, metrics = run_directory / ATTEMPTS_FILE, run_directory / METRICS_FILE
     if path.is_file() and metrics.is_file():
         last = path.read_text().splitlines()[-1:]
@@ -156,9 +156,9 @@ def _note(run_directory: Path, said: dict[str, Any]) -> None:
 
 @contextmanager
 def alone_in(run_directory: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Run the body while no other process runs this trial; RuntimeError where one does not go within `patience`.
+    """Run the body while no other process runs this trial; RuntimeError where another does not end in time.
 
-    A killed sweep's processes may outlive it by seconds, and two writers would mix their steps.
+    `patience`: seconds to wait. A killed sweep's processes may outlive it by seconds, and two writers would mix steps.
     """
     run_directory.mkdir(parents=True, exist_ok=True)
     with (run_directory / LOCK_FILE).open("w") as file:

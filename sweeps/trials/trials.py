@@ -1,14 +1,23 @@
-"""Run trials in parallel under Ray Tune, each one a verb's own run in its run directory.
+"""Run trials in parallel under Ray Tune, each one a run of `pretrain` or `finetune` in its own run directory.
 
 Run again, the same trials are resumed: finished ones are left alone, interrupted ones continue from their checkpoints.
-Nothing is restored from Tune's own (pickled) state: a trial's result is what the verb leaves in its run directory.
+A trial's result is what its verb leaves in the run directory; what Tune stores is deleted at the end.
+
+Why Tune, and how much of it. Tune gives an actor for each trial, placed on the cluster by a placement group and used
+again for the next trial (torch and Ray are loaded once), notice of actors that died, and callbacks for the display.
+Refused, each with its reason in CONTRIBUTING.md: restoring an experiment (pickles, and one that was killed early
+restores to an empty trial), retries (they repeat a diverging run), schedulers such as ASHA (their rungs are in memory
+alone), reports (a trial's metrics are files), and counting resources of trials with worker groups of their own (Tune
+counts the trial's process and not its workers: a silent deadlock). The plain alternative is a loop of `ray.remote` and
+`ray.wait` over the same queue: about 120 lines in place of scheduler.py's interface to Tune and of `_run`, with its own
+reuse of processes and its own placement. Tune stays because this project is asked to run its sweeps on Ray Tune.
 """
 
 import math
 import os
 import shutil
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -62,39 +71,38 @@ class ClusterUse:
 def run_trials(
     trials: list[Trial], directory: Path, use: ClusterUse, console: Console | None, halving: Halving | None = None
 ) -> list[str]:
-    """Run the `trials` (checked) not finished in `directory`, each in its run directory; returns the unfinished ones'
-    names.
+    """Run the checked `trials` that are not finished, each in `directory`/<its name>.
+
+    Returns the names of those that did not come to their end; a trial that halving stopped, or whose model it stopped,
+    is not one of them. ValueError where the cluster can never place a trial.
     """
     check_writable(directory)
     finished = {trial.name for trial in trials if is_finished(directory / trial.name)}
-    _tell(console, f"{len(trials)} trials, {len(finished)} of them finished")
+    if console:
+        console.print(f"{len(trials)} trials, {len(finished)} of them finished")
     if len(finished) < len(trials):
         with connected(use.address) as size:
             trials = [with_share(trial, size, use.max_concurrent) for trial in trials]
             if not use.autoscaling:
                 check_all_fit(trials, size)
             _run(trials, finished, use, size, directory, console, halving)
-    at_rest = _mark_at_rest(halving, directory) if halving else {}
-    return [trial.name for trial in trials if not is_finished(directory / trial.name) and not _is_over(trial, at_rest)]
+    stopped = _mark_stopped(halving, directory) if halving else set()
+    ended = {trial.name for trial in trials if is_finished(directory / trial.name)} | stopped
+    return [trial.name for trial in trials if trial.name not in ended and trial.needs not in stopped]
 
 
-def _mark_at_rest(halving: Halving, directory: Path) -> dict[str, str]:
-    """The trials that halving ended, and in words how they stood; their run directories say it too."""
-    at_rest = halving.resting()
-    for name, how in at_rest.items():
+def _mark_stopped(halving: Halving, directory: Path) -> set[str]:
+    """Names of the trials that halving stopped; why and when is written into their run directories."""
+    paused = halving.paused()
+    for name, standing in paused.items():
         step = halving.next_pause(name)
-        assert step is not None  # a rung that it did not go beyond
-        mark_halted(directory / name, Stopped(step, how))
-    return at_rest
-
-
-def _is_over(trial: Trial, at_rest: Mapping[str, str]) -> bool:
-    """Whether halving ended the trial, or the one that it needs."""
-    return trial.name in at_rest or trial.needs in at_rest
+        assert step is not None  # a rung that it has not passed
+        mark_halted(directory / name, Stopped(step, standing))
+    return set(paused)
 
 
 def cpu_share(size: ClusterSize) -> float:
-    """CPUs of a worker such that as many workers as there are CPUs fit beside the one for reading data."""
+    """Return CPUs for a worker such that as many workers as there are CPUs fit beside the one for reading data."""
     return max(0.1, math.floor(100 * (size.cpus - DATA_CPUS) / size.cpus) / 100)
 
 
@@ -118,12 +126,12 @@ def with_share(trial: Trial, size: ClusterSize, max_concurrent: int | None = Non
 
 
 def check_all_fit(trials: list[Trial], size: ClusterSize) -> None:
-    """ValueError, with every fault, for trials that this cluster can never place."""
+    """Raise ValueError, with every fault, for trials that this cluster can never place."""
     _check_each(trials, lambda trial: check_fits(_group(trial, size), size))
 
 
 def check_trials(trials: list[Trial]) -> None:
-    """ValueError, every fault in one message, for inputs of trials that are missing or do not fit."""
+    """Raise ValueError, with every fault, for inputs of trials that are missing or do not fit each other."""
     _check_each(trials, _check_inputs)
 
 
@@ -136,7 +144,7 @@ def _check_inputs(trial: Trial) -> None:
 
 
 def _check_each(trials: list[Trial], check: Callable[[Trial], None]) -> None:
-    """ValueError with every fault that `check` finds; the same fault of many trials is said of the first."""
+    """Raise ValueError with every fault that `check` raises; a fault of many trials is said of the first."""
     faults: dict[str, str] = {}
     for trial in trials:
         try:
@@ -154,7 +162,7 @@ def _group(trial: Trial, size: ClusterSize) -> WorkerGroup:
 
 
 def validation_losses(run_directory: Path) -> dict[int, float]:
-    """Validation loss by optimizer step."""
+    """Return the run's validation loss by optimizer step, as far as it was measured."""
     rows = read_metrics(run_directory)
     return {int(row["step"]): float(row["valid/loss"]) for row in rows if "valid/loss" in row}
 
@@ -171,12 +179,12 @@ def _run(
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
 
-    from proteinlm.sweeps.trials.scheduler import RoadSearcher, Room
+    from proteinlm.sweeps.trials.scheduler import Resources, TrialQueue
     from proteinlm.sweeps.trials.watch import SweepWatch
 
     most = float(use.max_concurrent or math.inf)
-    room = Room(math.inf, math.inf, most) if use.autoscaling else Room(size.cpus - DATA_CPUS, size.gpus, most)
-    takes = {trial.name: Room(*_takes(_group(trial, size))) for trial in trials}
+    there_is = (math.inf, math.inf) if use.autoscaling else (size.cpus - DATA_CPUS, size.gpus)
+    takes = {trial.name: Resources(*_takes(_group(trial, size))) for trial in trials}
     in_process = {trial.name for trial in trials if trial.config.runs_in_process}
 
     def reserved(suggested: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -184,10 +192,10 @@ def _run(
         own = {"CPU": taken.cpus} | ({"GPU": taken.gpus} if taken.gpus else {})
         return tune.PlacementGroupFactory([own if suggested["trial"] in in_process else HEAD])
 
-    searcher = RoadSearcher(
+    queue = TrialQueue(
         trials,
         finished,
-        room,
+        Resources(*there_is, most),
         takes,
         halving=halving,
         loss_after=lambda name, step: validation_losses(directory / name).get(step, math.nan),
@@ -200,8 +208,8 @@ def _run(
         tune.Tuner(
             tune.with_resources(run_trial, reserved),
             tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=-1,  # until the searcher says that it is over
+                search_alg=queue,
+                num_samples=-1,  # until the queue says that it is over
                 trial_dirname_creator=lambda trial: trial.trial_id,
                 reuse_actors=True,  # the next trial finds a process that has torch and Ray loaded
             ),
@@ -217,9 +225,9 @@ def _run(
 
 @contextmanager
 def _quiet_tune(directory: Path) -> Iterator[None]:
-    """Keep Tune from printing tables and from writing event files of its own beside the runs'; drop its state after.
+    """Keep Tune from printing tables and writing event files while the body runs; delete its state at the end.
 
-    What a sweep goes on from lies in the run directories.
+    A sweep is resumed from its run directories alone.
     """
     before = {name: os.environ.get(name) for name in TUNE_SWITCHES}
     os.environ.update(TUNE_SWITCHES)
@@ -232,7 +240,7 @@ def _quiet_tune(directory: Path) -> Iterator[None]:
 
 
 def _takes(group: WorkerGroup) -> tuple[float, float]:
-    """CPUs and GPUs that a trial takes, at the least."""
+    """CPUs and GPUs of the trial's smallest worker group."""
     return group.fewest * group.cpus_per_worker, float(group.fewest) if group.use_gpu else 0.0
 
 
@@ -241,35 +249,31 @@ def _note_deaths(directory: Path, name: str, times: int) -> None:
     mark_failed(directory / name, Failure(why, last_logged_step(directory / name)))
 
 
-def _tell(console: Console | None, text: str) -> None:
-    if console:
-        console.print(text)
-
-
 def run_trial(told: dict[str, Any]) -> dict[str, Any]:
-    """Run the trial and say what it came to: `done`, `paused` (the step) or `failed` (why). It raises nothing.
+    """Run one trial and return its outcome: `done` (True), `paused` (the step) or `failed` (why). Never raises.
 
-    What Tune hears of as an error is then a process that died: killed, or with its node.
+    `told` is what `TrialQueue.suggest` returns: trial, verb, values (the settings), scheduled (a time). So what Tune
+    takes for an error is a process that died: killed, or with its node.
     """
     make = PretrainConfig if told["verb"] == "pretrain" else FinetuneConfig
     config = make.model_validate(told["values"])
-    said: dict[str, Any] = {"trial": told["trial"]}
+    outcome: dict[str, Any] = {"trial": told["trial"]}
     try:
         with alone_in(config.directory), attempt(config.directory, *_devices(config), told["scheduled"]):
             forget_outcome(config.directory)
             pretrain(config) if isinstance(config, PretrainConfig) else finetune(config)
     except PausedError as pause:
-        return said | {"paused": pause.step}
+        return outcome | {"paused": pause.step}
     except Exception as error:
         why = _in_one_line(error)
         step = error.step if isinstance(error, StoppedError) else last_logged_step(config.directory)
         mark_failed(config.directory, Failure(why, step, traceback.format_exc()))
-        return said | {"failed": why}
-    return said | {"done": True}
+        return outcome | {"failed": why}
+    return outcome | {"done": True}
 
 
 def _devices(config: PretrainConfig | FinetuneConfig) -> tuple[float, str]:
-    """How many devices the trial holds, and what they are; the sweep has settled both (`with_share`)."""
+    """Number and kind of the devices that the trial holds; `with_share` has decided both."""
     workers = config.cluster.most_workers
     return (workers, "gpu") if config.cluster.use_gpu else (workers * (config.cluster.threads_per_worker or 1), "core")
 

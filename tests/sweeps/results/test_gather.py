@@ -147,7 +147,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     write_lines(tmp_path / WIDE.name / "failed.json", {"why": "the loss is not finite", "step": None})
     write_lines(tmp_path / deep.name / "halted.json", {"step": 120, "why": "loss 2.7, third of three"})
     results = gather_results(trials, tmp_path, FLOPS)
-    small, wide, halted = results.lines
+    small, wide, stopped = results.lines
     assert small.state == "incomplete"
     assert small.remarks == (f"{TASK} (seed 0) not finished", f"{TASK} (seed 1) failed at step 3: out of memory")
     assert wide.state == "failed"
@@ -156,9 +156,9 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         f"{TASK} not run, because pretraining failed",
     )
     assert (wide.values, wide.training_flops, wide.residues, wide.device_hours) == ({}, None, None, None)
-    assert halted.state == "halted"
-    assert halted.remarks[0] == "pretraining halted by successive halving after step 120: loss 2.7, third of three"
-    assert halted.remarks[1] == f"{TASK} not run, because pretraining was halted"
+    assert stopped.state == "stopped"
+    assert stopped.remarks[0] == "pretraining stopped by successive halving after step 120: loss 2.7, third of three"
+    assert stopped.remarks[1] == f"{TASK} not run, because pretraining was stopped"
     assert Q3 in results.columns, "a trial was to fill it"
 
 

@@ -29,9 +29,9 @@ def test_a_rung_is_decided_when_all_have_come_to_it() -> None:
     halving.reached("b", 1.2)
     assert halving.promote() == ["c"]
     assert halving.next_pause("c") is None
-    assert set(halving.resting()) == set(NAMES) - {"c"}
-    assert "2 of 3 at rung 2" in halving.resting()["b"]
-    assert "9 of 9 at rung 1" in halving.resting()["i"]
+    assert set(halving.paused()) == set(NAMES) - {"c"}
+    assert "2 of 3 at rung 2" in halving.paused()["b"]
+    assert "9 of 9 at rung 1" in halving.paused()["i"]
 
 
 @pytest.mark.parametrize("order", list(permutations("abcd"))[::5])
@@ -54,9 +54,9 @@ def test_asynchronously_the_best_share_so_far_goes_on_at_once() -> None:
 def test_nobody_waits_for_a_failed_trial() -> None:
     halving = make(tuple("abc"))
     halving.reached("b", 2.0)
-    halving.give_up("a")
+    halving.end("a")
     assert halving.promote() == []
-    halving.give_up("c")
+    halving.end("c")
     assert halving.promote() == ["b"]
 
 
@@ -90,4 +90,4 @@ def test_a_finished_trial_rests_nowhere() -> None:
     for name in "bc":
         halving.restore(name, [3.0, None], is_finished=False)
     assert halving.promote() == []
-    assert set(halving.resting()) == {"b", "c"}
+    assert set(halving.paused()) == {"b", "c"}

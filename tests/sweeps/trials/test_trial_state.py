@@ -26,7 +26,7 @@ def test_a_trial_stands_as_its_files_say(tmp_path: Path) -> None:
     mark_finished(tmp_path, 4)
     assert (read_state(tmp_path).kind, read_state(tmp_path).words) == ("finished", "")
     mark_halted(tmp_path, Stopped(12, "worse"))
-    assert read_state(tmp_path).words == "halted by successive halving after step 12: worse"
+    assert read_state(tmp_path).words == "stopped by successive halving after step 12: worse"
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"why": '])

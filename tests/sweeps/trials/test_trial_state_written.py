@@ -26,7 +26,7 @@ def test_an_outcome_is_said_and_forgotten(tmp_path: Path) -> None:
     mark_failed(run, Failure("out of memory", 30))
     assert read_state(run).words == "failed at step 30: out of memory"
     mark_halted(run, Stopped(30, "4 of 9"))
-    assert read_state(run).kind == "halted"
+    assert read_state(run).kind == "stopped"
     forget_outcome(run)
     assert read_state(run).kind == "interrupted"
     assert not list(run.iterdir())
