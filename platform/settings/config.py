@@ -83,10 +83,13 @@ class RunConfig(Section):
     """What pretraining and finetuning have in common."""
 
     name: NoResult[RunName]
+    """The run's name; its directory is `<storage>/<name>`."""
     configuration: NoResult[RunName | None] = None
     """Name that runs share which differ in nothing but their seed: tables pool them. Empty: the run's own name."""
     storage: NoResult[Path] = Path("runs")
+    """Directory that holds run directories; one that every node sees."""
     seed: int = Field(0, ge=0)
+    """Of initial weights, the order of batches, crops, training masks and dropout."""
     batches: BatchSection = BatchSection()
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection
@@ -129,6 +132,7 @@ class PretrainConfig(RunConfig):
     model: ModelSection
     objective: ObjectiveSection = ObjectiveSection()
     probe: ProbeSection | None = None
+    """The contact probe at each validation; empty: none."""
 
 
 ALL_TASKS = "all"

@@ -129,7 +129,9 @@ class OptimizerSection(Section):
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled from the gradient, on matrices only."""
     betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's decay rates of the running means of gradients and of their squares."""
     epsilon: float = Field(1e-8, gt=0)
+    """AdamW's term that keeps the division by the root of the second mean finite."""
     gradient_clip: float = Field(1.0, gt=0)
     """Largest L2 norm of the whole gradient."""
 
@@ -178,8 +180,11 @@ class LoraSection(Section):
     """Low-rank adapters (Hu et al. 2021, by peft): W + (alpha / rank) B A, of which only A and B are trained."""
 
     rank: int = Field(8, ge=1)
+    """Rank of B A: rows of A, columns of B."""
     alpha: int = Field(16, ge=1)
+    """The adapter is multiplied by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Before A, in training."""
     layers: tuple[Literal["qkv", "output", "expand"], ...] = Field(("qkv", "output", "expand"), min_length=1)
     """Linear layers with an adapter. qkv: queries, keys and values; output: attention's and the MLP's outputs; expand:
     the MLP's first layer."""

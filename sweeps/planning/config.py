@@ -64,6 +64,7 @@ class SearchSection(Section):
     trials: int = Field(ge=1)
     """Configurations that keep the constraints."""
     seed: Seed = 0
+    """Of the draws."""
     space: dict[str, Distribution] = Field(min_length=1)
     """Distribution by dotted name."""
 
@@ -112,6 +113,7 @@ class EstimateSection(Section):
     flops_per_worker: float | None = Field(None, gt=0)
     """Model FLOP/s that a worker reaches; empty: `share_of_peak` of this machine's matmul peak, measured."""
     share_of_peak: float = Field(0.35, gt=0, le=1)
+    """Share of the matmul peak that training is taken to reach."""
     seconds_per_trial: float = Field(5.0, ge=0)
     """What a trial takes beside its computing."""
 
@@ -120,10 +122,13 @@ class SweepConfig(Section):
     """A sweep of pretraining configurations, each finetuned on tasks: the file that `proteinlm sweep` reads."""
 
     name: RunName
+    """The sweep's name; its directory is `<storage>/<name>`."""
     storage: Path = Path("runs")
+    """Directory that holds sweeps; one that every node sees."""
     address: str | None = None
     """Ray address; empty: RAY_ADDRESS, else an embedded Ray on this machine."""
     seed: Seed = 0
+    """Of pretraining, and of finetuning where `seeds` names none."""
     workers_per_trial: int = Field(1, ge=1)
     """Of pretraining trials; finetuning with the plain engine takes one."""
     cpus_per_worker: float | None = Field(None, gt=0)

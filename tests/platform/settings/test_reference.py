@@ -50,3 +50,8 @@ def test_no_setting_of_a_verb_is_left_out() -> None:
 def test_the_committed_page_is_current() -> None:
     page = (ROOT / "docs" / "settings.md").read_text()
     assert page == to_markdown(settings_models()), "run `make settings` and commit docs/settings.md"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    silent = {one.name for model in settings_models().values() for one in settings_of(model) if not one.meaning}
+    assert silent == set()
