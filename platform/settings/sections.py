@@ -149,7 +149,7 @@ class TrainingSection(Section):
     """What DeepSpeed divides among the workers: 0 nothing, 1 optimizer state, 2 also gradients, 3 also weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """bf16: autocast, fp32 weights (CPU, sm_80 and newer). fp16: dynamic loss scaling, fp32 master weights (V100).
-    auto: bf16 where the hardware computes in it, else fp16."""
+    auto: bf16 where the hardware computes in it, else fp16 on a GPU and fp32 on a CPU."""
     validate_every: int = Field(200, ge=1)
     """Steps between validations."""
     checkpoint_every: NoResult[int] = Field(200, ge=1)
