@@ -168,7 +168,7 @@ class FinetuneConfig(RunConfig):
     max_train_examples: int | None = Field(None, ge=1)
     """Train on at most so many proteins, chosen by `seed`."""
     max_test_examples: int | None = Field(None, ge=1)
-    """Score at most so many proteins of each test split, the same for all seeds; figures say so and are never ranked
+    """Score at most so many proteins of each test split, the same for all seeds; results say so and are never ranked
     with those of whole splits."""
     keep_model: NoResult[bool] = True
     """Save the model in `<run>/model`: config.json and model.safetensors with all weights, the encoder's too."""

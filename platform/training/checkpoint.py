@@ -1,6 +1,6 @@
 """Training checkpoints: the engine's state, and a small cursor that says how far the run is in its data.
 
-cursor.json   step (optimizer steps done), residues seen, world_size, steps skipped, and the newest validation figures
+cursor.json   step (optimizer steps done), residues seen, world_size, steps skipped, and the newest validation metrics
 state/...     what the engine saved, one part per worker
 """
 
@@ -32,6 +32,7 @@ class Cursor:
     residues: int
     world_size: int
     figures: Mapping[str, float]
+    """Metrics of the last validation."""
     skipped_steps: int = 0
     """Optimizer steps that were skipped because their gradient was not finite."""
 
@@ -52,7 +53,7 @@ class Checkpoints(Protocol):
     def newest(self) -> AbstractContextManager[Path | None]:
         """Yields the newest checkpoint as a directory that is there until the body ends; None where there is none."""
 
-    def take(self, folder: Path, name: str, figures: Mapping[str, float], *, wait: bool) -> None:
+    def take(self, folder: Path, name: str, metrics: Mapping[str, float], *, wait: bool) -> None:
         """Take over `folder`, made by `staging`, as part of checkpoint `name`; with `wait` it is in place on return."""
 
     def notice(self) -> str | None:
@@ -74,15 +75,15 @@ class CheckpointWriter:
     worker: Worker
     checkpoints: Checkpoints
 
-    def save(self, step: int, *, residues: int, skipped_steps: int, figures: Mapping[str, float], wait: bool) -> None:
+    def save(self, step: int, *, residues: int, skipped_steps: int, metrics: Mapping[str, float], wait: bool) -> None:
         """Make a checkpoint after `step`; with `wait` it is in its place on return.
 
-        `residues` and `skipped_steps` are counted since the run began; `figures` are those of the last validation.
+        `residues` and `skipped_steps` are counted since the run began; `metrics` are those of the last validation.
         """
-        cursor = Cursor(step, residues, self.worker.world_size, figures, skipped_steps)
+        cursor = Cursor(step, residues, self.worker.world_size, metrics, skipped_steps)
         folder = self.checkpoints.staging()
         save_checkpoint(folder, self.engine, cursor, self.worker.is_first)
-        told = {"step": step, "residues": residues, **figures}
+        told = {"step": step, "residues": residues, **metrics}
         self.checkpoints.take(folder, cursor.checkpoint_name(), told, wait=wait)
 
 
@@ -147,7 +148,7 @@ class LocalCheckpoints:
         finished = self._finished()
         yield finished[-1] if finished else None
 
-    def take(self, folder: Path, name: str, figures: Mapping[str, float], *, wait: bool) -> None:
+    def take(self, folder: Path, name: str, metrics: Mapping[str, float], *, wait: bool) -> None:
         """Rename the finished checkpoint `folder` to `name`, and delete those that are too old."""
         shutil.rmtree(self._folder / name, ignore_errors=True)
         move_directory(folder, self._folder / name)

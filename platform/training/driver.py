@@ -182,7 +182,7 @@ def progress_bar(run_directory: Path, total_steps: int, console: Console | None)
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[metrics]}"),
         TimeRemainingColumn(),
     )
     done = threading.Event()
@@ -211,7 +211,7 @@ class Follower:
         self._bar = bar
         self._tail = MetricsTail(run_directory)
         self._last: dict[str, Any] = {}
-        self._task = bar.add_task(run_directory.name, total=total_steps, figures=describe(self._last))
+        self._task = bar.add_task(run_directory.name, total=total_steps, metrics=describe(self._last))
 
     def show(self) -> None:
         """Read what was logged since the last call and show it."""
@@ -220,25 +220,25 @@ class Follower:
             self._last = {}
         for row in rows:  # only a training row says how far the run is
             self._last |= row if "loss" in row else {name: row[name] for name in row.keys() - {"step"}}
-        step, figures = self._last.get("step", 0), describe(self._last)
+        step, metrics = self._last.get("step", 0), describe(self._last)
         if is_new_file:  # a launch begins: steps of earlier ones say nothing about its speed
-            self._bar.reset(self._task, completed=step, figures=figures)
+            self._bar.reset(self._task, completed=step, metrics=metrics)
         elif rows:
-            self._bar.update(self._task, completed=step, figures=figures)
+            self._bar.update(self._task, completed=step, metrics=metrics)
 
 
-def describe(figures: Mapping[str, Any]) -> str:
+def describe(metrics: Mapping[str, Any]) -> str:
     """Return the newest metrics as one line of text; small stalls and missing ones are left out."""
-    if "loss" not in figures:
+    if "loss" not in metrics:
         return "starting workers"
-    parts = [f"loss {figures['loss']:.4f}", f"{figures['residues_per_s']:,.0f} residues/s"]
-    if "peak_share" in figures:
-        parts.append(f"{figures['peak_share']:.0%} of peak")
-    if "valid/loss" in figures:
-        parts.append(f"valid {figures['valid/loss']:.4f}")
+    parts = [f"loss {metrics['loss']:.4f}", f"{metrics['residues_per_s']:,.0f} residues/s"]
+    if "peak_share" in metrics:
+        parts.append(f"{metrics['peak_share']:.0%} of peak")
+    if "valid/loss" in metrics:
+        parts.append(f"valid {metrics['valid/loss']:.4f}")
     for name, words in (("data_stall_share", "data stall"), ("checkpoint_stall_share", "checkpoint stall")):
-        if figures.get(name, 0.0) > NOTABLE:
-            parts.append(f"{words} {figures[name]:.0%}")
-    if figures.get("skipped_steps", 0) > NOTABLE * figures["step"]:
-        parts.append(f"{figures['skipped_steps']:.0f} steps skipped")
+        if metrics.get(name, 0.0) > NOTABLE:
+            parts.append(f"{words} {metrics[name]:.0%}")
+    if metrics.get("skipped_steps", 0) > NOTABLE * metrics["step"]:
+        parts.append(f"{metrics['skipped_steps']:.0f} steps skipped")
     return "  ".join(parts)

@@ -58,12 +58,12 @@ class Validation:
 
     def validate(self) -> dict[str, float]:
         """Score the validation splits; returns `<split>/<metric>` for every metric of the task."""
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for split in self._run.task.valid_splits:
             scores = self._score(split, self._run.job.training.validation_residues)
             self._scores[split] = scores
-            figures |= {f"{split}/{m.name}": m.compute(scores.columns) for m in self._run.task.metrics}
-        return figures
+            metrics |= {f"{split}/{m.name}": m.compute(scores.columns) for m in self._run.task.metrics}
+        return metrics
 
     def final_scores(self) -> dict[str, Scores]:
         """Return the scores of the validation splits as last scored, and of the whole test splits."""

@@ -134,7 +134,7 @@ def train(engine: Engine, steps: Iterable[Sequence[Batch]], schedule: Schedule, 
     step is made after the next good one.
     """
     meter, selection = hooks.meter, hooks.selection
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     section, last_saved, due = schedule.training, schedule.first_step, False
     skipped = SkippedSteps(section, schedule.skipped_steps)
     if selection and selection.is_exhausted():  # resumed from the checkpoint that was the last one
@@ -153,10 +153,10 @@ def train(engine: Engine, steps: Iterable[Sequence[Batch]], schedule: Schedule, 
         is_pause = step == section.pause_at and not is_last
         if step % section.validate_every == 0 or is_last or is_pause:
             with meter.paused():
-                figures = dict(hooks.validate())
-            hooks.tracker.log(step, figures)
+                metrics = dict(hooks.validate())
+            hooks.tracker.log(step, metrics)
             if selection:
-                selection.note(step, figures)
+                selection.note(step, metrics)
                 is_last = is_last or selection.is_exhausted()
         decision = hooks.interrupts.decide()
         due = due or decision.save or step % section.checkpoint_every == 0 or is_last or is_pause
@@ -164,7 +164,7 @@ def train(engine: Engine, steps: Iterable[Sequence[Batch]], schedule: Schedule, 
             residues = meter.total()
             with meter.saving():
                 wait = decision.save or is_last or is_pause
-                hooks.writer.save(step, residues=residues, skipped_steps=skipped.total, figures=figures, wait=wait)
+                hooks.writer.save(step, residues=residues, skipped_steps=skipped.total, metrics=metrics, wait=wait)
             hooks.interrupts.saved()
             if selection:
                 selection.checkpointed()

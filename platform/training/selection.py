@@ -34,6 +34,7 @@ class Chosen:
     of_steps: int
     """Optimizer steps that were done when training ended."""
     figure: str
+    """The metric that was compared, such as "valid/spearman"."""
     value: float
 
 
@@ -43,7 +44,7 @@ class Selection:
     def __init__(
         self,
         folder: Path,
-        figure: str,
+        metric: str,
         *,
         larger_is_better: bool,
         patience: int | None,
@@ -51,8 +52,8 @@ class Selection:
         engine: Engine,
         is_first_worker: bool,
     ) -> None:
-        """`figure` names a metric of the validation, such as "valid/spearman"; training resumes after `first_step`."""
-        self._folder, self._figure, self._patience = folder, figure, patience
+        """`metric` names a metric of the validation, such as "valid/spearman"; training resumes after `first_step`."""
+        self._folder, self._metric, self._patience = folder, metric, patience
         self._sign = 1.0 if larger_is_better else -1.0
         self._engine, self._is_first = engine, is_first_worker
         # Validations after the checkpoint will be made again.
@@ -80,9 +81,9 @@ class Selection:
         known = [(self._sign * value, -step) for step, value in self._seen if value == value]
         return -max(known)[1] if known else None
 
-    def note(self, step: int, figures: Mapping[str, float]) -> None:
+    def note(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep the weights of this validated step if it is the best so far; all workers call it with equal metrics."""
-        self._seen.append((step, figures[self._figure]))
+        self._seen.append((step, metrics[self._metric]))
         if self._is_first:
             self._folder.mkdir(parents=True, exist_ok=True)
         if self.best_step() == step:
@@ -119,7 +120,7 @@ class Selection:
     def chosen(self, of_steps: int) -> Chosen | None:
         """Return the chosen step out of `of_steps` steps done; None where every value was NaN."""
         best = self.best_step()
-        return None if best is None else Chosen(best, of_steps, self._figure, dict(self._seen)[best])
+        return None if best is None else Chosen(best, of_steps, self._metric, dict(self._seen)[best])
 
     def _forget_all_but(self, steps: set[int | None]) -> None:
         kept = {_weights(self._folder, step) for step in steps if step is not None}

@@ -143,7 +143,7 @@ class Meter:
         return self._timed("saving")
 
     def paused(self) -> AbstractContextManager[None]:
-        """Context that is not training, such as validation; its time is left out of all figures."""
+        """Context that is not training, such as validation; its time is left out of all metrics."""
         return self._timed("paused")
 
     def awaited(self, items: Iterable[ItemT]) -> Iterator[ItemT]:
@@ -171,7 +171,7 @@ class Meter:
         return self._total + round(residues)
 
     def read(self) -> dict[str, float]:
-        """Return figures over all workers; all workers call it. Shares are means over workers, unknown figures absent.
+        """Return metrics over all workers; all workers call it. Shares are means over workers, unknown metrics absent.
 
         Since the last `read`: `residues_per_s`; `padding_share` of the slots that attention computes on; `flops_per_s`,
         model FLOP/s of all workers together; `peak_share`, a worker's model FLOP/s divided by its own matmul peak.
@@ -190,14 +190,14 @@ class Meter:
         self._total += round(residues)
         self._unread, self._since = _Counts(), now
 
-        figures = {"residues_per_s": residues * workers / all_seconds, "residues": float(self._total)}
-        figures["padding_share"] = 1.0 - tokens / max(slots, 1.0)
+        metrics = {"residues_per_s": residues * workers / all_seconds, "residues": float(self._total)}
+        metrics["padding_share"] = 1.0 - tokens / max(slots, 1.0)
         if self._flops:
-            figures["flops_per_s"] = flops * workers / all_seconds
+            metrics["flops_per_s"] = flops * workers / all_seconds
         if self._flops and self._peak:
-            figures["peak_share"] = peak_shares / workers
-        figures |= {name: total / workers for name, total in zip(stalls, stall_sums, strict=True)}
-        return figures | {"memory_gb": max(memory) / 1e9}
+            metrics["peak_share"] = peak_shares / workers
+        metrics |= {name: total / workers for name, total in zip(stalls, stall_sums, strict=True)}
+        return metrics | {"memory_gb": max(memory) / 1e9}
 
     def _stall_shares(self, seconds: float) -> dict[str, float]:
         """Shares of this worker since the launch's first `read`; `seconds` of training are new."""

@@ -108,15 +108,15 @@ class Tracker:
         _add_settings(self._board, settings or {})
         self._gauges = _Gauges(run_directory.name)
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Log `figures` (metric name -> value) at `step` (optimizer steps done)."""
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log `metrics` (metric name -> value) at `step` (optimizer steps done)."""
         if not self._active:
             return
-        self._file.write(_as_line({"step": step, **figures}))
+        self._file.write(_as_line({"step": step, **metrics}))
         self._file.flush()
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
-        self._gauges.set({"step": step, **figures})
+        self._gauges.set({"step": step, **metrics})
 
     def __enter__(self) -> Self:
         return self
@@ -129,8 +129,8 @@ class Tracker:
             self._board.close()
 
 
-def log_result(run_directory: Path, step: int, figures: Mapping[str, float]) -> None:
-    """Add a finished run's `figures` (`<split>/<metric>` -> value) and its success to its event files, once only."""
+def log_result(run_directory: Path, step: int, metrics: Mapping[str, float]) -> None:
+    """Add a finished run's `metrics` (`<split>/<metric>` -> value) and its success to its event files, once only."""
     from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
     from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
@@ -140,7 +140,7 @@ def log_result(run_directory: Path, step: int, figures: Mapping[str, float]) -> 
         return
     end = SessionEndInfo(status=STATUS_SUCCESS, end_time_secs=time.time())
     with SummaryWriter(str(run_directory / TENSORBOARD_FOLDER)) as board:
-        for name, value in figures.items():
+        for name, value in metrics.items():
             board.add_scalar(f"final/{name}", value, step)
         _add_event(board, SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
 
@@ -192,13 +192,13 @@ class _Gauges:
         ray = sys.modules.get("ray")  # whoever runs on Ray has imported it
         self._has_ray = ray is not None and ray.is_initialized()
 
-    def set(self, figures: Mapping[str, float]) -> None:
+    def set(self, metrics: Mapping[str, float]) -> None:
         """Set a gauge for each value; "valid/loss" becomes proteinlm_valid_loss."""
         if not self._has_ray:
             return
         from ray.util.metrics import Gauge
 
-        for name, value in figures.items():
+        for name, value in metrics.items():
             if name not in self._gauges:
                 exported = "proteinlm_" + re.sub(r"\W", "_", name, flags=re.ASCII)
                 self._gauges[name] = Gauge(exported, description=f"{name} of a ProteinLM run", tag_keys=("run",))

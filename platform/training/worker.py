@@ -52,13 +52,13 @@ class RayCheckpoints:
         with checkpoint.as_directory() as folder:
             yield Path(folder)
 
-    def take(self, folder: Path, name: str, figures: Mapping[str, float], *, wait: bool) -> None:
+    def take(self, folder: Path, name: str, metrics: Mapping[str, float], *, wait: bool) -> None:
         """Report this worker's part, which Ray Train uploads and deletes; all workers call it."""
         import ray.train
 
         mode = ray.train.CheckpointUploadMode
         ray.train.report(
-            dict(figures),
+            dict(metrics),
             checkpoint=ray.train.Checkpoint.from_directory(folder),
             checkpoint_dir_name=name,
             checkpoint_upload_mode=mode.SYNC if wait else mode.ASYNC,

@@ -86,4 +86,4 @@ def test_validation_moves_nothing_and_a_restart_forgets(tmp_path: Path) -> None:
     assert followed.show_at(1)[0] == 200
     forget_after(tmp_path, 0)
     assert followed.show_at(2)[0] == 0
-    assert followed.bar.tasks[0].fields["figures"] == "starting workers"
+    assert followed.bar.tasks[0].fields["metrics"] == "starting workers"

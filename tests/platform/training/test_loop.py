@@ -39,9 +39,9 @@ def test_steps_are_counted_from_the_checkpoint_and_cadences_kept() -> None:
     assert [step for step, figures in engine.logged if "loss" in figures] == [3, 5, 10]
     assert [step for step, figures in engine.logged if "valid/loss" in figures] == [4, 8, 10]
     assert [one["step"] for one in saved] == [3, 6, 9, 10]
-    assert saved[0] == {"step": 3, "residues": 104, "skipped_steps": 0, "figures": {}, "wait": False}
+    assert saved[0] == {"step": 3, "residues": 104, "skipped_steps": 0, "metrics": {}, "wait": False}
     assert saved[-1]["residues"] == 132
-    assert saved[-1]["figures"] == {"valid/loss": 1.0}
+    assert saved[-1]["metrics"] == {"valid/loss": 1.0}
     assert saved[-1]["wait"], "the last checkpoint is in its place when training ends"
     assert outcome == Outcome(10, 132, None)
     assert engine.rates == pytest.approx([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
