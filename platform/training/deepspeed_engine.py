@@ -124,7 +124,7 @@ class DeepSpeedEngine:
         """Write this worker's part; all workers call it, each with a directory that exists."""
         self._engine.save_checkpoint(str(directory), tag=STATE_DIRECTORY, save_latest=False)
         # DeepSpeed copies its scripts (zero_to_fp32.py ...) beside the state: code that no checkpoint needs.
-        for script in (directory / STATE_DIRECTORY).glob("*.py"):
+        for script in directory.rglob("*.py"):
             script.unlink(missing_ok=True)
 
     def load(self, directory: Path) -> None:

@@ -159,7 +159,7 @@ def _stage(stage: int, rank: int, world_size: int, folder: Path) -> dict[str, An
     dist.barrier()
     save_checkpoint(saved, whole, Cursor(first + STEPS, 0, world_size, {}), rank == 0)
     dist.barrier()
-    found["saved"] = sorted(path.name for path in (saved / "state").iterdir())
+    found["saved"] = sorted(path.name for path in saved.rglob("*") if path.is_file())
     found["on"] = losses(whole, first + STEPS, first + STEPS + 2, **place)
     whole.load(saved) if link == 0 else None
     found["on_again"] = losses(whole, first + STEPS, first + STEPS + 2, **place) if link == 0 else found["on"]

@@ -65,7 +65,9 @@ def test_a_loaded_checkpoint_goes_on_bit_for_bit(stage: str, deepspeed: dict[int
 @pytest.mark.parametrize("world_size", CHAIN)
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_checkpoint_holds_state_and_no_scripts(stage: str, world_size: int, deepspeed: dict[int, Any]) -> None:
-    assert {name.rpartition(".")[2] for name in deepspeed[world_size][stage]["saved"]} == {"pt"}
+    names = deepspeed[world_size][stage]["saved"]
+    assert {name.rpartition(".")[2] for name in names} == {"pt", "json"}
+    assert [name for name in names if name.endswith(".json")] == ["cursor.json"]
 
 
 @pytest.mark.parametrize("world_size", CHAIN)
