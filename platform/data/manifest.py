@@ -180,7 +180,7 @@ def content_digest(table: pa.Table) -> str:
     """SHA-256 (hex) of the rows in order: of ids and sequences, then of each label column by its name.
 
     Labels are all columns but those of `ABOUT_A_PROTEIN`. It does not depend on how Arrow holds the columns (chunks,
-    dictionaries, row groups): only on the values, where null is a value of its own, and on the type of labels.
+    row groups): only on the values, where null is a value of its own, and on the type of labels.
     """
     digest = hashlib.sha256()
     rows = zip(table.column("id").to_pylist(), table.column("sequence").to_pylist(), strict=True)
