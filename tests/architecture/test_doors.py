@@ -14,8 +14,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "lmdb": ("platform/data/sources.py",),
     "safetensors": ("models/model_directory.py",),
     "transformers": ("models/huggingface.py",),
-    "peft": ("models/lora.py",),
-    "jinja2": ("platform/results/page.py",),
+    "peft": ("tasks/finetuned.py",),
+    "jinja2": ("platform/results/table_export.py",),
     "matplotlib": (
         "platform/results/plots.py",
         "platform/results/contact_map.py",
