@@ -87,7 +87,7 @@ def load_pretrained(directory: str | Path) -> Pretrained:
     state = read_weights(weights)
     if is_esm(description):
         state = _converted(weights, config, state, description)
-        digest = f"{digest_of(weights)} token_dropout {bool(description.get('token_dropout'))}"
+        digest = _esm_digest(weights, description)
     else:
         digest = check_digest(weights, description)
     has_head = not is_esm(description) or any(name.startswith("head.") for name in state)
@@ -105,6 +105,22 @@ def load_pretrained(directory: str | Path) -> Pretrained:
 def read_config(directory: str | Path) -> ModelConfig:
     """The architecture of a pretrained directory, without reading its weights; raises as `load_pretrained` does."""
     return _described(Path(directory))[0]
+
+
+def content_hash_of(directory: str | Path) -> str:
+    """The `content_hash` of a pretrained directory, without loading it; raises as `read_config` does.
+
+    Of a directory of our own the weights are not read: config.json says their digest, and loading compares it.
+    """
+    path = Path(directory)
+    config, description = _described(path)
+    if is_esm(description):
+        return _content_hash(config, _esm_digest(path / WEIGHTS_FILE, description))
+    return _content_hash(config, str(description.get("weights_sha256")))
+
+
+def _esm_digest(weights: Path, description: Mapping[str, Any]) -> str:
+    return f"{digest_of(weights)} token_dropout {bool(description.get('token_dropout'))}"
 
 
 def _loaded(

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
 from proteinlm.platform.data.manifest import (
     FORMAT_VERSION,
     Manifest,
     Split,
+    read_shard,
     split_of,
     standing_build,
     write_manifest,
@@ -114,8 +114,7 @@ def build_task_shards(
 
 def read_split(directory: Path | str, manifest: Manifest, split: str) -> pa.Table:
     """All rows of a split in order; for baselines and other readers that want a whole split in memory."""
-    shards = manifest.split(split).shards
-    return pa.concat_tables([pa.parquet.ParquetFile(Path(directory) / shard.file).read() for shard in shards])
+    return pa.concat_tables([read_shard(directory, shard) for shard in manifest.split(split).shards])
 
 
 def find_split_files(task: Task, folder: Path, files: Mapping[str, str], *, needs_valid: bool) -> dict[str, Path]:
