@@ -35,7 +35,7 @@ _KEYS = (str, bytes, bool, float, type(None))
 
 
 class RefusedPickle(ValueError):  # noqa: N818  (a refusal is what it is)
-    """A pickle asked for something other than plain containers and numpy arrays, or for more than the limits."""
+    """Bytes that are no pickle, or one that asked for more than plain containers and numpy arrays, or the limits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,7 +289,7 @@ def _finished(value: Any, budget: Iterator[int], depth: int = 0) -> Any:
 
 
 def load_plain(content: bytes) -> Any:
-    """The value pickled in `content`; ValueError names what was refused or that it is not a pickle."""
+    """The value pickled in `content`; RefusedPickle, a ValueError, says what was refused or that it is no pickle."""
     if len(content) > MAX_BYTES:
         raise RefusedPickle(f"refused a pickle of {len(content):,} bytes; accepted: up to {MAX_BYTES:,}")
     try:
@@ -297,4 +297,4 @@ def load_plain(content: bytes) -> Any:
     except RefusedPickle:
         raise
     except Exception as error:  # a damaged stream may leave too little on the stack, or give numpy anything at all
-        raise ValueError(f"not a readable pickle: {type(error).__name__}: {str(error)[:200]!r}") from None
+        raise RefusedPickle(f"not a readable pickle: {type(error).__name__}: {str(error)[:200]!r}") from None

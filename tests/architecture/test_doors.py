@@ -11,7 +11,6 @@ DOORS: dict[str, tuple[str, ...]] = {
     "ray.tune": ("sweeps/",),
     "ray.util.metrics": ("platform/training/",),
     "deepspeed": ("platform/training/deepspeed_engine.py",),
-    "lmdb": ("platform/data/sources.py",),
     "safetensors": ("models/model_directory.py",),
     "transformers": ("models/huggingface.py",),
     "peft": ("models/lora.py",),
