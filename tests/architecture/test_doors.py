@@ -13,8 +13,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "deepspeed": ("platform/training/deepspeed_engine.py",),
     "safetensors": ("models/model_directory.py",),
     "transformers": ("models/huggingface.py",),
-    "peft": ("models/lora.py",),
-    "jinja2": ("platform/results/page.py",),
+    "peft": ("tasks/finetuned.py",),
+    "jinja2": ("platform/results/table_export.py",),
     "matplotlib": (
         "platform/results/plots.py",
         "platform/results/contact_map.py",
