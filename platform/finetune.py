@@ -42,8 +42,8 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Pat
     data = task_data(config)
     manifest = read_manifest(data)
     if console:
-        for notice in notices_of(data):
-            console.print(notice, markup=False, highlight=False, soft_wrap=True)
+        for said in notices_of(data):
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
     if model is None:
         run_baseline(config, data, manifest, code_version())
         return runs
