@@ -246,7 +246,8 @@ def _alpha_carbons(axis_lines: list[str]) -> NDArray[np.float32]:
     if len(set(counts)) != 1 or counts[0] % _ATOMS:
         raise ValueError(f"[TERTIARY] has {counts} numbers in its lines; accepted: three for each residue in each")
     picometres = np.stack([axis[_ALPHA_CARBON::_ATOMS] for axis in axes], axis=1)
-    return (picometres / _PICOMETRES).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, and is refused with its residue
+        return (picometres / _PICOMETRES).astype(np.float32)
 
 
 def _mask(text: str) -> NDArray[np.bool_]:

@@ -24,6 +24,8 @@ from proteinlm.platform.settings.yaml_text import parse_value, printable, read_y
 
 Settings = TypeVar("Settings", bound=BaseModel)
 COMMAND_LINE = "command line"
+SHOWN_FAULTS = 20
+"""Of one source, in a message; `faults` holds all."""
 AS_TYPED: Mapping[str, bool] = {"as typed": True}
 """Context of a validation in which settings that are not given are those that nobody typed."""
 
@@ -50,8 +52,10 @@ class SettingsError(ValueError):
     def __str__(self) -> str:
         blocks = []
         for source in dict.fromkeys(fault.source for fault in self.faults):
-            lines = [f"{printable(fault.name)}: {fault.text}" for fault in self.faults if fault.source == source]
-            count = "one fault" if len(lines) == 1 else f"{len(lines)} faults"
+            found = [f"{printable(fault.name)}: {fault.text}" for fault in self.faults if fault.source == source]
+            lines = list(dict.fromkeys(found))
+            count = "one fault" if len(found) == 1 else f"{len(found)} faults"
+            lines[SHOWN_FAULTS:] = [f"... and {len(lines) - SHOWN_FAULTS} more"] * (len(lines) > SHOWN_FAULTS)
             blocks.append("\n  ".join([f"{count} in the settings ({source}):", *lines]))
         return "\n".join(blocks)
 
@@ -136,13 +140,13 @@ def _assign(
             expected = "expected key=value with a dotted key, such as model.hidden_size=256"
             faults.append(Fault(assignment, source, expected))
         elif not text.strip():
-            empty = f"no value after '='; write {name}=null for none or {name}=\"''\" for empty text"
+            empty = f"no value after '='; write {printable(name)}=null for none or =\"''\" for empty text"
             faults.append(Fault(name, source, empty))
         else:
             try:
                 faults += _set(changed, name.strip(), _typed(text, _kinds(model, name.strip())), source)
             except ValueError as error:
-                why = f"found {text!r}, which is not a value in YAML: {error}"
+                why = f"found {shown(text)}, which is not a value in YAML: {error}"
                 faults.append(Fault(name.strip(), source, why))
     return changed, faults
 
@@ -184,7 +188,9 @@ def _set(values: dict[str, Any], name: str, value: object, source: str) -> Itera
             section[key] = {}
         if not isinstance(section[key], dict):
             parent = ".".join(keys[:depth])
-            yield Fault(name, source, f"{parent} is {shown(section[key])}, not a section with settings in it")
+            yield Fault(
+                name, source, f"{printable(parent)} is {shown(section[key])}, not a section with settings in it"
+            )
             return
         section = section[key]
     section[keys[-1]] = value

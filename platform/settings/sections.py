@@ -82,7 +82,7 @@ def _at_home(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError:
-        raise ValueError(f"whose home directory {path.parts[0]} is meant to be is not known") from None
+        raise ValueError(f"whose home directory {path.parts[0][:60]!r} is meant to be is not known") from None
 
 
 UserPath = Annotated[Path, AfterValidator(_at_home)]

@@ -36,7 +36,7 @@ def test_a_home_directory_is_meant_in_a_file_too_and_an_unknown_one_is_named(tmp
     path = tmp_path / "run.yaml"
     path.write_text("name: a\ncorpus: ~/x\nmodel: {preset: cpu-tiny}\ntraining: {steps: 200}\n")
     assert load_settings(PretrainConfig, path).corpus == Path.home() / "x"
-    with pytest.raises(ValueError, match=r"corpus: found '~nobody-known/x': whose home directory ~nobody-known"):
+    with pytest.raises(ValueError, match=r"corpus: found '~nobody-known/x': whose home directory '~nobody-known'"):
         load_settings(PretrainConfig, path, ["corpus=~nobody-known/x"])
 
 
