@@ -14,12 +14,9 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from proteinlm.models.alphabet import RESIDUE_LETTERS
+from proteinlm.models.sequences import clean_sequence
 from proteinlm.platform.data.sources import Source, lmdb_records, parse_json
 
-_RESIDUES = RESIDUE_LETTERS.encode()
-_UPPER = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyz", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_DROPPED = b" \t\r\n\v\f-."
 _PFAM_IN_HEADER = re.compile(rb"\s(PF\d{5})(?:\.\d+)?;")
 _PFAM_VERSION = re.compile(r"^(PF\d{5})\.\d+$")
 
@@ -43,27 +40,6 @@ class Reject:
     line: int
     id: str
     reason: str
-
-
-def clean_sequence(text: bytes) -> bytes:
-    """Upper-case residues of `text`, or ValueError with the reason for which the record is rejected.
-
-    Lower case becomes upper case (soft-masked regions). Whitespace is removed, and so are the gap characters `-` and
-    `.` (aligned FASTA). `*` at the end is a translated stop codon and is removed; inside the sequence it is refused,
-    for there are two proteins. Any letter that is not one of the 25 residues, J (leucine or isoleucine) among them, is
-    refused by name: no alphabet in use here has it. What is empty after this is refused.
-    """
-    residues = text.translate(_UPPER, _DROPPED).rstrip(b"*")
-    unknown = residues.translate(None, _RESIDUES)
-    if unknown:
-        place = residues.index(unknown[:1]) + 1
-        if unknown[:1] == b"*":
-            raise ValueError(f"stop codon '*' inside the sequence, at residue {place}")
-        letter = residues[place - 1 :].decode("utf-8", "replace")[0]
-        raise ValueError(f"unknown letter {letter!r} at residue {place}")
-    if not residues:
-        raise ValueError("empty sequence")
-    return residues
 
 
 def fasta_proteins(text: bytes, where: str, min_length: int) -> Iterator[Protein | Reject]:

@@ -13,7 +13,6 @@ from proteinlm.platform.corpus.cleaning import (
     Protein,
     Reject,
     choose_held_out,
-    clean_sequence,
     fasta_proteins,
     json_proteins,
     lmdb_proteins,
@@ -21,36 +20,6 @@ from proteinlm.platform.corpus.cleaning import (
 )
 from proteinlm.platform.data.sources import inspect_source
 from tests.made.protein_files import LETTERS, fasta_text, write_file, write_lmdb
-
-
-@pytest.mark.parametrize(
-    ("text", "residues"),
-    [
-        (b"acdEF", b"ACDEF"),
-        (b" AC\tD\r\nEF\n\n", b"ACDEF"),
-        (b"A-C..D", b"ACD"),
-        (b"ACD*\n", b"ACD"),
-        (b"ACXBUZO", b"ACXBUZO"),
-    ],
-)
-def test_what_is_cleaned(text: bytes, residues: bytes) -> None:
-    assert clean_sequence(text) == residues
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (b"", "empty sequence"),
-        (b" -..*\n", "empty sequence"),
-        (b"AC*D", r"stop codon '\*' inside the sequence, at residue 3"),
-        (b"A\nCJD", "unknown letter 'J' at residue 3"),
-        (b"AC1D", "unknown letter '1' at residue 3"),
-        ("ACéD".encode(), "unknown letter 'é' at residue 3"),
-    ],
-)
-def test_what_is_rejected_and_why(text: bytes, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        clean_sequence(text)
 
 
 def test_fasta_headers_give_id_family_and_line() -> None:
