@@ -1,9 +1,11 @@
-"""The protein encoder and the language model head: tokens of a packed micro batch in, hidden states of every token out.
+"""The protein encoders and the language model head: tokens of a packed micro batch in, hidden states of each out.
 
-Pre-LayerNorm, as in the paper; with rotary positions it computes what ESM-2 does, with learned ones what ProteinLM (and
-ESM-1b, its embedding LayerNorm aside) does.
+ProteinEncoder, the transformer: pre-LayerNorm, as in the paper; with rotary positions it computes what ESM-2 does, with
+learned ones what ProteinLM (and ESM-1b, its embedding LayerNorm aside) does. CnnEncoder, the convolutional reference
+for finetuning, is trained from scratch.
 
-Shapes: N tokens of the micro batch, D hidden, M width of the MLP, V rows of the token table.
+Shapes: N tokens of the micro batch, D hidden, M width of the MLP, V rows of the token table, S slots of a row in which
+the proteins lie with gaps between them.
 """
 
 import math
@@ -154,3 +156,49 @@ class LanguageModelHead(nn.Module):
         """[M, D] -> logits [M, V]; the rows that only pad the token table are left out."""
         transformed = self.norm(F.gelu(self.dense(hidden)))
         return F.linear(transformed, self.decoder_weight[: self.num_tokens], self.decoder_bias[: self.num_tokens])
+
+
+KERNEL_SIZES = (5, 9)
+"""Kernel size of each block's convolution, in residues; it is centred on the residue that it computes."""
+
+
+class CnnBlock(nn.Module):
+    """x + GELU(Conv1d(LayerNorm(x))): [N, D] -> [N, D]."""
+
+    def __init__(self, config: ModelConfig, kernel_size: int) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.convolution = nn.Conv1d(config.hidden_size, config.hidden_size, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, hidden: Tensor, slots: Tensor, num_slots: int) -> Tensor:
+        """`slots` [N]: where each token lies in the row with gaps, `num_slots` S."""
+        states: Tensor = self.norm(hidden)
+        row = states.new_zeros(num_slots, states.shape[1]).index_copy(0, slots, states)
+        seen = F.gelu(self.convolution(row.T[None])[0].T[slots])
+        return hidden + (F.dropout(seen, self.dropout) if self.training and self.dropout > 0.0 else seen)
+
+
+class CnnEncoder(nn.Module):
+    """An encoder with the interface of `ProteinEncoder`; of the config it reads alphabet, hidden_size, dropout,
+    layer_norm_eps, vocab_multiple and initializer_range (of the embedding).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.padded_vocab_size, config.hidden_size)
+        initialise(self.token_embedding, config.initializer_range)
+        self.blocks = nn.ModuleList(CnnBlock(config, size) for size in KERNEL_SIZES)
+        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Hidden states [N, D] after the final LayerNorm."""
+        hidden: Tensor = self.token_embedding(packed.tokens)
+        gap = max(KERNEL_SIZES) // 2
+        slots = torch.arange(packed.num_tokens, device=hidden.device) + gap * packed.protein_index
+        num_slots = packed.num_tokens + gap * (packed.num_proteins - 1)
+        for block in self.blocks:
+            hidden = block(hidden, slots, num_slots)
+        final: Tensor = self.final_norm(hidden)
+        return final

@@ -66,8 +66,7 @@ def check_corpus(config: PretrainConfig, manifest: Manifest) -> None:
 
 def tell_plan(config: PretrainConfig, manifest: Manifest, total_steps: int, console: Console) -> None:
     """Print model, data, steps, and the losses of a model that ignores all context."""
-    from proteinlm.models.config import shape_name
-    from proteinlm.models.cost import num_parameters
+    from proteinlm.models.config import num_parameters, shape_name
     from proteinlm.platform.results.measure import language_model_floors
 
     train = manifest.split("train")

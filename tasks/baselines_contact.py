@@ -13,8 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, amino_acid_numbers, joined_letters
-from proteinlm.tasks.contact_precision import precision_counts, stacked
-from proteinlm.tasks.contact_prediction import coordinates_of_each, scored_pairs
+from proteinlm.tasks.contact_prediction import coordinates_of_each, precision_counts, scored_pairs, stacked
 from proteinlm.tasks.task import Baseline, Columns, Task
 
 NUM_LETTERS = len(STANDARD_AMINO_ACIDS) + 1

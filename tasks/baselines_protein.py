@@ -11,12 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, amino_acid_numbers, joined_letters
-from proteinlm.tasks.fluorescence import MUTATIONS_COLUMN
-from proteinlm.tasks.fluorescence import TARGET as FLUORESCENCE
+from proteinlm.tasks.fluorescence_stability import FLUORESCENCE, MUTATIONS_COLUMN, STABILITY, Target, regression_columns
 from proteinlm.tasks.metrics import Spearman
-from proteinlm.tasks.regression import Target, regression_columns
 from proteinlm.tasks.remote_homology import BEST, LABEL_COLUMN, NUM_FOLDS
-from proteinlm.tasks.stability import TARGET as STABILITY
 from proteinlm.tasks.task import Baseline, Columns, Task
 
 if TYPE_CHECKING:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from proteinlm.tasks.contact_prediction import contact_prediction
-from proteinlm.tasks.fluorescence import fluorescence
+from proteinlm.tasks.fluorescence_stability import fluorescence, stability
 from proteinlm.tasks.masked_language_modeling import masked_language_modeling
 from proteinlm.tasks.remote_homology import remote_homology
 from proteinlm.tasks.secondary_structure import secondary_structure
-from proteinlm.tasks.stability import stability
 from proteinlm.tasks.task import Task
 
 TASKS: Mapping[str, Callable[..., Task]] = {

@@ -24,8 +24,13 @@ from proteinlm.models.alphabet import Alphabet
 from proteinlm.models.attention_maps import attention_maps
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.packed import pack
-from proteinlm.tasks.contact_precision import MIN_SEPARATION, precision_counts, stacked
-from proteinlm.tasks.contact_prediction import coordinates_of_each, scored_pairs
+from proteinlm.tasks.contact_prediction import (
+    MIN_SEPARATION,
+    coordinates_of_each,
+    precision_counts,
+    scored_pairs,
+    stacked,
+)
 from proteinlm.tasks.task import Columns
 
 NUM_PROTEINS = 20

@@ -15,10 +15,8 @@ from typing import Any, cast
 
 import torch
 
-from proteinlm.models.cnn import CnnEncoder
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.lora import add_lora
+from proteinlm.models.encoder import CnnEncoder, ProteinEncoder
 from proteinlm.models.model_directory import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -134,3 +132,20 @@ def _described(file: Path, description: Mapping[str, Any]) -> Finetuned:
         lora=adapters,
         extra=description.get("extra") or {},
     )
+
+
+def add_lora(encoder: ProteinEncoder, *, rank: int, alpha: int, dropout: float, layers: Sequence[str]) -> None:
+    """Put an adapter of `rank` on each linear layer of the encoder's layers that `layers` names, in place.
+
+    Afterwards each such layer computes with W + (alpha / rank) B A in place of W. B is 0 at first, and A and B are the
+    only parameters of the encoder that are trained. `layers` are names in models/encoder.py: "qkv", "output"
+    (attention's and the MLP's), "expand".
+    Raises ImportError that says what to install where peft is missing, ValueError for a name that no layer has.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise ImportError("mode lora needs peft: pip install proteinlm[lora]") from None
+
+    settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(layers), bias="none")
+    inject_adapter_in_model(settings, encoder)

@@ -85,6 +85,9 @@ def json_proteins(text: bytes, where: str, min_length: int) -> Iterator[Protein 
 def lmdb_proteins(source: Source, start: int, stop: int, label: str, min_length: int) -> Iterator[Protein | Reject]:
     """The records `start` to `stop - 1` of a TAPE LMDB; one without an id (TAPE's pfam) is called `label/number`."""
     for number, values in lmdb_records(source, start, stop):
+        if isinstance(values, ValueError):
+            yield Reject(number - start, "", str(values))
+            continue
         yield _from_values(number - start, values, f"{label}/{number}", min_length)
 
 

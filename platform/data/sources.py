@@ -4,9 +4,11 @@ A source is cut into chunks of whole records, so that many tasks can read one co
 gzip file as one stream, an LMDB by numbers. Records with labels are read in platform/labelled/files.py.
 """
 
+import codecs
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from proteinlm.platform.data.unpickle import load_plain
+from proteinlm.platform.data.tape_lmdb import TapeLmdb, is_lmdb_file
+from proteinlm.platform.data.unpickle import RefusedPickle, load_plain
 
 Kind = Literal["fasta", "jsonl", "json", "lmdb", "csv", "proteinnet"]
 SUFFIXES: Mapping[str, Kind] = {
@@ -27,6 +30,7 @@ SUFFIXES: Mapping[str, Kind] = {
 ACCEPTED = "FASTA (.fasta, .fa, .faa, .fas), JSON lines (.jsonl, .ndjson), each plain or .gz, or a TAPE LMDB directory"
 _BOUNDARY = {"fasta": b"\n>", "jsonl": b"\n"}
 _READ_BYTES = 1 << 20
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_SOURCES = 1 << 13
 """Of one corpus build: their number is part of what a record is known by."""
 
@@ -59,6 +63,8 @@ def inspect_source(path: Path, suffixes: Mapping[str, Kind] = SUFFIXES, accepted
         if not data.is_file():
             raise ValueError(f"{path} is a directory without data.mdb, so no TAPE LMDB; accepted: {accepted}")
         return Source(str(path), "lmdb", False, data.stat().st_size)
+    if is_lmdb_file(path):  # written with subdir=False
+        return Source(str(path), "lmdb", False, path.stat().st_size)
     named_gzip = path.suffix.lower() == ".gz"
     suffix = Path(path.stem if named_gzip else path.name).suffix.lower()
     with path.open("rb") as file:
@@ -93,7 +99,9 @@ def _check_first_record(source: Source) -> None:
     if source.kind == "lmdb":
         if lmdb_length(source) == 0:
             raise ValueError(f"{source.path} holds no record")
-        next(lmdb_records(source, 0, 1))
+        _, first = next(lmdb_records(source, 0, 1))
+        if isinstance(first, ValueError):
+            raise first
         return
     try:
         with gzip.open(source.path) if source.is_gzip else open(source.path, "rb") as file:
@@ -131,9 +139,9 @@ def opened(source: Source) -> Iterator[IO[bytes]]:
 
 
 def parse_json(line: bytes, where: str) -> dict[str, object]:
-    """The dict written in `line`; ValueError says where and what is wrong."""
+    """The dict written in `line`; ValueError says where and what is wrong, a key that is given twice among it."""
     try:
-        values = json.loads(line)
+        values = json.loads(line.removeprefix(codecs.BOM_UTF8).decode(), object_pairs_hook=dict_of_once)
     except ValueError as error:
         raise ValueError(f"{where} is not valid JSON: {error}") from None
     except RecursionError:
@@ -141,63 +149,75 @@ def parse_json(line: bytes, where: str) -> dict[str, object]:
     return as_record(values, where)
 
 
+def dict_of_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The dict of a JSON object's keys and values; ValueError names a key that is given twice."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice[:40]!r} is given twice")
+    return values
+
+
 def as_record(values: Any, where: str) -> dict[str, object]:
-    """`values`, which must be a dict; ValueError says where it is none."""
+    """`values`, which must be a dict of named values; ValueError says where it is none or holds what is no text."""
     if not isinstance(values, dict):
         raise ValueError(f"{where} holds a {type(values).__name__}; a record is a dict of named values")
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{where} has the key {repr(name)[:40]}; accepted: names as text")
+        if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
+            raise ValueError(
+                f"{where}: key {name[:40]!r} holds half of a character (a lone surrogate), which is no text"
+            )
     return values
 
 
 # ------------------------------------------------------------------------------------------------------------- LMDB
 
 
-@contextmanager
-def _lmdb_transaction(source: Source) -> Iterator[Any]:
-    import lmdb
-
-    try:
-        environment = lmdb.open(source.path, readonly=True, lock=False, readahead=False, meminit=False, create=False)
-    except lmdb.Error as error:
-        raise ValueError(f"{source.path} is not a readable LMDB: {error}") from None
-    try:
-        with environment.begin() as transaction:
-            yield transaction
-    finally:
-        environment.close()
-
-
 def lmdb_length(source: Source) -> int:
-    """Number of records of a TAPE LMDB."""
-    with _lmdb_transaction(source) as transaction:
-        return _lmdb_length(source, transaction)
+    """Number of records of a TAPE LMDB; ValueError where it does not hold as many."""
+    with TapeLmdb(source.path) as database:
+        content = database.get(b"num_examples")
+        if content is None:
+            raise ValueError(f"{source.path} has no key num_examples, so it is no TAPE LMDB")
+        try:
+            length = load_plain(content)
+        except ValueError as error:
+            raise ValueError(f"{source.path} num_examples: {error}") from None
+        if isinstance(length, bool) or not isinstance(length, int) or length < 0:
+            raise ValueError(f"{source.path} num_examples is {str(length)[:20]!r}; a count is expected")
+        others = database.num_entries - 1
+        if length > others:
+            raise ValueError(f"{source.path} record {others} is missing, though num_examples counts {length:,}")
+        if length < others and database.get(str(length).encode()) is not None:
+            raise ValueError(
+                f"{source.path} holds {others:,} records, and its num_examples says {length:,}: one that was written "
+                "half, or appended to; write it anew with the right count"
+            )
+        return length
 
 
-def _lmdb_length(source: Source, transaction: Any) -> int:
-    content = transaction.get(b"num_examples")
-    if content is None:
-        raise ValueError(f"{source.path} has no key num_examples, so it is no TAPE LMDB")
-    try:
-        length = load_plain(content)
-    except ValueError as error:
-        raise ValueError(f"{source.path} num_examples: {error}") from None
-    if not isinstance(length, int) or length < 0:
-        raise ValueError(f"{source.path} num_examples is {length!r}; a count is expected")
-    return length
+def lmdb_records(source: Source, start: int, stop: int) -> Iterator[tuple[int, dict[str, object] | ValueError]]:
+    """(number, record or what is wrong with it) of the records `start` to `stop - 1`; both name file and record.
 
-
-def lmdb_records(source: Source, start: int, stop: int) -> Iterator[tuple[int, dict[str, object]]]:
-    """(number, record) of the records `start` to `stop - 1`; ValueError names the file and the record."""
-    with _lmdb_transaction(source) as transaction:
+    ValueError for a record that is not there, and for a file that is damaged.
+    """
+    with TapeLmdb(source.path) as database:
         for number in range(start, stop):
             where = f"{source.path} record {number}"
-            content = transaction.get(str(number).encode())
+            content = database.get(str(number).encode())
             if content is None:
                 raise ValueError(f"{where} is missing, though num_examples counts it")
+            found: dict[str, object] | ValueError
             try:
-                values = load_plain(content)
+                found = as_record(load_plain(content), where)
+            except RefusedPickle as error:
+                found = ValueError(f"{where}: {error}")
             except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
-            yield number, as_record(values, where)
+                found = error
+            yield number, found
 
 
 # ------------------------------------------------------------------------------------- chunks of whole text records

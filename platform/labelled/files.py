@@ -94,8 +94,8 @@ def count_records(path: Path) -> int:
 
 
 def _lmdb(source: Source) -> _Found:
-    for number, values in lmdb_records(source, 0, lmdb_length(source)):
-        yield f"{source.path} record {number}", values
+    for number, found in lmdb_records(source, 0, lmdb_length(source)):
+        yield f"{source.path} record {number}", found
 
 
 def _csv(source: Source) -> _Found:

@@ -18,8 +18,15 @@ from numpy.typing import NDArray
 
 from proteinlm.platform.results.plots import blank_plot, check_suffix, save_plot
 from proteinlm.platform.storage.run_directory import PREDICTIONS_FOLDER
-from proteinlm.tasks.contact_precision import CONTACT_DISTANCE, MIN_SEPARATION, RANGES
-from proteinlm.tasks.contact_prediction import COORDINATES_COLUMN, MASK_COLUMN, PROBABILITY, scored_pairs
+from proteinlm.tasks.contact_prediction import (
+    CONTACT_DISTANCE,
+    COORDINATES_COLUMN,
+    MASK_COLUMN,
+    MIN_SEPARATION,
+    PROBABILITY,
+    RANGES,
+    scored_pairs,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,6 +1,7 @@
-"""Tables and rows for other programs: LaTeX for an article, CSV for a spreadsheet, JSON for scripts.
+"""Tables and rows for other programs: LaTeX for an article, CSV for a spreadsheet, JSON for scripts, and a page.
 
     Table -> to_latex, to_csv, to_json          rows -> rows_to_csv, rows_to_json (every field; seeds are not pooled)
+    tables, findings, plots -> to_html: one file that needs no other one
 
 In JSON a number that is not finite is null. In CSV what is not known is empty.
 """
@@ -9,10 +10,13 @@ import csv
 import io
 import json
 import math
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from proteinlm.platform.results.formatting import UNKNOWN
 from proteinlm.platform.results.rows import ResultRow
 from proteinlm.platform.results.table_text import TextTable, all_notes, joined, text_table
 from proteinlm.platform.results.tables import Fact, Table
@@ -150,3 +154,47 @@ def _finite(value: Any) -> Any:
 def rows_to_json(rows: Sequence[ResultRow]) -> str:
     """A list of all rows, with all their fields."""
     return "[\n" + ",\n".join(row.model_dump_json() for row in rows) + "\n]\n"
+
+
+TEMPLATE = "page.html.jinja"
+MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
+
+
+def to_html(
+    title: str,
+    tables: Sequence[Table],
+    findings: Sequence[str] = (),
+    plots: Mapping[str, Path] | None = None,
+    notes: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """The text of the page: `tables` with their remarks, `findings` (sentences), `plots` (caption -> file), `notes`
+    (heading -> texts), and the notes of the tables, in this order.
+
+    A table that has the page's own title gets no heading of its own. Raises ValueError for a plot that is neither .png
+    nor .svg, and OSError where its file cannot be read.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(
+        title=title,
+        warnings=dict.fromkeys(table.warning for table in tables if table.warning),
+        tables=[(table, text_table(table)) for table in tables],
+        findings=findings,
+        plots={caption: _inside(path) for caption, path in (plots or {}).items()},
+        notes=notes or {},
+        unknown=UNKNOWN,
+    )
+
+
+def _inside(path: Path) -> str:
+    """The file as a data URL."""
+    if path.suffix not in MEDIA:
+        raise ValueError(f"cannot show {path}: the suffix is {path.suffix or 'missing'!r}, accepted are .png and .svg")
+    return f"data:{MEDIA[path.suffix]};base64,{b64encode(path.read_bytes()).decode('ascii')}"

@@ -1,6 +1,6 @@
 """Tables of results as values: columns, lines, cells over seeds, and the notes to read with them.
 
-    result rows -> comparison.make_tables -> Tables -> table_text.py, table_export.py, page.py
+    result rows -> comparison.make_tables -> Tables -> table_text.py, table_export.py
     a sweep -> gather.sweep_table -> Table
 
 The *measure* of a row is its definition with the data set, the split's rule and the masks. Rows of different measures

@@ -1,14 +1,15 @@
-"""The settings of a corpus build, a pretraining and a finetuning run, made of sections (sections.py).
+"""The settings of a corpus build, a pretraining and a finetuning run, made of sections (sections.py); finetuning modes.
 
-A run is <storage>/<name>.
+A run is <storage>/<name>. All that depends on a mode of finetuning asks the table `MODES`.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from proteinlm.platform.settings.modes import MODES, Mode
 from proteinlm.platform.settings.sections import (
     BatchSection,
     ClusterSection,
@@ -22,6 +23,44 @@ from proteinlm.platform.settings.sections import (
     Section,
     TrainingSection,
 )
+
+Mode = Literal["full", "frozen", "lora", "scratch", "cnn", "probe", "baseline"]
+
+
+@dataclass(frozen=True)
+class ModeFacts:
+    """What a mode means for a run: which weights it starts from, and what it trains."""
+
+    encoder: Literal["transformer", "cnn"] | None
+    """None: the run has no network at all."""
+    is_pretrained: bool
+    """Whether the weights come from a pretrained directory, which then must be given."""
+    is_trained: bool
+    """Whether a network is trained, in optimizer steps and with a seed; else something is fitted once for a task."""
+    trains_encoder: bool
+    """Whether gradients pass through the encoder; adapters in it count."""
+
+
+MODES: Mapping[str, ModeFacts] = {
+    "full": ModeFacts("transformer", is_pretrained=True, is_trained=True, trains_encoder=True),
+    "frozen": ModeFacts("transformer", is_pretrained=True, is_trained=True, trains_encoder=False),
+    "lora": ModeFacts("transformer", is_pretrained=True, is_trained=True, trains_encoder=True),
+    "scratch": ModeFacts("transformer", is_pretrained=False, is_trained=True, trains_encoder=True),
+    "cnn": ModeFacts("cnn", is_pretrained=False, is_trained=True, trains_encoder=True),
+    "probe": ModeFacts("transformer", is_pretrained=True, is_trained=False, trains_encoder=False),
+    "baseline": ModeFacts(None, is_pretrained=False, is_trained=False, trains_encoder=False),
+}
+"""By name.
+
+    mode      encoder               starts from                trains
+    full      transformer           pretrained weights         encoder and head
+    frozen    transformer           pretrained weights         head, on embeddings computed once
+    lora      transformer           pretrained weights         head and low-rank adapters
+    scratch   transformer           random weights             encoder and head
+    cnn       small convolutional   random weights             encoder and head
+    probe     transformer           pretrained weights         nothing: a regression is fitted on its attention maps
+    baseline  none                  -                          nothing: the task's baselines are fitted on the records
+"""
 
 
 class CorpusWorkSection(Section):

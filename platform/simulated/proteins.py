@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS
 from proteinlm.platform.labelled.files import MARKER_FILE, TEST_SPLIT
-from proteinlm.platform.simulated.families import Families, Proteins, draw_families, fray, grow_trees
-from proteinlm.platform.simulated.sites import SS3_OF_STRUCTURE
+from proteinlm.platform.simulated.families import SS3_OF_STRUCTURE, Families, Proteins, draw_families, fray, grow_trees
 from proteinlm.platform.storage.atomic import write_atomically
 
 MOST_FAMILIES = 9999

@@ -26,7 +26,7 @@ from proteinlm.platform.storage.atomic import staged_file
 from proteinlm.platform.storage.run_directory import PREDICTIONS_FOLDER
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.job import Run
-from proteinlm.tasks.contact_precision import precision_metrics
+from proteinlm.tasks.contact_prediction import precision_metrics
 from proteinlm.tasks.contact_probe import fit_contact_probe
 from proteinlm.tasks.task import Batch, Columns, Output
 

@@ -14,8 +14,7 @@ from proteinlm.models.config import ModelConfig
 from proteinlm.platform.batches.order import BatchPlan
 from proteinlm.platform.batches.windows import ReadOptions
 from proteinlm.platform.data.manifest import Manifest, Split
-from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig, RunConfig
-from proteinlm.platform.settings.modes import MODES
+from proteinlm.platform.settings.config import MODES, FinetuneConfig, PretrainConfig, RunConfig
 from proteinlm.platform.settings.sections import (
     BatchSection,
     LoraSection,

@@ -17,8 +17,7 @@ from typing import TypeVar
 import torch
 from torch import distributed as dist
 
-from proteinlm.models.config import ModelConfig
-from proteinlm.models.cost import forward_flops, training_flops
+from proteinlm.models.config import ModelConfig, forward_flops, training_flops
 from proteinlm.models.packed import Packed
 from proteinlm.tasks.task import Batch
 

@@ -13,14 +13,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.config import ModelConfig
-from proteinlm.models.cost import forward_flops, num_parameters, training_bytes, training_flops
+from proteinlm.models.config import ModelConfig, forward_flops, num_parameters, training_bytes, training_flops
 from proteinlm.models.pretrained import read_config
 from proteinlm.platform.batches.order import BatchPlan
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.finetune import task_data
-from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
-from proteinlm.platform.settings.modes import MODES
+from proteinlm.platform.settings.config import MODES, FinetuneConfig, PretrainConfig
 from proteinlm.tasks.catalog import build_task
 
 

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from proteinlm.models.config import shape_name
 from proteinlm.platform.finetune import for_task
-from proteinlm.platform.settings.config import ALL_TASKS, FinetuneConfig, PretrainConfig
+from proteinlm.platform.settings.config import ALL_TASKS, MODES, FinetuneConfig, Mode, PretrainConfig
 from proteinlm.platform.settings.loading import (
     Fault,
     SettingsError,
@@ -26,7 +26,6 @@ from proteinlm.platform.settings.loading import (
     set_dotted,
     validate,
 )
-from proteinlm.platform.settings.modes import MODES, Mode
 from proteinlm.platform.settings.yaml_text import read_yaml
 from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY
 from proteinlm.sweeps.planning.config import SEED, SweepConfig

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from proteinlm.models.config import TABLE_7_SHAPES, expand_preset
-from proteinlm.models.cost import num_parameters
+from proteinlm.models.config import TABLE_7_SHAPES, expand_preset, num_parameters
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.loading import Fault, SettingsError
 from proteinlm.sweeps.planning.config import LIKE, TRAINING_FLOPS, ConstraintSection, SearchSection, SweepConfig

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from proteinlm.models.config import TABLE_7_SHAPES
-from proteinlm.models.cost import num_parameters
+from proteinlm.models.config import TABLE_7_SHAPES, num_parameters
 from proteinlm.platform.results.rows import ResultRow
 from proteinlm.platform.results.tables import Cell, Column, Fact, FactColumn, Line, Table, measure_of, pool
 from proteinlm.sweeps.planning.trial import Trial

@@ -12,8 +12,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from proteinlm.platform.results.page import to_html
-from proteinlm.platform.results.table_export import to_csv, to_json, to_latex
+from proteinlm.platform.results.table_export import to_csv, to_html, to_json, to_latex
 from proteinlm.platform.results.table_text import to_markdown
 from proteinlm.platform.results.tables import Table
 from proteinlm.platform.storage.atomic import write_atomically

@@ -17,8 +17,7 @@ from proteinlm.models.config import ModelConfig, shape_name
 from proteinlm.models.pretrained import read_config
 from proteinlm.platform.results.rows import ResultRow, gather_rows
 from proteinlm.platform.results.tables import Cell, Column, best_value
-from proteinlm.platform.settings.config import PretrainConfig
-from proteinlm.platform.settings.modes import MODES
+from proteinlm.platform.settings.config import MODES, PretrainConfig
 from proteinlm.platform.settings.sections import settings_of_result
 from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.trials.trial_state import TrialState, device_seconds, read_state

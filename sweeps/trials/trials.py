@@ -30,8 +30,7 @@ from proteinlm.cluster.connect import ClusterSize, connected
 from proteinlm.cluster.launch import DATA_CPUS, WorkerGroup, check_fits, worker_group
 from proteinlm.platform.finetune import check_finetune, finetune
 from proteinlm.platform.pretrain import check_pretrain, pretrain
-from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
-from proteinlm.platform.settings.modes import MODES
+from proteinlm.platform.settings.config import MODES, FinetuneConfig, PretrainConfig
 from proteinlm.platform.storage.run_directory import (
     Failure,
     Stopped,

@@ -11,11 +11,10 @@ DOORS: dict[str, tuple[str, ...]] = {
     "ray.tune": ("sweeps/",),
     "ray.util.metrics": ("platform/training/",),
     "deepspeed": ("platform/training/deepspeed_engine.py",),
-    "lmdb": ("platform/data/sources.py",),
     "safetensors": ("models/model_directory.py",),
     "transformers": ("models/huggingface.py",),
-    "peft": ("models/lora.py",),
-    "jinja2": ("platform/results/page.py",),
+    "peft": ("tasks/finetuned.py",),
+    "jinja2": ("platform/results/table_export.py",),
     "matplotlib": (
         "platform/results/plots.py",
         "platform/results/contact_map.py",
@@ -25,8 +24,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "tensorboard": ("platform/training/",),
     "torch.utils.tensorboard": ("platform/training/",),
     "typer": ("proteinlm/cli.py", "proteinlm/cli_data.py", "proteinlm/errors.py"),
-    # TAPE's LMDB values by a restricted unpickler; and our own objects between the stages of a corpus build.
-    "pickle": ("platform/data/unpickle.py", "platform/corpus/ray_tasks.py"),
+    # Our own objects between the stages of a corpus build; records of others go through platform/data/unpickle.py.
+    "pickle": ("platform/corpus/ray_tasks.py",),
 }
 WORKER_SIDE = ("platform/training/worker.py",)
 DRIVER_NAMES = {"DataParallelTrainer", "TorchTrainer", "ScalingConfig", "RunConfig", "FailureConfig"}

@@ -9,7 +9,7 @@ positions, no dropout, 15 % of the residues masked, proteins cropped at 1022 res
 optimizer; batches are made before the clock starts, and every step has another one.
 
 They run in turns in one process, each turn between two measurements of the matrix product peak; ratios are medians over
-the rounds. FLOPs are the model's (models/cost.py): neither padding nor recomputation counts. Figures per CPU second
+the rounds. FLOPs are the model's (models/config.py): neither padding nor recomputation counts. Figures per CPU second
 hold on a machine that others use too, best with `--threads 1` (threads that wait for each other burn CPU time).
 """
 
@@ -26,8 +26,7 @@ import torch
 from torch import Tensor, nn
 from transformers import EsmForMaskedLM
 
-from proteinlm.models.config import ModelConfig
-from proteinlm.models.cost import num_parameters
+from proteinlm.models.config import ModelConfig, num_parameters
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.huggingface import esm_config
 from proteinlm.platform.settings.sections import OptimizerSection

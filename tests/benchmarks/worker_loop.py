@@ -29,7 +29,7 @@ from typing import Any
 import psutil
 import torch
 
-from proteinlm.models.cost import num_parameters
+from proteinlm.models.config import num_parameters
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.platform.batches.order import BatchPlan
 from proteinlm.platform.batches.windows import ReadOptions

@@ -4,8 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from proteinlm.models.config import PRESETS, ModelConfig, expand_preset
-from proteinlm.models.cost import num_parameters
+from proteinlm.models.config import PRESETS, ModelConfig, expand_preset, num_parameters
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 
 PAPER_TOTALS = {

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from proteinlm.models import cpu_attention as explicit_attention
-from proteinlm.models.cpu_attention import attend_explicitly
+from proteinlm.models import attention as explicit_attention
+from proteinlm.models.attention import attend_explicitly
 
 
 @pytest.mark.parametrize("in_cache", [1, 75, 10**6], ids=["one matrix", "a few", "all"])

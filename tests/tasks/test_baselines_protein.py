@@ -23,11 +23,9 @@ from proteinlm.tasks.baselines_protein import (
     one_hot_positions,
 )
 from proteinlm.tasks.catalog import build_task
-from proteinlm.tasks.fluorescence import TARGET as FLUORESCENCE
+from proteinlm.tasks.fluorescence_stability import FLUORESCENCE, STABILITY, Target
 from proteinlm.tasks.metrics import evaluate
 from proteinlm.tasks.records import check_record
-from proteinlm.tasks.regression import Target
-from proteinlm.tasks.stability import TARGET as STABILITY
 from proteinlm.tasks.task import Task
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"

@@ -10,13 +10,16 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import mean_squared_error
 
-from proteinlm.tasks.fluorescence import TARGET as FLUORESCENCE
-from proteinlm.tasks.fluorescence import fluorescence
+from proteinlm.tasks.fluorescence_stability import (
+    FLUORESCENCE,
+    STABILITY,
+    Target,
+    fluorescence,
+    regression_columns,
+    stability,
+)
 from proteinlm.tasks.metrics import evaluate
 from proteinlm.tasks.records import check_record
-from proteinlm.tasks.regression import Target, regression_columns
-from proteinlm.tasks.stability import TARGET as STABILITY
-from proteinlm.tasks.stability import stability
 from tests.made.small_models import make_batch, make_window, tiny_model
 
 BUILDERS = [(fluorescence, FLUORESCENCE), (stability, STABILITY)]

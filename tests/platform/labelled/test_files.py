@@ -91,8 +91,36 @@ def test_a_damaged_lmdb_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"d\.lmdb is a directory without data\.mdb"):
         list(read_records(tmp_path / "d.lmdb"))
     (tmp_path / "d.lmdb" / "data.mdb").write_bytes(b"x" * 9000)
-    with pytest.raises(ValueError, match=r"d\.lmdb is not a readable LMDB"):
+    with pytest.raises(ValueError, match=r"d\.lmdb/data\.mdb is not a readable LMDB"):
         list(read_records(tmp_path / "d.lmdb"))
+
+
+def test_a_count_that_leaves_records_out_is_refused_with_both_figures(tmp_path: Path) -> None:
+    path = write_lmdb(tmp_path / "a.lmdb", [{"primary": "ACD"}] * 20, length=16)
+    for read in (lambda: list(read_records(path)), lambda: count_records(path)):
+        with pytest.raises(ValueError, match=r"a\.lmdb holds 20 records, and its num_examples says 16"):
+            read()
+    with pytest.raises(ValueError, match=r"num_examples is '-3'; a count is expected"):
+        list(read_records(write_lmdb(tmp_path / "b.lmdb", [], length=-3)))
+
+
+def test_an_lmdb_that_is_one_file_is_read(tmp_path: Path) -> None:
+    folder = write_lmdb(tmp_path / "a.lmdb", RECORDS)
+    path = (folder / "data.mdb").rename(tmp_path / "b.lmdb")
+    assert [record.values for record in read_records(path)] == RECORDS
+    assert count_records(path) == len(RECORDS)
+
+
+def test_a_record_that_cannot_be_unpickled_is_noted_and_the_next_one_follows(tmp_path: Path) -> None:
+    path = write_lmdb(tmp_path / "a.lmdb", [{"a": 1}, b"nonsense", 3, {"a": "\ud800"}, {5: 6}, {"a": 2}])
+    faults: list[str] = []
+    assert [record.values for record in read_records(path, faults)] == [{"a": 1}, {"a": 2}]
+    assert [fault.removeprefix(str(path))[:30] for fault in faults] == [
+        " record 1: not a readable pick",
+        " record 2 holds a int; a recor",
+        " record 3: key 'a' holds half ",
+        " record 4 has the key 5; accep",
+    ]
 
 
 def test_a_line_that_cannot_be_read_is_noted_and_the_next_one_follows(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.config import ModelConfig
-from proteinlm.models.cost import forward_flops, training_flops
+from proteinlm.models.config import ModelConfig, forward_flops, training_flops
 from proteinlm.models.packed import NOT_SCORED, pack
 from proteinlm.platform.training.telemetry import Meter, attention_slots, batch_flops, matmul_peak
 from proteinlm.tasks.task import Batch

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proteinlm.models.cost import num_parameters
+from proteinlm.models.config import num_parameters
 from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.pretrain import pretrain
 from proteinlm.platform.settings.config import PretrainConfig

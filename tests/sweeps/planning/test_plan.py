@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proteinlm.models.cost import num_parameters
+from proteinlm.models.config import num_parameters
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.loading import SettingsError, validate
 from proteinlm.sweeps.planning.config import SweepConfig

@@ -7,7 +7,7 @@ from statistics import stdev
 
 import pytest
 
-from proteinlm.models.cost import num_parameters
+from proteinlm.models.config import num_parameters
 from proteinlm.platform.results.tables import Cell
 from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.results.gather import gather_results

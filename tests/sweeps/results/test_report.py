@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from proteinlm.models.config import ModelConfig
-from proteinlm.models.cost import num_parameters
+from proteinlm.models.config import ModelConfig, num_parameters
 from proteinlm.platform.settings.loading import validate
 from proteinlm.platform.storage.run_directory import ATTEMPTS_FILE
 from proteinlm.sweeps.planning.config import SweepConfig

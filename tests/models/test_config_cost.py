@@ -6,8 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.config import ModelConfig
-from proteinlm.models.cost import forward_flops, training_flops
+from proteinlm.models.config import ModelConfig, forward_flops, training_flops
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.packed import pack
 

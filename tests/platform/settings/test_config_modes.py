@@ -4,9 +4,8 @@ from typing import get_args
 
 import pytest
 
-from proteinlm.platform.settings.config import FinetuneConfig
+from proteinlm.platform.settings.config import MODES, FinetuneConfig, Mode
 from proteinlm.platform.settings.loading import SettingsError, validate
-from proteinlm.platform.settings.modes import MODES, Mode
 
 VALUES = {"name": "n", "task": "stability", "data": "d", "training": {"steps": 1}}
 

@@ -6,8 +6,8 @@ import torch
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.lora import add_lora
 from proteinlm.models.packed import pack
+from proteinlm.tasks.finetuned import add_lora
 
 pytest.importorskip("peft")
 CONFIG = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2)

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proteinlm.tasks.contact_precision import CUTS, MIN_SEPARATION, RANGES, precision_counts, precision_metrics, stacked
+from proteinlm.tasks.contact_prediction import (
+    CUTS,
+    MIN_SEPARATION,
+    RANGES,
+    precision_counts,
+    precision_metrics,
+    stacked,
+)
 from proteinlm.tasks.metrics import evaluate
 
 METRICS = {metric.name: metric for metric in precision_metrics()}

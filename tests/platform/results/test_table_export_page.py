@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proteinlm.platform.results.page import to_html
+from proteinlm.platform.results.table_export import to_html
 from proteinlm.sweeps.results.gather import sweep_table
 from proteinlm.sweeps.results.runs import SweepResults
 from tests.made.sweep_results import HOSTILE, small_results

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS, get_alphabet
-from proteinlm.models.cnn import KERNEL_SIZES, CnnEncoder
 from proteinlm.models.config import ModelConfig
+from proteinlm.models.encoder import KERNEL_SIZES, CnnEncoder
 from proteinlm.models.packed import pack
 
 CONFIG = ModelConfig(hidden_size=12, num_hidden_layers=1, num_attention_heads=2)

@@ -1,10 +1,19 @@
-"""What the tasks that predict one number for each protein share: labels, head, loss and metrics.
+"""Fluorescence and stability, the tasks that predict one number for each protein: labels, head, loss and metrics.
+
+Fluorescence is the log10 brightness of mutants of green fluorescent protein (Sarkisyan et al. 2016). Train and valid
+have up to three mutations, test has four to fifteen. Brightness has two modes, bright and dark, and telling them apart
+alone already gives a high rank correlation: it is measured inside each of them too.
+
+Stability is how well designed mini-proteins resist proteases (Rocklin et al. 2017): the log10 of the concentration at
+which half is cut, over that predicted for the unfolded state. Train and valid are whole designs of several rounds, test
+the single mutants around 17 proteins.
 
 The head predicts (value - typical_mean) / typical_deviation, so that a new head starts near the mean in any unit.
 
 Shapes: B proteins, D hidden.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +25,7 @@ from torch import Tensor, nn
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.tasks.heads import HeadName, PoolName, check_head, get_pool, make_sequence_head
 from proteinlm.tasks.metrics import PooledRatio, Spearman
-from proteinlm.tasks.records import LabelField, TaskSchema, one_label, protein_number
+from proteinlm.tasks.records import LabelField, TaskSchema, one_label, protein_count, protein_number
 from proteinlm.tasks.task import Batch, Metric, Task, Window
 
 UNIT = "proteins"
@@ -48,7 +57,7 @@ class Target:
     modes: tuple[Mode, ...] = ()
 
 
-def regression(
+def _regression(
     name: str, target: Target, *, head: HeadName, pool: PoolName, further_fields: tuple[LabelField, ...] = ()
 ) -> Task:
     """The task `name`: squared error of one number, in units of its typical deviation."""
@@ -147,3 +156,37 @@ def _pair(target: Target, over: str, ending: str, among: str) -> tuple[Metric, M
             is_main=not ending,
         ),
     )
+
+
+MUTATIONS_COLUMN = "num_mutations"
+BRIGHT_ABOVE = 2.5
+"""log10 fluorescence between the two modes."""
+FLUORESCENCE = Target(
+    column="log_fluorescence",
+    description="log10 fluorescence",
+    typical_mean=3.18,
+    typical_deviation=0.84,  # both of the 21,446 training proteins
+    modes=(
+        Mode("bright", BRIGHT_ABOVE, math.inf, f"whose log10 fluorescence is above {BRIGHT_ABOVE}"),
+        Mode("dark", -math.inf, BRIGHT_ABOVE, f"whose log10 fluorescence is {BRIGHT_ABOVE} or below"),
+    ),
+)
+
+
+def fluorescence(head: HeadName = "paper", pool: PoolName = "cls") -> Task:
+    """The task "fluorescence"; its records may also hold `num_mutations`, which a baseline reads."""
+    further_fields = (protein_count(MUTATIONS_COLUMN, is_required=False),)
+    return _regression("fluorescence", FLUORESCENCE, head=head, pool=pool, further_fields=further_fields)
+
+
+STABILITY = Target(
+    column="stability_score",
+    description="stability score",
+    typical_mean=0.18,
+    typical_deviation=0.57,  # both of 53,654 training proteins
+)
+
+
+def stability(head: HeadName = "paper", pool: PoolName = "cls") -> Task:
+    """The task "stability"."""
+    return _regression("stability", STABILITY, head=head, pool=pool)
