@@ -84,12 +84,12 @@ class CorpusConfig(Section):
     """
 
     sources: tuple[Path, ...] = Field(min_length=1)
-    """FASTA or JSON lines, each plain or .gz, or TAPE LMDB directories."""
+    """FASTA or JSON lines, each plain or compressed (.gz, .bz2, .xz, .zst), or TAPE LMDB directories."""
     out: Path
     """Directory to make; it must be a path that all nodes see."""
     clans: Path | None = None
     """Pfam-A.clans.tsv, plain or .gz: the clan of each family."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Of the shuffle, the split at random and the held-out families."""
     valid_fraction: float = Field(0.05, ge=0, lt=1)
     """Share of the proteins that are not held out."""
@@ -103,11 +103,21 @@ class CorpusConfig(Section):
     """Proteins of one shard, to within one."""
     min_length: int = Field(1, ge=1)
     """Shorter proteins, in residues, are rejected."""
+    max_length: int = Field(100_000, ge=1, lt=2**31)
+    """Longer proteins, in residues, are rejected; so are records of more than 64 times as many bytes and a megabyte."""
+    accept_non_protein: bool = False
+    """Take what looks like nucleotides, three-letter codes, secondary structure or structure letters as proteins; else
+    such records are rejected, and a source that consists of them is refused."""
     max_reject_fraction: float = Field(0.01, ge=0, le=1)
     """The build fails above this share of rejected records."""
     is_simulated: bool = False
     """The proteins are made up: said beside every result that comes from them."""
     work: NoResult[CorpusWorkSection] = CorpusWorkSection()
+
+    @property
+    def max_record_bytes(self) -> int:
+        """Bytes of text that one record may take, its line ends, gaps, header and further keys included."""
+        return (1 << 20) + 64 * self.max_length
 
     @property
     def split_rule(self) -> str:
