@@ -115,6 +115,7 @@ def task_data(config: FinetuneConfig) -> Path:
         max_test_examples=config.max_test_examples,
         files=config.files,
         valid_fraction=config.valid_fraction,
+        accept_non_protein=config.accept_non_protein,
     )
     return shared_task_shards(config.task, config.data, config.storage, options)
 

@@ -13,6 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from proteinlm.platform.corpus.cleaning import (
-    HeldOut,
-    Protein,
-    Reject,
-    fasta_proteins,
-    json_proteins,
-    lmdb_proteins,
-    sequence_key,
-)
+from proteinlm.platform.corpus.chunks import Chunk, read_part, unix_lines
+from proteinlm.platform.corpus.cleaning import Cleaner, HeldOut, Protein, Reject, sequence_key
 from proteinlm.platform.corpus.scratch import (
     RUN_ROWS,
-    Chunk,
     Recipe,
     Scattered,
     place_of,
@@ -42,7 +35,6 @@ from proteinlm.platform.corpus.scratch import (
     write_rejects,
 )
 from proteinlm.platform.data.manifest import ABOUT_A_PROTEIN, WrittenShard, shard_ranges, write_shard
-from proteinlm.platform.data.sources import read_range
 
 SPLITS = ("train", "valid", "holdout")
 _SCATTERED = pa.schema(
@@ -60,19 +52,10 @@ _REPEATED = pa.schema([("hi", pa.uint64()), ("place", pa.int64())])
 
 def scatter(chunk: Chunk, recipe: Recipe) -> Scattered:
     """Read, clean and cut one chunk into buckets; rejects go to a file beside."""
-    source = recipe.sources[chunk.source]
-    entries: Iterator[Protein | Reject]
-    if source.kind == "lmdb":
-        lines = chunk.stop - chunk.start
-        entries = lmdb_proteins(source, chunk.start, chunk.stop, recipe.labels[chunk.source], recipe.config.min_length)
-    else:
-        text = chunk.text if chunk.text is not None else read_range(source, chunk.start, chunk.stop)
-        lines = text.count(b"\n")
-        entries = (fasta_proteins if source.kind == "fasta" else json_proteins)(
-            text, source.path, recipe.config.min_length
-        )
+    cleaner = Cleaner(recipe.config)
     proteins: list[Protein] = []
     rejects: list[Reject] = []
+    lines, entries = _entries(chunk, recipe, cleaner)
     for entry in entries:
         if isinstance(entry, Protein):
             proteins.append(entry)
@@ -93,8 +76,25 @@ def scatter(chunk: Chunk, recipe: Recipe) -> Scattered:
         lines,
         len(proteins) + len(rejects),
         len(rejects),
+        cleaner.composition(),
         tuple((family, clan, count) for (family, clan), count in families.items()),
     )
+
+
+def _entries(chunk: Chunk, recipe: Recipe, cleaner: Cleaner) -> tuple[int, Iterator[Protein | Reject]]:
+    """Lines of the chunk (records of an LMDB), and its proteins and rejects."""
+    source = recipe.sources[chunk.source]
+    if source.kind == "lmdb":
+        label = recipe.labels[chunk.source]
+        return chunk.stop - chunk.start, cleaner.lmdb_proteins(source, chunk.start, chunk.stop, label)
+    part = chunk.part or read_part(source, chunk.start, chunk.stop, recipe.config.max_record_bytes)
+    text = unix_lines(part.text)
+    lines = text.count(b"\n")
+    proteins = (cleaner.fasta_proteins if source.kind == "fasta" else cleaner.json_proteins)(text, source.path)
+    if part.oversized is None:
+        return lines, proteins
+    reject = cleaner.oversized(part.oversized, source, lines)
+    return lines + part.oversized.lines, chain(proteins, [reject] if reject else [])
 
 
 def _clan(protein: Protein, recipe: Recipe) -> str | None:

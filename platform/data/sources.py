@@ -1,13 +1,17 @@
-"""Where proteins come from: what a file or LMDB directory is, and its text or records in pieces.
+"""Where proteins come from: what a file or LMDB directory is, its bytes decompressed, its JSON and LMDB records.
 
-A source is cut into chunks of whole records, so that many tasks can read one corpus: a plain file by byte ranges, a
-gzip file as one stream, an LMDB by numbers. Records with labels are read in platform/labelled/files.py.
+Its ending says what a file holds, its first bytes whether it is compressed: names and compression may disagree. A
+corpus build cuts sources into chunks (platform/corpus/chunks.py); records with labels are read in
+platform/labelled/files.py.
 """
 
+import bz2
 import codecs
 import gzip
 import hashlib
+import io
 import json
+import lzma
 import re
 import zlib
 from collections import Counter
@@ -27,8 +31,19 @@ SUFFIXES: Mapping[str, Kind] = {
     ".json": "json",
 }
 """What a file that may hold a corpus is, by its ending before .gz."""
-ACCEPTED = "FASTA (.fasta, .fa, .faa, .fas), JSON lines (.jsonl, .ndjson), each plain or .gz, or a TAPE LMDB directory"
-_BOUNDARY = {"fasta": b"\n>", "jsonl": b"\n"}
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+"""Endings that say that a file is compressed; whether it is, its first bytes say."""
+ACCEPTED = (
+    "FASTA (.fasta, .fa, .faa, .fas), JSON lines (.jsonl, .ndjson), each plain or compressed (.gz, .bz2, .xz, .zst), "
+    "or a TAPE LMDB directory"
+)
+Compression = Literal["gzip", "bzip2", "xz", "zstandard"]
+_MAGIC: Mapping[bytes, Compression] = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+}
 _READ_BYTES = 1 << 20
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_SOURCES = 1 << 13
@@ -41,7 +56,7 @@ class Source:
 
     path: str
     kind: Kind
-    is_gzip: bool
+    compression: Compression | None
     size: int
     """Bytes on disk."""
 
@@ -54,7 +69,8 @@ class Source:
 def inspect_source(path: Path, suffixes: Mapping[str, Kind] = SUFFIXES, accepted: str = ACCEPTED) -> Source:
     """What `path` is, judged by its name and first bytes; FileNotFoundError or ValueError say what is wrong with it.
 
-    `suffixes`: which endings are accepted, without .gz; `accepted` says so in words. LMDB directories always are.
+    `suffixes`: which endings are accepted, without .gz and its like; `accepted` says so in words. LMDB directories
+    always are. A file of another format of the field is named as what it is.
     """
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
@@ -62,21 +78,20 @@ def inspect_source(path: Path, suffixes: Mapping[str, Kind] = SUFFIXES, accepted
         data = path / "data.mdb"
         if not data.is_file():
             raise ValueError(f"{path} is a directory without data.mdb, so no TAPE LMDB; accepted: {accepted}")
-        return Source(str(path), "lmdb", False, data.stat().st_size)
+        return Source(str(path), "lmdb", None, data.stat().st_size)
     if is_lmdb_file(path):  # written with subdir=False
-        return Source(str(path), "lmdb", False, path.stat().st_size)
-    named_gzip = path.suffix.lower() == ".gz"
-    suffix = Path(path.stem if named_gzip else path.name).suffix.lower()
+        return Source(str(path), "lmdb", None, path.stat().st_size)
     with path.open("rb") as file:
-        is_gzip = file.read(2) == b"\x1f\x8b"
-    size = path.stat().st_size
-    if size == 0:
+        begin = file.read(8)
+    if not begin:
         raise ValueError(f"{path} is empty: it holds no record")
-    if named_gzip and not is_gzip:
-        raise ValueError(f"{path} ends in .gz but is not a gzip file")
-    if suffix not in suffixes:
-        raise ValueError(f"{path} has the unknown ending {suffix or '(none)'!r}; accepted: {accepted}")
-    return Source(str(path), suffixes[suffix], is_gzip, size)
+    ending = Path(path.stem if path.suffix.lower() in COMPRESSED else path.name).suffix.lower()
+    if ending not in suffixes:
+        if other := next((other for other in _OTHER_FORMATS if ending in other.endings), None):
+            raise ValueError(f"{path} is named as {other.name}: {other.advice}; accepted: {accepted}")
+        raise ValueError(f"{path} has the unknown ending {ending or '(none)'!r}; accepted: {accepted}")
+    compression = next((name for magic, name in _MAGIC.items() if begin.startswith(magic)), None)
+    return Source(str(path), suffixes[ending], compression, path.stat().st_size)
 
 
 def inspect_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
@@ -103,39 +118,93 @@ def _check_first_record(source: Source) -> None:
         if isinstance(first, ValueError):
             raise first
         return
-    try:
-        with gzip.open(source.path) if source.is_gzip else open(source.path, "rb") as file:
-            begin = file.read(_READ_BYTES)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{source.path} is a truncated or damaged gzip file: {error}") from None
-    text = begin.removeprefix(b"\xef\xbb\xbf").lstrip()
+    with opened(source) as file:
+        begin = file.read(_READ_BYTES)
+    if begin[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or begin[1:8:2] == bytes(4) or begin[:8:2] == bytes(4):
+        raise ValueError(f"{source.path} is text in UTF-16; accepted: UTF-8 (save it again as UTF-8)")
+    text = begin.removeprefix(codecs.BOM_UTF8).lstrip()
     if not text and len(begin) < _READ_BYTES:
         raise ValueError(f"{source.path} is empty: it holds no record")
-    if source.kind == "fasta" and text and text[:1] != b">":
-        found = text[:40].split(b"\n")[0].decode("utf-8", "replace")
+    if text[:1] in (b">", b"{"):
+        return
+    if other := next((other for other in _OTHER_FORMATS if other.begin and re.match(other.begin, text)), None):
+        raise ValueError(f"{source.path} is {other.name}: {other.advice}; accepted: {ACCEPTED}")
+    if source.kind == "fasta" and text:
+        found = re.split(rb"[\r\n]", text[:40])[0].decode("utf-8", "replace")
         raise ValueError(f"{source.path} is not FASTA: it begins with {found!r}, where a '>' is expected")
 
 
+@dataclass(frozen=True)
+class _OtherFormat:
+    """A format that people have and that is not read."""
+
+    name: str
+    endings: tuple[str, ...]
+    begin: bytes | None
+    """A regular expression of the first bytes, where they tell."""
+    advice: str
+
+
+_ALIGNED = "convert it to FASTA (gaps are dropped when that is read; near copies of one protein stay)"
+_CHAINS = "take its chains' sequences as FASTA"
+_ENTRIES = "take the same entries as FASTA"
+_OTHER_FORMATS = (
+    _OtherFormat(
+        "an alignment in A3M",
+        (".a3m", ".a2m"),
+        None,
+        "under the ending .fasta it is read with its insertions (lower case) and without its gaps",
+    ),
+    _OtherFormat("an alignment in Stockholm format", (".sto", ".stk", ".stockholm"), rb"# STOCKHOLM", _ALIGNED),
+    _OtherFormat("an alignment in Clustal format", (".aln", ".clw", ".clustal"), rb"CLUSTAL|MUSCLE \(", _ALIGNED),
+    _OtherFormat("an alignment in PHYLIP format", (".phy", ".phylip"), rb"\d+[ \t]+\d+\s", _ALIGNED),
+    _OtherFormat("a GenBank file", (".gb", ".gbk", ".gbff", ".gpff"), rb"LOCUS {3}", "take its proteins as FASTA"),
+    _OtherFormat("a flat file of UniProt or EMBL", (".dat", ".embl", ".swiss"), rb"ID {3}", _ENTRIES),
+    _OtherFormat("XML", (".xml",), rb"<\?xml", _ENTRIES),
+    _OtherFormat("a structure in mmCIF", (".cif", ".mmcif", ".bcif"), rb"data_\w", _CHAINS),
+    _OtherFormat("a structure in PDB format", (".pdb", ".ent"), rb"(HEADER|TITLE|REMARK|ATOM) {2}", _CHAINS),
+    _OtherFormat("FASTQ, reads of nucleotides", (".fastq", ".fq"), rb"@\S", "give the proteins translated from them"),
+    _OtherFormat("FASTA of nucleotides", (".fna", ".ffn", ".frn"), None, "give the proteins (.faa) of the same genome"),
+    _OtherFormat("a web page", (".html", ".htm"), rb"(?i)<!doctype html|<html", "the download failed: fetch it again"),
+    _OtherFormat("a git-lfs pointer", (), rb"version https://git-lfs", "fetch the file itself with `git lfs pull`"),
+    _OtherFormat("a zip archive", (".zip",), rb"PK\x03\x04", "unpack it"),
+    _OtherFormat("a tar archive", (".tar", ".tgz", ".tbz2", ".txz"), None, "unpack it"),
+)
+
+
 def fingerprint(path: Path) -> dict[str, object]:
-    """Name, bytes and a digest of the first and last megabyte: tells files apart without reading them through."""
-    file_path = path / "data.mdb" if path.is_dir() else path
-    size = file_path.stat().st_size
-    with file_path.open("rb") as file:
-        ends = file.read(_READ_BYTES)
-        file.seek(max(0, size - _READ_BYTES))
-        ends += file.read(_READ_BYTES)
-    return {"name": path.name, "bytes": size, "digest": hashlib.sha256(ends).hexdigest()[:16]}
+    """Name, bytes and a SHA-256 digest (16 hex digits) of the whole content of a file or LMDB directory."""
+    with (path / "data.mdb" if path.is_dir() else path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return {"name": path.name, "bytes": file.tell(), "digest": digest}
 
 
 @contextmanager
 def opened(source: Source) -> Iterator[IO[bytes]]:
-    """The source's bytes, decompressed; a truncated or damaged gzip becomes a ValueError that names the file."""
-    path = source.path
-    with gzip.open(path, "rb") if source.is_gzip else open(path, "rb") as file:
-        try:
-            yield file  # type: ignore[misc]
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path} is a truncated or damaged gzip file: {error}") from None
+    """The source's bytes, decompressed; truncated or damaged compression becomes a ValueError that names the file."""
+    try:
+        with _decompressed(source) as file:
+            yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        raise _damaged(source, error) from None
+    except OSError as error:
+        if source.compression and error.errno is None:  # bzip2's and zstandard's complaints
+            raise _damaged(source, error) from None
+        raise
+
+
+def _damaged(source: Source, error: Exception) -> ValueError:
+    return ValueError(f"{source.path} is a truncated or damaged {source.compression} file: {error}")
+
+
+def _decompressed(source: Source) -> IO[bytes]:
+    if source.compression == "zstandard":
+        import pyarrow as pa
+
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(source.path), "zstd"), _READ_BYTES)
+    openers: Mapping[str | None, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+    opener = openers.get(source.compression, open)
+    return opener(source.path, "rb")  # type: ignore[no-any-return]
 
 
 class NoRecord(ValueError):  # noqa: N818
@@ -224,54 +293,3 @@ def lmdb_records(source: Source, start: int, stop: int) -> Iterator[tuple[int, d
             except ValueError as error:
                 found = error
             yield number, found
-
-
-# ------------------------------------------------------------------------------------- chunks of whole text records
-
-
-def stream_chunks(source: Source, chunk_bytes: int) -> Iterator[bytes]:
-    """The decompressed text of a FASTA or JSON lines source in chunks of about `chunk_bytes`, cut between records.
-
-    Joined they are the text, byte for byte; each begins where a record begins (the first where the file does).
-    """
-    boundary = _BOUNDARY[source.kind]
-    rest = b""
-    with opened(source) as file:
-        while block := file.read(chunk_bytes):
-            text = rest + block
-            cut = text.rfind(boundary) + 1  # the newline belongs to the record before
-            if cut:
-                yield text[:cut]
-            rest = text[cut:]
-    if rest:
-        yield rest
-
-
-def read_range(source: Source, start: int, stop: int) -> bytes:
-    """The records of a plain FASTA or JSON lines file that begin at a byte in [start, stop), as one text.
-
-    Ranges that cover the file give each record once, whatever the ranges are.
-    """
-    boundary = _BOUNDARY[source.kind]
-    with open(source.path, "rb") as file:
-        begin = _next_record(file, start, boundary)
-        end = _next_record(file, stop, boundary)
-        file.seek(begin)
-        return file.read(end - begin)
-
-
-def _next_record(file: IO[bytes], offset: int, boundary: bytes) -> int:
-    """Byte position of the first record that begins at `offset` or later; the end of the file where there is none."""
-    if offset == 0:
-        return 0
-    position = offset - 1  # a record begins after its boundary's newline
-    file.seek(position)
-    tail = b""
-    while block := file.read(_READ_BYTES):
-        text = tail + block
-        found = text.find(boundary)
-        if found >= 0:
-            return position - len(tail) + found + 1
-        tail = text[-1:] if len(boundary) > 1 else b""
-        position += len(block)
-    return position

@@ -60,6 +60,12 @@ class SplitOptions:
     """Split -> file or file stem in the source folder, where the names differ from `<file stem>_<split>`."""
     valid_fraction: float = 0.0
     """Above 0: no valid file is read; this share of the train file's sequences is cut off."""
+    accept_non_protein: bool = False
+    """Whether sequences that look like something else than proteins are taken."""
+
+    def told(self) -> dict[str, object]:
+        """All options by name; what is off, and came later than the first builds, is not told."""
+        return {name: value for name, value in asdict(self).items() if name != "accept_non_protein" or value}
 
     def __post_init__(self) -> None:
         for name in ("max_train_examples", "max_test_examples"):
@@ -92,7 +98,7 @@ def build_task_shards(
     if shard_rows < 1:
         raise ValueError(f"shard_rows is {shard_rows}; accepted: at least 1")
     paths = find_split_files(task, folder, options.files, needs_valid=options.valid_fraction == 0)
-    told = {name: value for name, value in asdict(options).items() if name != "files"}  # `sources` says which they are
+    told = {name: value for name, value in options.told().items() if name != "files"}  # `sources` says which they are
     settings: dict[str, object] = {
         "task": task_name,
         "sources": {split: {"file": path.name, "sha256": _file_digest(path)} for split, path in paths.items()},
@@ -187,7 +193,9 @@ def _read_splits(
     left_out = 0
     for path in dict.fromkeys(paths.values()):  # once, where several splits share it
         known = (*task.valid_splits, *task.test_splits, *paths)
-        reading = FileReading(path, [split for split in paths if paths[split] == path], known)
+        reading = FileReading(
+            path, [split for split in paths if paths[split] == path], known, options.accept_non_protein
+        )
         for split, row in checked_rows(task.records, reading):
             splits[split].append(row)
         faults += reading.faults
@@ -285,7 +293,7 @@ def records_folder(task: str, data: Path) -> Path:
 def shared_task_shards(task: str, data: Path, storage: Path, options: SplitOptions) -> Path:
     """Return the directory of the task's shards in `storage`, made if needed; raises as `build_task_shards` does."""
     source = records_folder(task, data)
-    known_by = json.dumps([FORMAT_VERSION, task, str(source.resolve()), asdict(options)], sort_keys=True)
+    known_by = json.dumps([FORMAT_VERSION, task, str(source.resolve()), options.told()], sort_keys=True)
     out = storage / FOLDER / f"{task}-{hashlib.sha256(known_by.encode()).hexdigest()[:12]}"
     build_task_shards(task, source, out, options)
     return out

@@ -88,7 +88,7 @@ class CorpusConfig(Section):
     """
 
     sources: tuple[UserPath, ...] = Field(min_length=1)
-    """FASTA or JSON lines, each plain or .gz, or TAPE LMDB directories."""
+    """FASTA or JSON lines, each plain or compressed (.gz, .bz2, .xz, .zst), or TAPE LMDB directories."""
     out: UserPath
     """Directory to make; it must be a path that all nodes see."""
     clans: UserPath | None = None
@@ -107,11 +107,21 @@ class CorpusConfig(Section):
     """Proteins of one shard, to within one."""
     min_length: Count = 1
     """Shorter proteins, in residues, are rejected."""
+    max_length: int = Field(100_000, ge=1, lt=2**31)
+    """Longer proteins, in residues, are rejected; so are records of more than 64 times as many bytes and a megabyte."""
+    accept_non_protein: bool = False
+    """Take what looks like nucleotides, three-letter codes, secondary structure or structure letters as proteins; else
+    such records are rejected, and a source that consists of them is refused."""
     max_reject_fraction: float = Field(0.01, ge=0, le=1)
     """The build fails above this share of rejected records."""
     is_simulated: bool = False
     """The proteins are made up: said beside every result that comes from them."""
     work: NoResult[CorpusWorkSection] = CorpusWorkSection()
+
+    @property
+    def max_record_bytes(self) -> int:
+        """Bytes of text that one record may take, its line ends, gaps, header and further keys included."""
+        return (1 << 20) + 64 * self.max_length
 
     @property
     def split_rule(self) -> str:
@@ -210,6 +220,8 @@ class FinetuneConfig(RunConfig):
     """Split -> file or file stem in `data`, where the names differ from `<file stem>_<split>`."""
     valid_fraction: float = Field(0.0, ge=0, lt=1)
     """Above 0: this share of the training records becomes the valid split, and no valid file is read."""
+    accept_non_protein: bool = False
+    """Take sequences that look like nucleotides, three-letter codes or secondary structure as proteins."""
     mode: Mode = "full"
     """full: encoder and head are trained; frozen: the head, on embeddings computed once; lora: the head and low-rank
     adapters; scratch: no pretrained weights; cnn: a small convolutional encoder, from scratch; probe: logistic

@@ -115,6 +115,9 @@ def test_a_table_of_genes_is_no_table_of_proteins(tmp_path: Path) -> None:
         ValueError, match=r"9 of 12 records are wrong; .*\n.*line 5: key 'sequence' looks like nucleotides"
     ):
         build(tmp_path, "all.csv", TABLE + genes)
+    options = SplitOptions(seed=0, files=dict.fromkeys(SPLITS, "all.csv"), accept_non_protein=True)
+    manifest = build_task_shards("stability", tmp_path, tmp_path / "insisted", options)
+    assert manifest.counts["train_read"] == 10
     short = "".join(f"{number},ATGGCCAAATTTGGC,1,train\n" for number in range(20))
     with pytest.raises(ValueError, match=r"all\.csv looks like nucleotides, not proteins \(9\d"):
         build(tmp_path, "all.csv", TABLE + short)
