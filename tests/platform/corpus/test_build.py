@@ -227,7 +227,7 @@ def test_nucleic_acids_among_proteins_are_rejects_of_their_own_reason(tmp_path: 
     chains = b">1000_X mol:na length:9  RNA (9-MER)\nAGAUCUACU\n>1001_Y mol:na length:19\nGTACTGCATCCTAGCCTGA\n"
     source = fasta(tmp_path, fasta_text(PROTEINS) + chains)
     message = (
-        r"2 of 402 records were rejected.*max_reject_fraction\): 2 looks like nucleotides, not a protein\. The first"
+        r"2 of 402 records were rejected.*max_reject_fraction\): 2 nucleotides, not a protein \(accept_non_protein"
     )
     with pytest.raises(ValueError, match=message):
         build(tmp_path, source, max_reject_fraction=0.001)
