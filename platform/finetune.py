@@ -12,7 +12,7 @@ from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig, shape_name
 from proteinlm.models.pretrained import load_pretrained, read_config
 from proteinlm.platform.data.manifest import Manifest, read_manifest
-from proteinlm.platform.labelled.task_data import SplitOptions, read_split, shared_task_shards
+from proteinlm.platform.labelled.task_data import SplitOptions, notices_of, read_split, shared_task_shards
 from proteinlm.platform.results.measure import Measured, measure
 from proteinlm.platform.results.rows import append_rows
 from proteinlm.platform.settings.config import FinetuneConfig
@@ -41,6 +41,9 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Pat
         return runs
     data = task_data(config)
     manifest = read_manifest(data)
+    if console:
+        for said in notices_of(data):
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
     if model is None:
         run_baseline(config, data, manifest, code_version())
         return runs

@@ -207,6 +207,14 @@ def _decompressed(source: Source) -> IO[bytes]:
     return opener(source.path, "rb")  # type: ignore[no-any-return]
 
 
+class NoRecord(ValueError):  # noqa: N818
+    """A value that is no record: none of a dict's kind, or with names or texts that are none."""
+
+
+class RepeatedKey(ValueError):  # noqa: N818
+    """A JSON object that gives one key twice."""
+
+
 def parse_json(line: bytes, where: str) -> dict[str, object]:
     """The dict written in `line`; ValueError says where and what is wrong, a key that is given twice among it."""
     try:
@@ -222,23 +230,20 @@ def dict_of_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The dict of a JSON object's keys and values; ValueError names a key that is given twice."""
     values = dict(pairs)
     if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice[:40]!r} is given twice")
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise RepeatedKey(f"key {twice[:40]!r} is given twice")
     return values
 
 
 def as_record(values: Any, where: str) -> dict[str, object]:
-    """`values`, which must be a dict of named values; ValueError says where it is none or holds what is no text."""
+    """`values`, which must be a dict of named values; NoRecord says where it is none or holds what is no text."""
     if not isinstance(values, dict):
-        raise ValueError(f"{where} holds a {type(values).__name__}; a record is a dict of named values")
+        raise NoRecord(f"{where} holds a {type(values).__name__}; a record is a dict of named values")
     for name, value in values.items():
         if not isinstance(name, str):
-            raise ValueError(f"{where} has the key {repr(name)[:40]}; accepted: names as text")
+            raise NoRecord(f"{where} has the key {repr(name)[:40]}; accepted: names as text")
         if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
-            raise ValueError(
-                f"{where}: key {name[:40]!r} holds half of a character (a lone surrogate), which is no text"
-            )
+            raise NoRecord(f"{where}: key {name[:40]!r} holds half of a character (a lone surrogate), which is no text")
     return values
 
 
