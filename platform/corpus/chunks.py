@@ -131,7 +131,7 @@ def _pass_over(file: IO[bytes], text: bytes, kind: str) -> tuple[Oversized, byte
         block = b"" if found else file.read(_READ_BYTES)
         end = found.end() if found else len(text)
         if block and text.endswith((b"\r", b"\n")):
-            end -= 1  # whether it ends a line, and the record, depends on what follows
+            end -= 2 if text.endswith(b"\r\n") else 1  # whether it ends a line or the record depends on what follows
         record = text[:end]
         size += len(record)
         lines += record.count(b"\n") + record.count(b"\r") - record.count(b"\r\n")

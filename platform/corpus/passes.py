@@ -11,9 +11,8 @@ whatever the number of chunks, buckets and tasks. Files between the passes: corp
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from proteinlm.models.sequences import Composition
 from proteinlm.platform.corpus.chunks import Chunk, read_part, unix_lines
 from proteinlm.platform.corpus.cleaning import Cleaner, HeldOut, Protein, Reject, sequence_key
 from proteinlm.platform.corpus.scratch import (
@@ -52,15 +52,9 @@ _REPEATED = pa.schema([("hi", pa.uint64()), ("place", pa.int64())])
 
 def scatter(chunk: Chunk, recipe: Recipe) -> Scattered:
     """Read, clean and cut one chunk into buckets; rejects go to a file beside."""
-    cleaner = Cleaner(recipe.config)
-    proteins: list[Protein] = []
-    rejects: list[Reject] = []
-    lines, entries = _entries(chunk, recipe, cleaner)
-    for entry in entries:
-        if isinstance(entry, Protein):
-            proteins.append(entry)
-        else:
-            rejects.append(entry)
+    lines, entries, composition = read_chunk(chunk, recipe)
+    proteins = [entry for entry in entries if isinstance(entry, Protein)]
+    rejects = [entry for entry in entries if isinstance(entry, Reject)]
     name = f"{chunk.source:05d}-{chunk.number:07d}"
     if rejects:
         write_rejects(
@@ -76,25 +70,27 @@ def scatter(chunk: Chunk, recipe: Recipe) -> Scattered:
         lines,
         len(proteins) + len(rejects),
         len(rejects),
-        cleaner.composition(),
+        composition,
         tuple((family, clan, count) for (family, clan), count in families.items()),
     )
 
 
-def _entries(chunk: Chunk, recipe: Recipe, cleaner: Cleaner) -> tuple[int, Iterator[Protein | Reject]]:
-    """Lines of the chunk (records of an LMDB), and its proteins and rejects."""
-    source = recipe.sources[chunk.source]
+def read_chunk(chunk: Chunk, recipe: Recipe) -> tuple[int, list[Protein | Reject], Composition]:
+    """Lines of the chunk (records of an LMDB), its proteins and rejects in order, and what its letters are."""
+    source, cleaner = recipe.sources[chunk.source], Cleaner(recipe.config)
     if source.kind == "lmdb":
         label = recipe.labels[chunk.source]
-        return chunk.stop - chunk.start, cleaner.lmdb_proteins(source, chunk.start, chunk.stop, label)
+        found = list(cleaner.lmdb_proteins(source, chunk.start, chunk.stop, label))
+        return chunk.stop - chunk.start, found, cleaner.composition()
     part = chunk.part or read_part(source, chunk.start, chunk.stop, recipe.config.max_record_bytes)
     text = unix_lines(part.text)
     lines = text.count(b"\n")
-    proteins = (cleaner.fasta_proteins if source.kind == "fasta" else cleaner.json_proteins)(text, source.path)
-    if part.oversized is None:
-        return lines, proteins
-    reject = cleaner.oversized(part.oversized, source, lines)
-    return lines + part.oversized.lines, chain(proteins, [reject] if reject else [])
+    found = list((cleaner.fasta_proteins if source.kind == "fasta" else cleaner.json_proteins)(text, source.path))
+    if part.oversized:
+        reject = cleaner.oversized(part.oversized, source, lines)
+        found += [reject] if reject else []
+        lines += part.oversized.lines
+    return lines, found, cleaner.composition()
 
 
 def _clan(protein: Protein, recipe: Recipe) -> str | None:

@@ -230,8 +230,7 @@ def dict_of_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The dict of a JSON object's keys and values; ValueError names a key that is given twice."""
     values = dict(pairs)
     if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise RepeatedKey(f"key {twice[:40]!r} is given twice")
     return values
 

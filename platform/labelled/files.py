@@ -138,7 +138,7 @@ def csv_records(file: IO[bytes], name: str) -> Found:
 
 def _checked_header(cells: list[str], where: str) -> list[str]:
     header = [cell.strip() for cell in cells]
-    repeated = sorted({column for column in header if column and header.count(column) > 1})
+    repeated = sorted(column for column, count in Counter(header).items() if column and count > 1)
     if repeated:
         raise ValueError(f"{where} names the column {repeated[0][:40]!r} more than once")
     if not set(_SEQUENCE_COLUMNS) & set(header):

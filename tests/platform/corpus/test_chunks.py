@@ -60,7 +60,7 @@ def test_cutting_never_changes_the_text(
         assert sum(unix_lines(part.text).count(b"\n") for part in found) == text.count(newline)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=300)
 @given(
     lines=st.lists(st.sampled_from([b">a", b"AC", b"", b">", b"C" * 30]), min_size=1, max_size=12),
     ends=st.lists(st.sampled_from([b"\n", b"\r\n", b"\r"]), min_size=12, max_size=12),
