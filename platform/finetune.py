@@ -13,7 +13,7 @@ from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig, shape_name
 from proteinlm.models.pretrained import content_hash_of, load_pretrained, read_config
 from proteinlm.platform.data.manifest import Manifest, read_manifest
-from proteinlm.platform.labelled.task_data import SplitOptions, read_split, shared_task_shards
+from proteinlm.platform.labelled.task_data import SplitOptions, notices_of, read_split, shared_task_shards
 from proteinlm.platform.results.measure import Measured, measure
 from proteinlm.platform.results.rows import append_rows
 from proteinlm.platform.settings.config import MODES, FinetuneConfig
@@ -58,6 +58,9 @@ def _run(
 ) -> None:
     """Fit what the mode fits without training, or train `model`, on the shards in `data`."""
     manifest = read_manifest(data)
+    if console:
+        for said in notices_of(data):
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
     if model is None or not MODES[config.mode].is_trained:
         version = code_version()
         describe_run(config, manifest, inputs, task=config.task, total_steps=0, code_version=version)
@@ -131,6 +134,7 @@ def task_data(config: FinetuneConfig) -> Path:
         max_test_examples=config.max_test_examples,
         files=config.files,
         valid_fraction=config.valid_fraction,
+        accept_non_protein=config.accept_non_protein,
     )
     return shared_task_shards(config.task, config.data, config.storage, options)
 

@@ -3,6 +3,7 @@
 from rich.console import Console
 
 from proteinlm.models.alphabet import get_alphabet
+from proteinlm.models.sequences import letters_verdict
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.labelled.task_data import SplitOptions, shared_task_shards
 from proteinlm.platform.settings.config import PretrainConfig
@@ -10,8 +11,6 @@ from proteinlm.platform.settings.sections import ProbeSection
 from proteinlm.platform.training.driver import hold_run, is_to_run, run_training
 from proteinlm.platform.training.job import TrainingJob, check_crop, check_length, crop_notice, scored_notices
 from proteinlm.tasks.contact_prediction import NAME as CONTACTS
-
-NUCLEOTIDES = frozenset("ACGTUN")
 
 
 def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
@@ -56,11 +55,9 @@ def check_corpus(config: PretrainConfig, manifest: Manifest) -> None:
     letters = set(manifest.split("train").residue_counts)
     if not letters:
         raise ValueError(f"corpus: the train split of {config.corpus} is empty")
-    if letters <= NUCLEOTIDES:
-        found = " ".join(sorted(letters))
-        raise ValueError(
-            f"corpus: {config.corpus} has only the letters {found}: nucleotides, where amino acids are expected"
-        )
+    verdict = letters_verdict(manifest.split("train").residue_counts)
+    if verdict and not manifest.settings.get("accept_non_protein"):
+        raise ValueError(f"corpus: {config.corpus} {verdict}, or build it with accept_non_protein=true")
     unknown = letters - set(get_alphabet(config.model.alphabet).tokens)
     if unknown:
         raise ValueError(
