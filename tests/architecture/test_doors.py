@@ -12,7 +12,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "ray.util.metrics": ("platform/training/",),
     "deepspeed": ("platform/training/deepspeed_engine.py",),
     "lmdb": ("platform/data/sources.py",),
-    "safetensors": ("models/model_directory.py",),
+    "safetensors": ("models/weights.py",),
     "transformers": ("models/huggingface.py",),
     "peft": ("tasks/finetuned.py",),
     "jinja2": ("platform/results/table_export.py",),

@@ -131,8 +131,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (truncate, "model.safetensors is not a whole safetensors file"),
     "empty": (lambda d: (d / "model.safetensors").write_bytes(b""), "is not a whole safetensors file"),
     "altered": (flip_last_byte, "is not the file that config.json was written with"),
-    "missing": (edit_weights(lambda w: w.pop("encoder.final_norm.bias")), r"1 missing \(such as encoder.final_norm"),
-    "surplus": (edit_weights(lambda w: w.update(stray=torch.zeros(1))), r"1 not known \(such as stray\)"),
+    "missing": (edit_weights(lambda w: w.pop("encoder.final_norm.bias")), r"1 missing \(such as 'encoder.final_norm"),
+    "surplus": (edit_weights(lambda w: w.update(stray=torch.zeros(1))), r"1 not known \(such as 'stray'\)"),
     "other layers": (edit_config(lambda c: c["model"].update(num_hidden_layers=3)), "12 missing"),
     "shape": (
         edit_weights(lambda w: w.update({"head.dense.bias": torch.zeros(3)})),
