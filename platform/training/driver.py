@@ -19,11 +19,12 @@ from proteinlm.cluster.connect import ClusterSize, connected
 from proteinlm.cluster.launch import check_fits, launch, worker_group
 from proteinlm.models.config import renamed
 from proteinlm.platform.data.manifest import Manifest
-from proteinlm.platform.settings.config import RunConfig
+from proteinlm.platform.settings.config import PretrainConfig, RunConfig
 from proteinlm.platform.settings.sections import of_result, settings_of_result
 from proteinlm.platform.storage.lock import held
 from proteinlm.platform.storage.run_directory import (
     LOCK_FILE,
+    MODEL_DIRECTORY,
     check_writable,
     is_finished,
     read_run_file,
@@ -209,9 +210,12 @@ def check_same_run(config: RunConfig, inputs: Mapping[str, str]) -> None:
     ]
     if changed:
         faults = "\n  ".join(changed)
+        further = ""
+        if isinstance(config, PretrainConfig) and is_finished(config.directory):
+            further = f"\nTo train its model further: pretrained={config.directory / MODEL_DIRECTORY} and another name"
         raise ValueError(
             f"name: {config.directory} holds a run of other settings; choose another name, or the settings it was "
-            f"started with:\n  {faults}"
+            f"started with:\n  {faults}{further}"
         )
 
 
