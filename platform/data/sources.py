@@ -45,6 +45,7 @@ _MAGIC: Mapping[bytes, Compression] = {
     b"\x28\xb5\x2f\xfd": "zstandard",
 }
 _READ_BYTES = 1 << 20
+_MAX_WINDOW = 1 << 27  # of zstandard, which takes as much memory as a file says
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_SOURCES = 1 << 13
 """Of one corpus build: their number is part of what a record is known by."""
@@ -197,10 +198,24 @@ def _damaged(source: Source, error: Exception) -> ValueError:
     return ValueError(f"{source.path} is a truncated or damaged {source.compression} file: {error}")
 
 
+def _check_window(source: Source) -> None:
+    """ValueError where the first frame asks for more memory than zstd itself gives without `--long`."""
+    with open(source.path, "rb") as file:
+        begin = file.read(14)
+    if len(begin) < 14 or begin[4] & 0x20:  # a single segment: as large as its content, which is read in blocks
+        return
+    size = (8 + (begin[5] & 7)) << (7 + (begin[5] >> 3))
+    if size > _MAX_WINDOW:
+        raise ValueError(
+            f"{source.path} is a zstandard file with a window of {size:,} bytes; accepted: {_MAX_WINDOW:,}"
+        )
+
+
 def _decompressed(source: Source) -> IO[bytes]:
     if source.compression == "zstandard":
         import pyarrow as pa
 
+        _check_window(source)
         return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(source.path), "zstd"), _READ_BYTES)
     openers: Mapping[str | None, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
     opener = openers.get(source.compression, open)
