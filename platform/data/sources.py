@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from proteinlm.platform.data.tape_lmdb import TapeLmdb, is_lmdb_file
-from proteinlm.platform.data.unpickle import RefusedPickle, load_plain
+from proteinlm.platform.data.unpickle import load_plain
 
 Kind = Literal["fasta", "jsonl", "json", "lmdb", "csv", "proteinnet"]
 SUFFIXES: Mapping[str, Kind] = {
@@ -201,11 +201,9 @@ def _damaged(source: Source, error: Exception) -> ValueError:
 def _check_window(source: Source) -> None:
     """ValueError where the first frame asks for more memory than zstd itself gives without `--long`."""
     with open(source.path, "rb") as file:
-        begin = file.read(14)
-    if len(begin) < 14 or begin[4] & 0x20:  # a single segment: as large as its content, which is read in blocks
-        return
+        begin = file.read(6).ljust(6, b"\0")
     size = (8 + (begin[5] & 7)) << (7 + (begin[5] >> 3))
-    if size > _MAX_WINDOW:
+    if size > _MAX_WINDOW and not begin[4] & 0x20:  # else a single segment, as large as its content
         raise ValueError(
             f"{source.path} is a zstandard file with a window of {size:,} bytes; accepted: {_MAX_WINDOW:,}"
         )
@@ -281,29 +279,21 @@ def lmdb_length(source: Source) -> int:
         if length > others:
             raise ValueError(f"{source.path} record {others} is missing, though num_examples counts {length:,}")
         if length < others and database.get(str(length).encode()) is not None:
-            raise ValueError(
-                f"{source.path} holds {others:,} records, and its num_examples says {length:,}: one that was written "
-                "half, or appended to; write it anew with the right count"
-            )
+            counted = f"{source.path} holds {others:,} records, and its num_examples says {length:,}"
+            raise ValueError(f"{counted}: it was written half, or appended to; write it anew")
         return length
 
 
 def lmdb_records(source: Source, start: int, stop: int) -> Iterator[tuple[int, dict[str, object] | ValueError]]:
-    """(number, record or what is wrong with it) of the records `start` to `stop - 1`; both name file and record.
-
-    ValueError for a record that is not there, and for a file that is damaged.
-    """
+    """(number, record or what is wrong with it) of records `start` to `stop - 1`; ValueError where one is missing."""
     with TapeLmdb(source.path) as database:
         for number in range(start, stop):
             where = f"{source.path} record {number}"
             content = database.get(str(number).encode())
             if content is None:
                 raise ValueError(f"{where} is missing, though num_examples counts it")
-            found: dict[str, object] | ValueError
             try:
-                found = as_record(load_plain(content), where)
-            except RefusedPickle as error:
-                found = ValueError(f"{where}: {error}")
+                found: dict[str, object] | ValueError = as_record(load_plain(content), where)
             except ValueError as error:
-                found = error
+                found = error if isinstance(error, NoRecord) else ValueError(f"{where}: {error}")
             yield number, found
