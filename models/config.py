@@ -217,7 +217,7 @@ def expand_preset(values: Mapping[str, object]) -> dict[str, object]:
     if not isinstance(preset, str) or preset not in PRESETS:
         near = get_close_matches(str(preset), PRESETS, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"unknown model preset {preset!r}{hint}; accepted: {', '.join(PRESETS)}")
+        raise ValueError(f"unknown model preset {repr(preset)[:60]}{hint}; accepted: {', '.join(PRESETS)}")
     return {**PRESETS[preset], **values}
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from proteinlm.platform.data.tape_lmdb import TapeLmdb, is_lmdb_file
-from proteinlm.platform.data.unpickle import RefusedPickle, load_plain
+from proteinlm.platform.data.unpickle import load_plain
 
 Kind = Literal["fasta", "jsonl", "json", "lmdb", "csv", "proteinnet"]
 SUFFIXES: Mapping[str, Kind] = {
@@ -45,6 +45,7 @@ _MAGIC: Mapping[bytes, Compression] = {
     b"\x28\xb5\x2f\xfd": "zstandard",
 }
 _READ_BYTES = 1 << 20
+_MAX_WINDOW = 1 << 27  # of zstandard, which takes as much memory as a file says
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_SOURCES = 1 << 13
 """Of one corpus build: their number is part of what a record is known by."""
@@ -197,10 +198,22 @@ def _damaged(source: Source, error: Exception) -> ValueError:
     return ValueError(f"{source.path} is a truncated or damaged {source.compression} file: {error}")
 
 
+def _check_window(source: Source) -> None:
+    """ValueError where the first frame asks for more memory than zstd itself gives without `--long`."""
+    with open(source.path, "rb") as file:
+        begin = file.read(6).ljust(6, b"\0")
+    size = (8 + (begin[5] & 7)) << (7 + (begin[5] >> 3))
+    if size > _MAX_WINDOW and not begin[4] & 0x20:  # else a single segment, as large as its content
+        raise ValueError(
+            f"{source.path} is a zstandard file with a window of {size:,} bytes; accepted: {_MAX_WINDOW:,}"
+        )
+
+
 def _decompressed(source: Source) -> IO[bytes]:
     if source.compression == "zstandard":
         import pyarrow as pa
 
+        _check_window(source)
         return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(source.path), "zstd"), _READ_BYTES)
     openers: Mapping[str | None, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
     opener = openers.get(source.compression, open)
@@ -266,29 +279,21 @@ def lmdb_length(source: Source) -> int:
         if length > others:
             raise ValueError(f"{source.path} record {others} is missing, though num_examples counts {length:,}")
         if length < others and database.get(str(length).encode()) is not None:
-            raise ValueError(
-                f"{source.path} holds {others:,} records, and its num_examples says {length:,}: one that was written "
-                "half, or appended to; write it anew with the right count"
-            )
+            counted = f"{source.path} holds {others:,} records, and its num_examples says {length:,}"
+            raise ValueError(f"{counted}: it was written half, or appended to; write it anew")
         return length
 
 
 def lmdb_records(source: Source, start: int, stop: int) -> Iterator[tuple[int, dict[str, object] | ValueError]]:
-    """(number, record or what is wrong with it) of the records `start` to `stop - 1`; both name file and record.
-
-    ValueError for a record that is not there, and for a file that is damaged.
-    """
+    """(number, record or what is wrong with it) of records `start` to `stop - 1`; ValueError where one is missing."""
     with TapeLmdb(source.path) as database:
         for number in range(start, stop):
             where = f"{source.path} record {number}"
             content = database.get(str(number).encode())
             if content is None:
                 raise ValueError(f"{where} is missing, though num_examples counts it")
-            found: dict[str, object] | ValueError
             try:
-                found = as_record(load_plain(content), where)
-            except RefusedPickle as error:
-                found = ValueError(f"{where}: {error}")
+                found: dict[str, object] | ValueError = as_record(load_plain(content), where)
             except ValueError as error:
-                found = error
+                found = error if isinstance(error, NoRecord) else ValueError(f"{where}: {error}")
             yield number, found
