@@ -4,10 +4,9 @@ A cleaned protein has an id and upper-case residues of the alphabets' 25 letters
 a reason.
 """
 
-import gzip
 import hashlib
+import io
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -16,7 +15,7 @@ from typing import Any
 
 from proteinlm.models.sequences import Composition, clean_sequence, non_protein_kind
 from proteinlm.platform.corpus.chunks import Oversized
-from proteinlm.platform.data.sources import Source, lmdb_records, parse_json
+from proteinlm.platform.data.sources import Source, compression_of, lmdb_records, opened, parse_json
 from proteinlm.platform.settings.config import CorpusConfig
 
 _PFAM_IN_HEADER = re.compile(rb"\s(PF\d{5})(?:\.\d+)?;")
@@ -225,13 +224,13 @@ def sequence_key(sequence: bytes, seed: int) -> bytes:
 
 
 def read_clans(path: Path) -> dict[str, str]:
-    """Family -> clan from Pfam-A.clans.tsv[.gz] (family, clan, ...; a family without a clan has none)."""
+    """Family -> clan from Pfam-A.clans.tsv, plain or compressed (family, clan, ...; one without clan has none)."""
     if not path.is_file():
         raise FileNotFoundError(f"no such clans file: {path}")
     clans: dict[str, str] = {}
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+    with opened(Source(str(path), "csv", compression_of(path), path.stat().st_size)) as file:
         try:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(io.TextIOWrapper(file, "utf-8"), start=1):
                 fields = line.rstrip("\n").split("\t")
                 if not line.strip():
                     continue
@@ -239,7 +238,7 @@ def read_clans(path: Path) -> dict[str, str]:
                     raise ValueError(f"{path} line {number} is not 'PFxxxxx<tab>CLxxxx...': {line[:60].rstrip()!r}")
                 if fields[1] not in ("", r"\N", "No_clan"):
                     clans[fields[0]] = fields[1]
-        except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
+        except UnicodeDecodeError as error:
             raise ValueError(f"{path} cannot be read as Pfam's clans file: {error}") from None
     return clans
 

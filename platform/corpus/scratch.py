@@ -190,7 +190,8 @@ def refuse_too_many(counts: Mapping[str, int], max_fraction: float, listed: Path
     """ValueError where more than `max_fraction` of the records were rejected; then `listed` is copied to `beside`."""
     if counts["rejected"] <= max_fraction * counts["read"]:
         return
-    shutil.copyfile(listed, beside)
+    with staged_file(beside) as staging:
+        shutil.copyfile(listed, staging)
     with listed.open() as file:
         first = [json.loads(line) for line in islice(file, 3)]
     examples = "; ".join(f"{Path(item['source']).name} line {item['line']}: {item['reason']}" for item in first)

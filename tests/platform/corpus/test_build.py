@@ -282,6 +282,17 @@ def test_counts_that_do_not_add_up_fail_the_build(tmp_path: Path, monkeypatch: p
     assert left_over(tmp_path, "a.fasta")
 
 
+def test_a_source_that_changes_while_it_is_read_fails_the_build(tmp_path: Path) -> None:
+    source = fasta(tmp_path)
+
+    def change(what: str, done: int, total: int | None) -> None:
+        source.write_bytes(fasta_text(random_proteins(400, seed=1)))
+
+    with pytest.raises(ValueError, match=r"a\.fasta: changed while the corpus was built from it; build it again"):
+        build(tmp_path, source, on_progress=change)
+    assert left_over(tmp_path, "a.fasta")
+
+
 def test_a_source_changed_in_place_is_another_source(tmp_path: Path) -> None:
     text = bytearray(fasta_text(random_proteins(60_000)))
     build(tmp_path, fasta(tmp_path, bytes(text)), chunk_bytes=1 << 20, bucket_bytes=1 << 20)

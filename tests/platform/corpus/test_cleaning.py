@@ -165,10 +165,14 @@ def test_the_clans_file(tmp_path: Path) -> None:
     assert read_clans(write_file(tmp_path / "clans.tsv.gz", CLANS)) == {"PF00001": "CL0192"}
     with pytest.raises(ValueError, match=r"clans\.tsv line 2 is not 'PFxxxxx"):
         read_clans(write_file(tmp_path / "clans.tsv", CLANS[:31] + b"what\n"))
+    (tmp_path / "plain.tsv.gz").write_bytes(CLANS.replace(b"\n", b"\r"))
+    assert read_clans(tmp_path / "plain.tsv.gz") == read_clans(write_file(tmp_path / "c.tsv.xz", CLANS))
+    with pytest.raises(ValueError, match=r"u\.tsv cannot be read as Pfam's clans file"):
+        read_clans(write_file(tmp_path / "u.tsv", b"PF00001\tCL\xff\n"))
     with pytest.raises(FileNotFoundError, match="no such clans file"):
         read_clans(tmp_path / "gone.tsv")
     (tmp_path / "cut.tsv.gz").write_bytes(gzip.compress(CLANS)[:-9])
-    with pytest.raises(ValueError, match=r"cut\.tsv\.gz cannot be read"):
+    with pytest.raises(ValueError, match=r"cut\.tsv\.gz is a truncated or damaged gzip file"):
         read_clans(tmp_path / "cut.tsv.gz")
 
 
