@@ -18,14 +18,33 @@ Shapes: B proteins.
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from proteinlm.models.alphabet import get_alphabet
 
 CNN_NAME = "convolution"
 """Name of the model of mode cnn in result rows, unchanged so that rows of earlier runs stay comparable."""
+
+LATER_FIELDS = frozenset({"token_dropout", "embedding_norm"})
+"""Fields that are written only where they are true: models, runs and sweeps from before they existed keep their hashes
+and are still found the same."""
+
+MOST_LAYERS = 1_000
+"""Every layer is a handful of Python objects before a weight is read: 1,000 take a second, 10^7 would take hours. The
+deepest published protein model has 48 (ESM-2 of 15 billion); raise it here for a deeper one."""
+MOST_PARAMETERS = 10**12
+"""4 terabytes in fp32, sixty times the largest published protein model. A width or table of positions beyond it is a
+slip or an attack, and is better named than met as a lack of memory; raise it here for a larger model."""
 
 
 class ModelConfig(BaseModel):
@@ -37,25 +56,30 @@ class ModelConfig(BaseModel):
     """Where the values came from, kept for tables; it was expanded before (`expand_preset`)."""
     alphabet: str = "esm"
     """esm (33 tokens), tape (30) or proteinlm (31)."""
-    hidden_size: int = Field(gt=0, le=1_000_000)
+    hidden_size: int = Field(gt=0)
     """Width of the residual stream."""
-    num_hidden_layers: int = Field(gt=0, le=10_000)
+    num_hidden_layers: int = Field(gt=0)
     """Layers of the encoder."""
-    num_attention_heads: int = Field(gt=0, le=100_000)
+    num_attention_heads: int = Field(gt=0)
     """Attention heads of a layer; they divide `hidden_size`."""
-    intermediate_size: int | None = Field(default=None, gt=0, le=10_000_000)
+    intermediate_size: int | None = Field(default=None, gt=0)
     """Width of the MLP; None is 4 x hidden_size."""
     position: Literal["learned", "rotary"] = "rotary"
     """learned: a table of positions added to the tokens (the paper, ESM-1b); rotary: in attention (ESM-2)."""
-    max_positions: int = Field(default=2176, gt=0, le=10_000_000)
+    max_positions: int = Field(default=2176, gt=0)
     """Tokens of the longest protein, special tokens counted; only learned positions have this limit."""
+    token_dropout: bool = False
+    """ESM's: embeddings of mask tokens are zero, and those of a protein's other tokens are scaled up by the share of
+    its mask tokens (models/encoder.py: `token_dropout_scale`), in training and in scoring."""
+    embedding_norm: bool = False
+    """A LayerNorm after the embedding of tokens and positions, as in ESM-1b (there: emb_layer_norm_before)."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """After the embedding, on attention weights and after both parts of a layer."""
     layer_norm_eps: float = Field(default=1e-5, gt=0.0, le=1.0)
     """LayerNorm's term that keeps its division finite."""
     initializer_range: float = Field(default=0.02, gt=0.0, le=100.0)
     """Standard deviation of random weights; projections into the residual stream start smaller by sqrt(2 x layers)."""
-    vocab_multiple: int = Field(default=1, gt=0, le=1_000_000)
+    vocab_multiple: int = Field(default=1, gt=0)
     """The token table is padded to a multiple of this; the padding is never an input nor a logit."""
     gelu: Literal["exact", "tanh"] = "exact"
     """GELU of the MLP (the language model head's is always exact, as in the paper)."""
@@ -66,6 +90,11 @@ class ModelConfig(BaseModel):
     @classmethod
     def _names_of_today(cls, values: object) -> object:
         return renamed(values) if isinstance(values, Mapping) else values
+
+    @model_serializer(mode="wrap")
+    def _without_later_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name not in LATER_FIELDS or value is not False}
 
     @field_validator("alphabet")
     @classmethod
@@ -82,6 +111,18 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 f"rotary positions need an even head size, found hidden_size {self.hidden_size} / "
                 f"num_attention_heads {self.num_attention_heads} = {self.head_size}; or take position: learned"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_held(self) -> "ModelConfig":
+        if self.num_hidden_layers > MOST_LAYERS:
+            raise ValueError(f"num_hidden_layers is {self.num_hidden_layers:.4g}; accepted: up to {MOST_LAYERS:,}")
+        if (parameters := num_parameters(self)) > MOST_PARAMETERS:
+            raise ValueError(
+                f"hidden_size {self.hidden_size:.4g}, intermediate_size {self.mlp_size:.4g}, max_positions "
+                f"{self.max_positions:.4g} and vocab_multiple {self.vocab_multiple:.4g} make {parameters:.4g} "
+                f"parameters; accepted: up to {MOST_PARAMETERS:.4g}"
             )
         return self
 
@@ -215,8 +256,9 @@ def num_parameters(config: ModelConfig) -> int:
     attention = 4 * hidden * hidden + 4 * hidden
     layer = attention + 2 * hidden * mlp + mlp + hidden + 4 * hidden  # the last: two LayerNorms
     positions = config.max_positions * hidden if config.position == "learned" else 0
+    norms = 2 * hidden * (2 if config.embedding_norm else 1)  # of all layers' output, and of the embedding
     head = hidden * hidden + 3 * hidden + vocab
-    return config.num_hidden_layers * layer + 2 * hidden + vocab * hidden + positions + head
+    return config.num_hidden_layers * layer + norms + vocab * hidden + positions + head
 
 
 def training_bytes(

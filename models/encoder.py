@@ -1,8 +1,8 @@
 """The protein encoders and the language model head: tokens of a packed micro batch in, hidden states of each out.
 
-ProteinEncoder, the transformer: pre-LayerNorm, as in the paper; with rotary positions it computes what ESM-2 does, with
-learned ones what ProteinLM (and ESM-1b, its embedding LayerNorm aside) does. CnnEncoder, the convolutional reference
-for finetuning, is trained from scratch.
+ProteinEncoder, the transformer: pre-LayerNorm, as in the paper; with learned positions it computes what ProteinLM does,
+with rotary ones and token dropout what ESM-2 does, with learned ones, token dropout and a LayerNorm on the embedding
+what ESM-1b does. CnnEncoder, the convolutional reference for finetuning, is trained from scratch.
 
 Shapes: N tokens of the micro batch, D hidden, M width of the MLP, V rows of the token table, S slots of a row in which
 the proteins lie with gaps between them.
@@ -20,6 +20,10 @@ from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.attention import Rotation, attend, rotation
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.packed import Packed
+
+MASKED_IN_TRAINING = 0.15 * 0.8
+"""Share of mask tokens in the training of every ESM model: 15 % of the residues were scored, 80 % of them masked. A
+constant of token dropout, whatever share another training masks."""
 
 
 class SelfAttention(nn.Module):
@@ -86,6 +90,9 @@ class ProteinEncoder(nn.Module):
         self.position_embedding = (
             nn.Embedding(config.max_positions, config.hidden_size) if config.position == "learned" else None
         )
+        self.embedding_norm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.embedding_norm else None
+        )
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.apply(partial(initialise, initializer_range=config.initializer_range))
@@ -96,13 +103,10 @@ class ProteinEncoder(nn.Module):
 
         Raises ValueError where learned positions do not reach to the end of a protein.
         """
-        hidden: Tensor = self.token_embedding(packed.tokens)
+        hidden = self._embedded(packed)
         angles: Rotation | None = None
         if self.position_embedding is None:
             angles = rotation(packed.longest, self.config.head_size, packed.tokens.device)
-        else:
-            self._check_positions(packed)
-            hidden = hidden + self.position_embedding(packed.positions)
         if self.training and self.config.dropout > 0.0:
             hidden = F.dropout(hidden, self.config.dropout)
         for layer in self.layers:
@@ -112,6 +116,18 @@ class ProteinEncoder(nn.Module):
                 hidden = layer(hidden, packed, angles)
         final: Tensor = self.final_norm(hidden)
         return final
+
+    def _embedded(self, packed: Packed) -> Tensor:
+        """[N, D]: token dropout, then positions, then the LayerNorm, each where the model has it (ESM's order)."""
+        hidden: Tensor = self.token_embedding(packed.tokens)
+        if self.config.token_dropout:
+            hidden = (hidden * token_dropout_scale(packed)).to(hidden.dtype)
+        if self.position_embedding is not None:
+            self._check_positions(packed)
+            hidden = hidden + self.position_embedding(packed.positions)
+        if self.embedding_norm is not None:
+            hidden = self.embedding_norm(hidden)
+        return hidden
 
     def _check_positions(self, packed: Packed) -> None:
         if packed.longest > self.config.max_positions:
@@ -127,6 +143,22 @@ class ProteinEncoder(nn.Module):
             assert isinstance(layer, EncoderLayer)
             nn.init.normal_(layer.attention.output.weight, std=deviation)
             nn.init.normal_(layer.feed_forward.output.weight, std=deviation)
+
+
+def token_dropout_scale(packed: Packed) -> Tensor:
+    """What token dropout multiplies the embedding of each token with, [N, 1] fp32: zero for mask tokens, for the others
+
+        (1 - 0.15 * 0.8) / (1 - mask tokens / tokens of this protein, special tokens counted)
+
+    As dropout does, this keeps the expected size of a protein's summed embeddings: it is 1 at the share of mask tokens
+    that ESM was trained with, 0.88 without a mask token. Source: modeling_esm.py of transformers, EsmEmbeddings.
+    """
+    borders = packed.cumulative_lengths
+    masks_before = F.pad(packed.is_mask.cumsum(0), (1, 0))[borders]
+    share = masks_before.diff() / borders.diff()
+    scale = (1.0 - MASKED_IN_TRAINING) / (1.0 - share)
+    # a protein of mask tokens alone has a share of 1; all of its tokens are zero
+    return scale[packed.protein_index].masked_fill(packed.is_mask, 0.0)[:, None]
 
 
 def initialise(module: nn.Module, initializer_range: float) -> None:

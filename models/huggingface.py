@@ -1,13 +1,14 @@
 """Weights to and from the ecosystem's own class, transformers' EsmForMaskedLM.
 
-Out: rotary models become ESM-2, learned positions ESM-1b, both without ESM's token dropout (whose rescaling of
-embeddings at inference these models were not trained with) and without a LayerNorm on the embedding. In: what lies in a
-directory that EsmForMaskedLM or EsmModel saved, read without transformers.
+Out: `esm_config` and `to_esm_state`, a model of ours as one of theirs. In: `from_esm_config` and `from_esm_state`, what
+lies in a directory that one of their ESM classes saved, read without transformers (pretrained.py finds the files).
+Rotary positions make an ESM-2, learned ones an ESM-1b or ESM-1v; token dropout and the LayerNorm on the embedding are
+kept in both directions.
 
 Shapes: V rows of the token table, D hidden.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import EncoderLayer, LanguageModelHead, ProteinEncoder
+from proteinlm.models.weights import shown
 
 if TYPE_CHECKING:
     from transformers import EsmConfig
@@ -23,14 +25,11 @@ if TYPE_CHECKING:
 MODEL_TYPE = "esm"
 """What config.json of transformers' ESM classes calls itself."""
 
-TOKEN_DROPOUT_SCALE = 1.0 - 0.15 * 0.8
-"""ESM's token dropout multiplies the embeddings of a protein without mask tokens by this (modeling_esm.py, from
-fair-esm: 15 % of the residues were scored in training, 80 % of them masked)."""
-
 ACCEPTED: Mapping[str, tuple[object, ...]] = {
     "position_embedding_type": ("rotary", "absolute"),
     "hidden_act": ("gelu",),
-    "emb_layer_norm_before": (False, None),
+    "emb_layer_norm_before": (True, False, None),
+    "token_dropout": (True, False, None),
     "is_folding_model": (False, None),
     "is_decoder": (False, None),
     "add_cross_attention": (False, None),
@@ -38,8 +37,14 @@ ACCEPTED: Mapping[str, tuple[object, ...]] = {
 }
 """Values of an EsmConfig's fields that our encoder computes; a missing field has the second, or ESM's own default."""
 
-NOT_READ = ("contact_head.", "pooler.", "rotary_embeddings.inv_freq", "embeddings.position_ids")
-"""Parts of the names of tensors that an encoder of ours has no place for: heads, and tables computed anew."""
+NOT_READ = (
+    *("contact_head.", "pooler.", "classifier."),  # heads
+    *("rotary_embeddings.inv_freq", "embeddings.position_ids", "lm_head.decoder.bias"),  # computed, or there twice
+)
+"""Parts of the names of tensors that an encoder of ours has no place for."""
+POSITIONS = "embeddings.position_embeddings.weight"
+DECODER = "lm_head.decoder.weight"
+HEAD_PREFIX = "lm_head."
 
 LAYER_NAMES: Mapping[str, str] = {
     "attention.output.dense": "attention.output",
@@ -78,8 +83,8 @@ def esm_config(config: ModelConfig) -> "EsmConfig":
         max_position_embeddings=config.max_positions + alphabet.pad_id + 1,
         layer_norm_eps=config.layer_norm_eps,
         position_embedding_type="rotary" if config.position == "rotary" else "absolute",
-        emb_layer_norm_before=False,
-        token_dropout=False,
+        emb_layer_norm_before=config.embedding_norm,
+        token_dropout=config.token_dropout,
         tie_word_embeddings=True,
     )
 
@@ -88,28 +93,44 @@ def to_esm_state(encoder: ProteinEncoder, head: LanguageModelHead) -> dict[str, 
     """State of EsmForMaskedLM(esm_config(encoder.config)); what we have no weights for (contact head) is left out.
 
     Load it with `strict=False`, and see that only `contact_head` and rotary frequencies are reported missing. Raises
-    ValueError where the head's decoder is not the encoder's token table (read from an ESM with token dropout).
+    ValueError where the head's decoder is not the encoder's token table, which `esm_config` ties.
     """
     if head.decoder_weight is not encoder.token_embedding.weight:
         raise ValueError("the head's decoder is not the encoder's token table, but `esm_config` ties the two")
+    size = get_alphabet(encoder.config.alphabet).size
+    state = {
+        **{f"esm.{name}": tensor for name, tensor in _encoder_state(encoder).items()},
+        **_head_state(head),
+        DECODER: head.decoder_weight[:size],
+    }
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def _encoder_state(encoder: ProteinEncoder) -> dict[str, Tensor]:
+    """Under the names of EsmModel."""
     alphabet = get_alphabet(encoder.config.alphabet)
     state = {
-        "esm.embeddings.word_embeddings.weight": encoder.token_embedding.weight[: alphabet.size],
-        "lm_head.decoder.weight": head.decoder_weight[: alphabet.size],
-        "lm_head.bias": head.decoder_bias[: alphabet.size],
-        **_named("lm_head.dense", head.dense),
-        **_named("lm_head.layer_norm", head.norm),
-        **_named("esm.encoder.emb_layer_norm_after", encoder.final_norm),
+        "embeddings.word_embeddings.weight": encoder.token_embedding.weight[: alphabet.size],
+        **_named("encoder.emb_layer_norm_after", encoder.final_norm),
     }
+    if encoder.embedding_norm is not None:
+        state.update(_named("embeddings.layer_norm", encoder.embedding_norm))
     if encoder.position_embedding is not None:
         positions = encoder.position_embedding.weight
         # ESM counts positions from pad_id + 1; the rows before are never read
         unused = positions.new_zeros(alphabet.pad_id + 1, positions.shape[1])
-        state["esm.embeddings.position_embeddings.weight"] = torch.cat([unused, positions])
+        state[POSITIONS] = torch.cat([unused, positions])
     for index, layer in enumerate(encoder.layers):
         assert isinstance(layer, EncoderLayer)
-        state.update(_layer_state(f"esm.encoder.layer.{index}", layer))
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
+        state.update(_layer_state(f"encoder.layer.{index}", layer))
+    return state
+
+
+def _head_state(head: LanguageModelHead) -> dict[str, Tensor]:
+    """All but the decoder's matrix."""
+    named = {name: tensor for theirs, ours in HEAD_NAMES.items() for name, tensor in
+             _named(theirs, _norm_or_linear(head, ours)).items()}  # fmt: skip
+    return {"lm_head.bias": head.decoder_bias[: head.num_tokens], **named}
 
 
 def _layer_state(prefix: str, layer: EncoderLayer) -> dict[str, Tensor]:
@@ -120,10 +141,14 @@ def _layer_state(prefix: str, layer: EncoderLayer) -> dict[str, Tensor]:
         state[f"{prefix}.attention.self.{name}.weight"] = weight
         state[f"{prefix}.attention.self.{name}.bias"] = bias
     for theirs, ours in LAYER_NAMES.items():
-        module = layer.get_submodule(ours)
-        assert isinstance(module, torch.nn.Linear | torch.nn.LayerNorm)
-        state.update(_named(f"{prefix}.{theirs}", module))
+        state.update(_named(f"{prefix}.{theirs}", _norm_or_linear(layer, ours)))
     return state
+
+
+def _norm_or_linear(module: torch.nn.Module, name: str) -> torch.nn.Linear | torch.nn.LayerNorm:
+    inner = module.get_submodule(name)
+    assert isinstance(inner, torch.nn.Linear | torch.nn.LayerNorm)
+    return inner
 
 
 def _named(name: str, module: torch.nn.Linear | torch.nn.LayerNorm) -> dict[str, Tensor]:
@@ -133,8 +158,8 @@ def _named(name: str, module: torch.nn.Linear | torch.nn.LayerNorm) -> dict[str,
 def from_esm_config(values: Mapping[str, object]) -> dict[str, object]:
     """Values of the `ModelConfig` that computes what the ESM model of config.json `values` computes.
 
-    Raises ValueError that names the field where there is none: another kind of model, another alphabet than ESM's, a
-    LayerNorm on the embedding (ESM-1b's own weights), another activation.
+    Raises ValueError that names the field where there is none: another kind of model, another alphabet than ESM's,
+    another activation.
     """
     alphabet = get_alphabet("esm")
     fixed = {"vocab_size": alphabet.size, "pad_token_id": alphabet.pad_id, "mask_token_id": alphabet.mask_id}
@@ -143,10 +168,10 @@ def from_esm_config(values: Mapping[str, object]) -> dict[str, object]:
         found = values.get(field, defaults.get(field))
         if found not in accepted:
             words = " or ".join(repr(value) for value in accepted if value is not None)
-            raise ValueError(f"{field} is {found!r}; accepted: {words}")
+            raise ValueError(f"{field} is {shown(found)}; accepted: {words}")
     needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
-    if missing := [field for field in needed if not isinstance(values.get(field), int)]:
-        raise ValueError(f"{missing[0]} is {values.get(missing[0])!r}; accepted: a whole number")
+    if missing := [field for field in needed if type(values.get(field)) is not int]:
+        raise ValueError(f"{missing[0]} is {shown(values.get(missing[0]))}; accepted: a whole number")
     positions = values["max_position_embeddings"]
     assert isinstance(positions, int)
     return {
@@ -154,71 +179,70 @@ def from_esm_config(values: Mapping[str, object]) -> dict[str, object]:
         **{field: values[field] for field in needed[:4]},
         "position": "rotary" if values.get("position_embedding_type") == "rotary" else "learned",
         "max_positions": positions - alphabet.pad_id - 1,  # ESM counts positions from pad_id + 1
+        "token_dropout": bool(values.get("token_dropout")),
+        "embedding_norm": bool(values.get("emb_layer_norm_before")),
         "dropout": values.get("hidden_dropout_prob") or 0.0,
         "layer_norm_eps": values.get("layer_norm_eps", 1e-12),
         "initializer_range": values.get("initializer_range", 0.02),
     }
 
 
-def from_esm_state(
-    config: ModelConfig, state: Mapping[str, Tensor], *, token_dropout: bool
-) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-    """State of `ProteinEncoder(config)`, and of its `LanguageModelHead`, None where `state` (of an EsmModel) has none.
+def esm_name(name: str, config: ModelConfig) -> str | None:
+    """The name of a tensor in EsmModel or the language model head, from that in a file; None: nothing of ours reads it.
 
-    With `token_dropout` the token table is ESM's times `TOKEN_DROPOUT_SCALE` and zero for the mask token, as ESM embeds
-    a protein without mask tokens (with some, ESM scales by their share too: there our hidden states differ). The head
-    has a "decoder_weight" only where that is not the token table: with `token_dropout`, ESM's unscaled one. Raises
-    ValueError that names what is missing or unknown.
+    Classes with a head put "esm." before the encoder's names, and transformers 5 writes TensorFlow's gamma and beta for
+    a layer's two LayerNorms.
     """
-    found = {_plain_name(name): tensor.float() for name, tensor in state.items()}
-    found = {name: tensor for name, tensor in found.items() if not any(part in name for part in NOT_READ)}
-    if config.position == "rotary":  # ESM-2's files carry a table of positions that nothing reads
-        found.pop("embeddings.position_embeddings.weight", None)
-    has_head = "lm_head.dense.weight" in found
-    try:
-        encoder = _taken_encoder(config, found)
-        head = _taken_head(found, encoder["token_embedding.weight"]) if has_head else None
-    except KeyError as error:
-        raise ValueError(f"lacks the tensor {error.args[0]!r}") from None
-    if found:
-        raise ValueError(f"holds {len(found)} tensors that an ESM encoder does not have (such as {min(found)!r})")
-    table = encoder["token_embedding.weight"]
-    if token_dropout:
-        encoder["token_embedding.weight"] = table * TOKEN_DROPOUT_SCALE
-        encoder["token_embedding.weight"][get_alphabet(config.alphabet).mask_id] = 0.0
-    elif head is not None and torch.equal(head["decoder_weight"], table):
-        del head["decoder_weight"]
-    return encoder, head
-
-
-def _plain_name(name: str) -> str:
-    """As EsmModel names it; transformers 5 writes TensorFlow's gamma and beta for a layer's two LayerNorms."""
+    if any(part in name for part in NOT_READ):
+        return None
     plain = name.removeprefix("esm.")
     for theirs, ours in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
         plain = plain.replace(theirs, ours)
-    return plain
+    return None if plain == POSITIONS and config.position == "rotary" else plain  # ESM-2's files have an unread one
 
 
-def _taken_encoder(config: ModelConfig, found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's state, taken out of `found`; KeyError with ESM's name for what is not there."""
-    state = {"token_embedding.weight": found.pop("embeddings.word_embeddings.weight")}
+def esm_layout(config: ModelConfig, names: Collection[str]) -> dict[str, Tensor]:
+    """The tensors, without memory, that a file of the model `config` must hold under names as `esm_name` gives them.
+
+    With `names` found of a head, all of a head's; the decoder's matrix where it is among them (where it is tied, files
+    may leave it out).
+    """
+    with torch.device("meta"):
+        encoder = ProteinEncoder(config)
+        layout = _encoder_state(encoder)
+        if any(name.startswith(HEAD_PREFIX) for name in names):
+            layout |= _head_state(LanguageModelHead(config, encoder.token_embedding))
+        if DECODER in names:
+            layout[DECODER] = encoder.token_embedding.weight
+    return layout
+
+
+def from_esm_state(config: ModelConfig, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """State of `ProteinEncoder(config)`, and of its `LanguageModelHead`, empty where `state` has none; in fp32.
+
+    `state` has what `esm_layout` says. The head has a "decoder_weight" only where that is not the token table.
+    """
+    found = {name: tensor.to(torch.float32, copy=True).contiguous() for name, tensor in state.items()}
+    table = found["embeddings.word_embeddings.weight"]
+    encoder = {
+        "token_embedding.weight": table,
+        **_taken(found, {"encoder.emb_layer_norm_after": "final_norm"}),
+        **(_taken(found, {"embeddings.layer_norm": "embedding_norm"}) if config.embedding_norm else {}),
+    }
     if config.position == "learned":
-        unread = get_alphabet(config.alphabet).pad_id + 1
-        state["position_embedding.weight"] = found.pop("embeddings.position_embeddings.weight")[unread:].clone()
+        encoder["position_embedding.weight"] = found[POSITIONS][get_alphabet(config.alphabet).pad_id + 1 :].clone()
     for index in range(config.num_hidden_layers):
         theirs, ours = f"encoder.layer.{index}", f"layers.{index}"
         for kind in ("weight", "bias"):
             parts = [found.pop(f"{theirs}.attention.self.{name}.{kind}") for name in PROJECTIONS]
-            state[f"{ours}.attention.qkv.{kind}"] = torch.cat(parts)
-        state.update(_taken(found, {f"{theirs}.{name}": f"{ours}.{own}" for name, own in LAYER_NAMES.items()}))
-    return {**state, **_taken(found, {"encoder.emb_layer_norm_after": "final_norm"})}
-
-
-def _taken_head(found: dict[str, Tensor], token_table: Tensor) -> dict[str, Tensor]:
-    bias = found.pop("lm_head.bias")
-    found.pop("lm_head.decoder.bias", None)  # the same tensor under a second name
-    decoder = found.pop("lm_head.decoder.weight", token_table)  # left out of files where it is tied
-    return {**_taken(found, HEAD_NAMES), "decoder_weight": decoder, "decoder_bias": bias}
+            encoder[f"{ours}.attention.qkv.{kind}"] = torch.cat(parts)
+        encoder |= _taken(found, {f"{theirs}.{name}": f"{ours}.{own}" for name, own in LAYER_NAMES.items()})
+    if "lm_head.bias" not in found:
+        return encoder, {}
+    head = {**_taken(found, HEAD_NAMES), "decoder_bias": found["lm_head.bias"]}
+    if not torch.equal(decoder := found.get(DECODER, table), table):
+        head["decoder_weight"] = decoder
+    return encoder, head
 
 
 def _taken(found: dict[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -4,24 +4,26 @@ config.json says what the model is, the format with its version, and the digest 
 it is for the format to say: pretrained.py (encoder and language model head), tasks/finetuned.py (a task's model).
 """
 
-import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from proteinlm.models.config import ModelConfig
+from proteinlm.models.weights import MOST_NESTED, digest_of, refuse_pointer, shown, write_weights
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+
+MOST_JSON_BYTES = 16 << 20
+"""The index of ESM-2 of 15 billion parameters, the longest JSON beside published weights, has a hundredth of it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Format:
         """ValueError unless `description`, read from `file`, is of this format; `otherwise` says what else is taken."""
         if description.get("format") != self.name:
             keys = ("format", "model_type")
-            found = ", ".join(f"{key!r}: {description[key]!r}" for key in keys if key in description) or "neither"
+            found = ", ".join(f"{key!r}: {shown(description[key])}" for key in keys if key in description) or "neither"
             raise ValueError(
                 f"{file} does not describe a model of this program (found {found}; 'format': {self.name!r} is "
                 f"accepted{otherwise})"
@@ -45,7 +47,7 @@ class Format:
         if description.get("format_version") not in self.readable:
             known = " and ".join(map(str, self.readable))
             raise ValueError(
-                f"{file} has format version {description.get('format_version')!r}; this program reads {known}"
+                f"{file} has format version {shown(description.get('format_version'))}; this program reads {known}"
             )
 
 
@@ -57,8 +59,6 @@ def write_model(
     Tensors are written in fp32. Raises ValueError where `directory` holds something else than a model of this `kind`,
     OSError where it cannot be written.
     """
-    from safetensors.torch import save_file
-
     target = Path(directory).absolute()
     if target.exists() and not _is_replaceable(target, kind):
         raise ValueError(f"{target} exists and is not a directory of the format {kind.name}; choose another name")
@@ -66,8 +66,7 @@ def write_model(
     staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.staging")
     staging.mkdir()
     try:
-        tensors = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in state.items()}
-        save_file(tensors, staging / WEIGHTS_FILE, metadata={"format": "pt"})
+        write_weights(staging / WEIGHTS_FILE, state)
         about = {
             "format": kind.name,
             "format_version": kind.version,
@@ -81,16 +80,54 @@ def write_model(
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """config.json of a model's directory; FileNotFoundError where there is none, ValueError where it is not JSON."""
+    """config.json of a model's directory; FileNotFoundError where there is none, ValueError as `read_json` does."""
     for needed in (directory, directory / CONFIG_FILE):
         if not needed.exists():
             raise FileNotFoundError(f"no such checkpoint: {directory} ({needed.name} not found)")
-    file = directory / CONFIG_FILE
+    return read_json(directory / CONFIG_FILE)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file that somebody else may have written; {} where it holds something else.
+
+    Raises ValueError with the file's name where it is not JSON, says a key twice or a number that JSON does not have
+    (NaN), is nested deeper than `MOST_NESTED` or longer than `MOST_JSON_BYTES`.
+    """
+    refuse_pointer(file)
+    with file.open("rb") as content:
+        text = content.read(MOST_JSON_BYTES + 1)
+    if len(text) > MOST_JSON_BYTES:
+        raise ValueError(f"{file} is longer than {MOST_JSON_BYTES:,} bytes, which no description of a model is")
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    return description if isinstance(description, dict) else {}
+        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_each_key_once, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(f"{file} is nested deeper than {MOST_NESTED} levels") from None
+    except ValueError as error:  # of JSON, of UTF-8, of a number with thousands of digits
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    level = [value]
+    for _ in range(MOST_NESTED):
+        level = [inner for outer in level for inner in _inside(outer)]
+    if level:
+        raise ValueError(f"{file} is nested deeper than {MOST_NESTED} levels")
+    return value if isinstance(value, dict) else {}
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} stands there twice")
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _inside(value: object) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def read_model_config(file: Path, values: object) -> ModelConfig:
@@ -107,47 +144,15 @@ def read_model_config(file: Path, values: object) -> ModelConfig:
         raise ValueError(f"{file}, section 'model': {faults}") from error
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file by name, on the CPU; ValueError where it is not a whole one."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is not a whole safetensors file: {error}") from error
-
-
 def check_digest(file: Path, description: Mapping[str, Any]) -> str:
     """The SHA-256 of the weights `file`; ValueError where `description` was written with another file."""
     digest = digest_of(file)
     if digest != description.get("weights_sha256"):
         raise ValueError(
             f"{file} is not the file that {CONFIG_FILE} was written with "
-            f"(SHA-256 {digest[:12]}..., expected {str(description.get('weights_sha256'))[:12]}...)"
+            f"(SHA-256 {digest[:12]}..., expected {shown(description.get('weights_sha256'))[1:13]}...)"
         )
     return digest
-
-
-def check_weights(file: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """ValueError that names the first missing, surplus or misshapen tensor of `file`."""
-    missing, surplus = expected.keys() - found.keys(), found.keys() - expected.keys()
-    if missing or surplus:
-        faults = [f"{len(names)} {kind} (such as {min(names)})" for kind, names in
-                  (("missing", missing), ("not known", surplus)) if names]  # fmt: skip
-        raise ValueError(f"{file} does not hold the tensors that {CONFIG_FILE} describes: {', '.join(faults)}")
-    for name, tensor in expected.items():
-        if found[name].shape != tensor.shape or found[name].dtype != torch.float32:
-            raise ValueError(
-                f"{file}: {name} is {found[name].dtype} {list(found[name].shape)}, "
-                f"but {CONFIG_FILE} asks for torch.float32 {list(tensor.shape)}"
-            )
-
-
-def digest_of(file: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _is_replaceable(target: Path, kind: Format) -> bool:

@@ -3,12 +3,14 @@
 Beside what every model's directory says (model_directory.py), config.json holds the section `model`, a `ModelConfig`,
 and `extra`, what the writer adds (corpus hash, run name).
 
-A directory that transformers' EsmForMaskedLM or EsmModel saved is read as well (huggingface.py has the conversion).
+A directory that an ESM class of transformers saved is read as well (huggingface.py has the conversion): EsmForMaskedLM,
+EsmModel, or a classifier, whose head is left out. Its weights may be safetensors or .bin, in one file or in shards.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,29 +21,30 @@ from torch import Tensor, nn
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
-from proteinlm.models.huggingface import MODEL_TYPE, from_esm_config, from_esm_state
+from proteinlm.models.huggingface import MODEL_TYPE, esm_layout, esm_name, from_esm_config, from_esm_state
 from proteinlm.models.model_directory import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Format,
     check_digest,
-    check_weights,
-    digest_of,
     read_description,
+    read_json,
     read_model_config,
-    read_weights,
     write_model,
 )
+from proteinlm.models.weights import check_weights, digest_of, read_weights, refuse_pointer, shown
 
 FORMAT = Format("proteinlm-pretrained", version=2, readable=(1, 2))
 """Version 1 calls the model's `initializer_range` by its earlier name (models/config.py)."""
 VOCABULARY_FILE = "vocab.txt"
 """Where a tokenizer of transformers, if one was saved beside the model, keeps its tokens, a line each."""
-NOT_WEIGHTS: Mapping[str, str] = {
-    "pytorch_model.bin": "a pickle, which is not opened here; load it with transformers and save_pretrained() it again",
-    "model.safetensors.index.json": "several files; save it again with save_pretrained(..., max_shard_size='100GB')",
-}
-"""Files in which other programs keep weights, and what to do about it."""
+ESM_WEIGHTS = (WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Where transformers keeps weights, in the order in which it looks; an index names the shards of its model."""
+SHARD_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|bin)"
+NOT_WEIGHTS: Mapping[str, str] = {"tf_model.h5": "TensorFlow", "flax_model.msgpack": "Flax"}
+"""Files in which other programs keep weights."""
+FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""What an ESM model's tensors may be; all become fp32."""
 TIED = "head.decoder_weight"
 """The head's name for the encoder's token table: left out of the file, tied again when loading. In the file only where
 it is another matrix, as in models read from an ESM with token dropout."""
@@ -54,7 +57,7 @@ class Pretrained:
     config: ModelConfig
     encoder: ProteinEncoder
     head: LanguageModelHead | None
-    """None where the directory has none (an EsmModel's)."""
+    """None where the directory has none (an EsmModel's or a classifier's)."""
     extra: Mapping[str, object]
     """What the writer added."""
     content_hash: str
@@ -76,22 +79,29 @@ def save_pretrained(
 
 
 def load_pretrained(directory: str | Path) -> Pretrained:
-    """Read a pretrained directory, or one of transformers' EsmForMaskedLM or EsmModel.
+    """Read a pretrained directory, or one of transformers' ESM classes. No code in it is run.
 
     Raises FileNotFoundError where there is none, ValueError that names the file and the fault where it is broken or
     holds a model that our encoder does not compute.
     """
     path = Path(directory)
     config, description = _described(path)
-    weights = path / WEIGHTS_FILE
-    state = read_weights(weights)
     if is_esm(description):
-        state = _converted(weights, config, state, description)
-        digest = f"{digest_of(weights)} token_dropout {bool(description.get('token_dropout'))}"
+        state = _read_esm(path, config)
+        digest = _esm_digest(path)
     else:
-        digest = check_digest(weights, description)
-    has_head = not is_esm(description) or any(name.startswith("head.") for name in state)
-    encoder, head = _loaded(weights, config, state, has_head)
+        state = read_weights(path / WEIGHTS_FILE)
+        digest = check_digest(path / WEIGHTS_FILE, description)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        encoder = ProteinEncoder(config)
+        has_head = not is_esm(description) or any(name.startswith("head.") for name in state)
+        head = LanguageModelHead(config, encoder.token_embedding) if has_head else None
+    if not is_esm(description):
+        check_weights(path / WEIGHTS_FILE, state, _named(encoder, head, with_decoder=TIED in state))
+    encoder.load_state_dict(_below(state, "encoder."), assign=True)
+    if head is not None:
+        tied = {"decoder_weight": encoder.token_embedding.weight}
+        head.load_state_dict({**tied, **_below(state, "head.")}, assign=True)
     extra = description.get("extra")
     return Pretrained(
         config=config,
@@ -107,19 +117,19 @@ def read_config(directory: str | Path) -> ModelConfig:
     return _described(Path(directory))[0]
 
 
-def _loaded(
-    file: Path, config: ModelConfig, state: dict[str, Tensor], has_head: bool
-) -> tuple[ProteinEncoder, LanguageModelHead | None]:
-    """Modules that hold the tensors of `state`."""
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
-        encoder = ProteinEncoder(config)
-        head = LanguageModelHead(config, encoder.token_embedding) if has_head else None
-    check_weights(file, state, _named(encoder, head, with_decoder=TIED in state))
-    encoder.load_state_dict(_below(state, "encoder."), assign=True)
-    if head is not None:
-        tied = {"decoder_weight": encoder.token_embedding.weight}
-        head.load_state_dict({**tied, **_below(state, "head.")}, assign=True)
-    return encoder, head
+def content_hash_of(directory: str | Path) -> str:
+    """The `content_hash` of a pretrained directory, without loading it; raises as `read_config` does.
+
+    Of a directory of our own the weights are not read: config.json says their digest, and loading compares it.
+    """
+    path = Path(directory)
+    config, description = _described(path)
+    return _content_hash(config, _esm_digest(path) if is_esm(description) else str(description.get("weights_sha256")))
+
+
+def _esm_digest(path: Path) -> str:
+    # the words are from when token dropout was no field of the configuration: hashes from then stay what they were
+    return f"{_digest(_esm_files(path))} token_dropout False"
 
 
 def _named(encoder: ProteinEncoder, head: LanguageModelHead | None, *, with_decoder: bool) -> dict[str, Tensor]:
@@ -142,16 +152,50 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def _converted(
-    file: Path, config: ModelConfig, state: Mapping[str, Tensor], description: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """ESM's tensors under the names of our file."""
-    try:
-        encoder, head = from_esm_state(config, state, token_dropout=bool(description.get("token_dropout")))
-    except ValueError as error:
-        raise ValueError(f"{file} {error}") from None
+def _read_esm(path: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """The tensors of an ESM directory, checked, under the names of our file."""
+    state: dict[str, Tensor] = {}
+    files: dict[str, Path] = {}
+    for file in _esm_files(path):
+        for name, tensor in read_weights(file).items():
+            plain = esm_name(name, config)
+            if plain in files:
+                raise ValueError(f"{file}: {shown(name)} is there a second time, first in {files[plain].name}")
+            if plain is not None:
+                state[plain], files[plain] = tensor, file
+    check_weights(path, state, esm_layout(config, state), accepted=FLOATING, files=files)
+    encoder, head = from_esm_state(config, state)
     named = {f"encoder.{name}": tensor for name, tensor in encoder.items()}
-    return {**named, **{f"head.{name}": tensor for name, tensor in (head or {}).items()}}
+    return {**named, **{f"head.{name}": tensor for name, tensor in head.items()}}
+
+
+def _esm_files(path: Path) -> list[Path]:
+    """The files that hold an ESM model's weights; raises as `load_pretrained` does where there are none."""
+    for name in ESM_WEIGHTS:
+        if (path / name).exists():
+            return _shards(path / name) if name.endswith(".json") else [path / name]
+    for name, program in NOT_WEIGHTS.items():
+        if (path / name).exists():
+            raise ValueError(f"{path} has its weights in {name}, of {program}; accepted: {', '.join(ESM_WEIGHTS)}")
+    raise FileNotFoundError(f"no such checkpoint: {path} ({WEIGHTS_FILE} not found)")
+
+
+def _shards(index: Path) -> list[Path]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(f"{index} lacks 'weight_map', which says what file a tensor is in")
+    for name, file in places.items():
+        if not isinstance(file, str) or not re.fullmatch(SHARD_NAME, file):
+            raise ValueError(f"{index}: {shown(name)} is in {shown(file)}; accepted: a .safetensors or .bin beside it")
+        if not (index.parent / file).exists():
+            raise FileNotFoundError(f"{index} names the file {file}, which is not there")
+    return [index.parent / file for file in sorted(set(places.values()))]
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """SHA-256 (hex) of one file; of several, that of their digests."""
+    digests = [digest_of(file) for file in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _content_hash(config: ModelConfig, weights_digest: str) -> str:
@@ -169,29 +213,29 @@ def is_esm(description: Mapping[str, Any]) -> bool:
 def _described(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
     """The model of a pretrained directory, and config.json as it is; raises as `load_pretrained` does."""
     description = read_description(path)
-    _check_weights_file(path)
     if is_esm(description):
         try:
             values = from_esm_config(description)
-            _check_vocabulary(path / VOCABULARY_FILE)
         except ValueError as error:
             raise ValueError(f"{path / CONFIG_FILE}, an ESM model of transformers: {error}") from None
+        _check_vocabulary(path / VOCABULARY_FILE)
+        for file in _esm_files(path):
+            refuse_pointer(file)
         return read_model_config(path / CONFIG_FILE, values), description
     FORMAT.check(path / CONFIG_FILE, description, f", or 'model_type': '{MODEL_TYPE}' of transformers")
+    if not (path / WEIGHTS_FILE).exists():
+        raise FileNotFoundError(f"no such checkpoint: {path} ({WEIGHTS_FILE} not found)")
     return read_model_config(path / CONFIG_FILE, description.get("model")), description
 
 
-def _check_weights_file(path: Path) -> None:
-    if (path / WEIGHTS_FILE).exists():
-        return
-    for other, advice in NOT_WEIGHTS.items():
-        if (path / other).exists():
-            raise ValueError(f"{path} has its weights in {other}, {advice}")
-    raise FileNotFoundError(f"no such checkpoint: {path} ({WEIGHTS_FILE} not found)")
-
-
-def _check_vocabulary(path: Path) -> None:
+def _check_vocabulary(file: Path) -> None:
     """ValueError where a tokenizer beside the model has other tokens, or another order, than ESM."""
     tokens = get_alphabet("esm").tokens
-    if path.exists() and (found := tuple(path.read_text(encoding="utf-8").split())) != tokens:
-        raise ValueError(f"{path.name} has the tokens {' '.join(found[:40])}; accepted: {' '.join(tokens)}")
+    if not file.exists():
+        return
+    refuse_pointer(file)
+    with file.open("rb") as content:
+        found = content.read(1000).decode("utf-8", "backslashreplace").split()  # ESM's has 93 bytes
+    if tuple(found) != tokens:
+        words = " ".join(token if token.isprintable() else ascii(token) for token in found)
+        raise ValueError(f"{file} has the tokens {words[:200]}; accepted: {' '.join(tokens)}")

@@ -22,12 +22,11 @@ from proteinlm.models.model_directory import (
     WEIGHTS_FILE,
     Format,
     check_digest,
-    check_weights,
     read_description,
     read_model_config,
-    read_weights,
     write_model,
 )
+from proteinlm.models.weights import check_weights, read_weights
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Task, TaskModel
 

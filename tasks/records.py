@@ -145,7 +145,6 @@ def _checked_coordinates(value: object, length: int) -> NDArray[np.float32]:
 
 
 def _array(value: object) -> NDArray[Any]:
-    """A found list or array as an array."""
     if not isinstance(value, (list, tuple, np.ndarray)):
         raise ValueError(f"{shown(value)} ({type(value).__name__})")
     if isinstance(value, np.ndarray):
@@ -192,12 +191,15 @@ def _refuse(found: NDArray[Any], is_wrong: NDArray[np.bool_]) -> None:
         raise ValueError(f"{found[wrong[0]]} at residue {wrong[0] + 1}")
 
 
-def check_record(task_schema: TaskSchema, values: Mapping[str, object], where: str) -> dict[str, object]:
+def check_record(
+    task_schema: TaskSchema, values: Mapping[str, object], where: str, accept_non_protein: bool = False
+) -> dict[str, object]:
     """The row to store for a record: id, sequence, length and the schema's labels.
 
-    `where` says which file and record it is. ValueError names it, the key, what was found and what is accepted.
+    `where` says which file and record it is; `accept_non_protein`: take sequences that look like something else.
+    ValueError names it, the key, what was found and what is accepted.
     """
-    sequence = _checked_sequence(values, where)
+    sequence = _checked_sequence(values, where, accept_non_protein)
     _check_protein_length(values, len(sequence), where)
     row: dict[str, object] = {"id": _checked_id(values, where), "sequence": sequence, "length": len(sequence)}
     target = task_schema.target_field
@@ -229,7 +231,7 @@ def _residue_array(value: object, length: int, *, kinds: str) -> NDArray[Any]:
     return found
 
 
-def _checked_sequence(values: Mapping[str, object], where: str) -> str:
+def _checked_sequence(values: Mapping[str, object], where: str, accept_non_protein: bool) -> str:
     """The residues of a record's sequence, mended as in a corpus: upper case, without blanks, gaps and a final '*'."""
     accepted = _ACCEPTED_SEQUENCE
     key = next((key for key in SEQUENCE_KEYS if key in values), None)
@@ -244,7 +246,7 @@ def _checked_sequence(values: Mapping[str, object], where: str) -> str:
     except ValueError as error:
         said = str(error).removeprefix("unknown letter ")
         raise ValueError(f"{where}: key {key!r} {'is an' if 'empty' in said else 'has'} {said}; {accepted}") from None
-    kind = non_protein_kind(text)
+    kind = None if accept_non_protein else non_protein_kind(text)
     if kind is not None:
         raise ValueError(f"{where}: key {key!r} looks like {kind}, not a protein: {shown(sequence)}; {mend(kind)}")
     return sequence
@@ -277,8 +279,6 @@ def _names(values: Mapping[str, object]) -> str:
 
 
 class _Repr(reprlib.Repr):
-    """repr that looks at the beginning only."""
-
     def repr_int(self, value: int, level: int) -> str:
         """The integer; repr itself raises for thousands of digits."""
         return repr(value) if value.bit_length() < 2040 else "an integer of thousands of digits"

@@ -1,7 +1,7 @@
 """The records of a labelled file, one by one, in whichever of the accepted forms it is, checked by a task's schema.
 
 TAPE's LMDB directories, TAPE's JSON (one list of dicts), JSON lines, ProteinNet's text and tables with commas; all but
-the LMDB also compressed with gzip. A table has a header, then one protein a line:
+the LMDB also compressed. A table has a header, then one protein a line:
 
     id,sequence,target
     wild type,MSKGEELFTG,3.72
@@ -22,6 +22,7 @@ from typing import IO
 
 from proteinlm.models.sequences import Composition
 from proteinlm.platform.data.sources import (
+    COMPRESSED,
     SUFFIXES,
     Kind,
     Source,
@@ -54,10 +55,10 @@ LABELLED_SUFFIXES: Mapping[str, Kind] = {
 }
 ACCEPTED = (
     "JSON lines (.jsonl, .ndjson), TAPE's JSON list (.json), ProteinNet's text (.txt, .proteinnet or no ending), "
-    "tables with commas (.csv), each plain or .gz, or a TAPE LMDB directory"
+    "tables with commas (.csv), each plain or compressed (.gz, .bz2, .xz, .zst), or a TAPE LMDB"
 )
 _TEXT_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".txt", ".proteinnet")
-ENDINGS = (*(ending + compressed for ending in _TEXT_ENDINGS for compressed in (".gz", "")), ".lmdb")
+ENDINGS = (*(ending + compressed for ending in _TEXT_ENDINGS for compressed in (*COMPRESSED, "")), ".lmdb")
 """Endings of a split's file; where there are several, the first one is read."""
 
 
@@ -211,6 +212,8 @@ class FileReading:
     """Which splits its records may go to."""
     known: Collection[str] = ()
     """Further names that a `set` may have: the task's other splits."""
+    accept_non_protein: bool = False
+    """Whether sequences that look like something else than proteins are taken."""
     faults: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     """What the `set` of a record says that is in no split asked for -> records; "" for an empty one."""
@@ -258,10 +261,9 @@ def checked_rows(schema: TaskSchema, reading: FileReading) -> Iterator[tuple[str
     try:
         for number, record in enumerate(read_records(reading.path, reading.faults)):
             try:
-                splits = reading.splits_of(record.values, record.where)
-                if not splits:
+                if not (splits := reading.splits_of(record.values, record.where)):
                     continue
-                row = check_record(schema, record.values, record.where)
+                row = check_record(schema, record.values, record.where, reading.accept_non_protein)
             except ValueError as error:
                 reading.faults.append(str(error))
                 continue
@@ -275,7 +277,7 @@ def checked_rows(schema: TaskSchema, reading: FileReading) -> Iterator[tuple[str
             f"{reading.path} is the file of {', '.join(reading.splits)}, and its records have no {SET_KEY!r} that says "
             "which of them are of which split"
         )
-    if verdict := letters.verdict():
+    if not reading.accept_non_protein and (verdict := letters.verdict()):
         reading.faults.append(f"{reading.path} {verdict}")
 
 
@@ -289,8 +291,7 @@ def faults_message(faults: Sequence[str], num_records: int, most: int = SHOWN_FA
 
 
 def _set_name(name: str) -> str:
-    lower = name.strip().lower()
-    return _SPLIT_OF_SET.get(lower, lower)
+    return _SPLIT_OF_SET.get(name.strip().lower(), name.strip().lower())
 
 
 def is_simulated(source: Path | str) -> bool:

@@ -220,6 +220,8 @@ class FinetuneConfig(RunConfig):
     """Split -> file or file stem in `data`, where the names differ from `<file stem>_<split>`."""
     valid_fraction: float = Field(0.0, ge=0, lt=1)
     """Above 0: this share of the training records becomes the valid split, and no valid file is read."""
+    accept_non_protein: bool = False
+    """Take sequences that look like nucleotides, three-letter codes or secondary structure as proteins."""
     mode: Mode = "full"
     """full: encoder and head are trained; frozen: the head, on embeddings computed once; lora: the head and low-rank
     adapters; scratch: no pretrained weights; cnn: a small convolutional encoder, from scratch; probe: logistic

@@ -11,7 +11,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "ray.tune": ("sweeps/",),
     "ray.util.metrics": ("platform/training/",),
     "deepspeed": ("platform/training/deepspeed_engine.py",),
-    "safetensors": ("models/model_directory.py",),
+    "safetensors": ("models/weights.py",),
     "transformers": ("models/huggingface.py",),
     "peft": ("tasks/finetuned.py",),
     "jinja2": ("platform/results/table_export.py",),

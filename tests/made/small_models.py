@@ -1,6 +1,8 @@
-"""Windows and batches for the tests of tasks."""
+"""Windows and batches for the tests of tasks, and small models of transformers' ESM classes."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,15 @@ from proteinlm.models.config import ModelConfig, expand_preset
 from proteinlm.models.encoder import ProteinEncoder
 from proteinlm.models.packed import pack
 from proteinlm.tasks.task import Batch, Task, TaskModel, Window
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ESM_SHAPE = {
+    "vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32, "hidden_size": 48, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "intermediate_size": 100, "max_position_embeddings": 42, "layer_norm_eps": 1e-5,
+    "position_embedding_type": "rotary", "token_dropout": True, "emb_layer_norm_before": False,
+}  # fmt: skip
 
 SEQUENCES = ("MKTAYIAKQR", "GAVLIX", "WWDEEKR")
 
@@ -52,3 +63,30 @@ def secondary_structure_table() -> pa.Table:
     types = {"ss3": pa.list_(pa.int8()), "valid_mask": pa.list_(pa.bool_())}
     columns = {"ss3": pa.array(labels, types["ss3"]), "valid_mask": pa.array(mask, types["valid_mask"])}
     return pa.table({"sequence": list(SEQUENCES), **columns})
+
+
+def esm_model(kind: str = "EsmForMaskedLM", **changes: object) -> "PreTrainedModel":
+    """A small random model of transformers' class `kind`, in evaluation mode; no weight of it is one or zero."""
+    import transformers
+
+    torch.manual_seed(0)
+    model: PreTrainedModel = getattr(transformers, kind)(transformers.EsmConfig(**{**ESM_SHAPE, **changes})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def saved_esm(directory: Path, kind: str = "EsmForMaskedLM", **changes: object) -> "PreTrainedModel":
+    """`esm_model`, and written to `directory` as transformers writes it."""
+    model = esm_model(kind, **changes)
+    model.save_pretrained(directory)
+    return model
+
+
+def padded(tokens: np.ndarray, lengths: np.ndarray, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Proteins one after the other as transformers takes them: token ids and attention mask, [B, L] each."""
+    rows = torch.full((len(lengths), int(lengths.max())), pad_id)
+    for row, part in enumerate(np.split(tokens, np.cumsum(lengths)[:-1])):
+        rows[row, : len(part)] = torch.from_numpy(part.astype(np.int64))
+    return rows, (rows != pad_id).long()

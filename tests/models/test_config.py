@@ -45,9 +45,11 @@ def test_closed_form_is_the_module(preset: str) -> None:
 def test_closed_form_follows_every_width() -> None:
     config = ModelConfig(
         hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=100,
-        position="learned", max_positions=77, vocab_multiple=64, alphabet="tape",
+        position="learned", max_positions=77, vocab_multiple=64, alphabet="tape", token_dropout=True,
     )  # fmt: skip
     assert num_parameters(config) == built_parameters(config)
+    with_norm = config.model_copy(update={"embedding_norm": True})
+    assert num_parameters(with_norm) == built_parameters(with_norm) == num_parameters(config) + 2 * 48
     assert config.padded_vocab_size == 64
 
 
@@ -98,3 +100,31 @@ def test_the_earlier_name_of_a_value_is_read_and_never_beside_todays() -> None:
     assert expand_preset({"preset": "cpu", "initial_deviation": 0.3})["initializer_range"] == 0.3
     with pytest.raises(ValueError, match="found initial_deviation and initializer_range, two names of one value"):
         expand_preset({"preset": "cpu", "initial_deviation": 0.3, "initializer_range": 0.2})
+
+
+def test_fields_that_came_later_are_written_only_where_they_say_something() -> None:
+    """Hashes, settings of runs and identities of trials from before them are made of what is written."""
+    config = ModelConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    assert not {"token_dropout", "embedding_norm"} & config.model_dump(mode="json").keys()
+    esm_1b = config.model_copy(update={"token_dropout": True, "embedding_norm": True})
+    written = esm_1b.model_dump(mode="json")
+    assert (written["token_dropout"], written["embedding_norm"]) == (True, True)
+    assert ModelConfig.model_validate(written) == esm_1b
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_hidden_layers", 1001), ("hidden_size", 10**9), ("max_positions", 10**12), ("vocab_multiple", 10**12)],
+)
+def test_sizes_of_no_model_are_refused_with_the_limit(field: str, value: int) -> None:
+    values = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "position": "learned"}
+    with pytest.raises(ValidationError, match=rf"{field}.*accepted: up to (1,000|1e\+12)"):
+        ModelConfig.model_validate({**values, field: value})
+    ModelConfig.model_validate({**values, "num_hidden_layers": 1000})
+
+
+@pytest.mark.parametrize("field", ["layer_norm_eps", "initializer_range", "dropout"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_numbers_that_are_none_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ValidationError, match=field):
+        ModelConfig.model_validate({"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, field: value})

@@ -42,6 +42,7 @@ def packed_of(parts: list[np.ndarray]) -> Packed:
 MODELS = {
     "rotary": model(small_config()),
     "learned": model(small_config(position="learned", max_positions=80)),
+    "ESM-1b": model(small_config(position="learned", max_positions=80, token_dropout=True, embedding_norm=True)),
 }
 
 

@@ -1,6 +1,7 @@
 """Pretrained directories: the same bits back, the tie kept, and a readable word about every broken one."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.packed import pack
-from proteinlm.models.pretrained import load_pretrained, save_pretrained
+from proteinlm.models.pretrained import _content_hash, is_tied, load_pretrained, save_pretrained
 
 
 def saved(directory: Path, **changes: object) -> tuple[ProteinEncoder, LanguageModelHead]:
@@ -131,8 +132,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (truncate, "model.safetensors is not a whole safetensors file"),
     "empty": (lambda d: (d / "model.safetensors").write_bytes(b""), "is not a whole safetensors file"),
     "altered": (flip_last_byte, "is not the file that config.json was written with"),
-    "missing": (edit_weights(lambda w: w.pop("encoder.final_norm.bias")), r"1 missing \(such as encoder.final_norm"),
-    "surplus": (edit_weights(lambda w: w.update(stray=torch.zeros(1))), r"1 not known \(such as stray\)"),
+    "missing": (edit_weights(lambda w: w.pop("encoder.final_norm.bias")), r"1 missing \(such as 'encoder.final_norm"),
+    "surplus": (edit_weights(lambda w: w.update(stray=torch.zeros(1))), r"1 not known \(such as 'stray'\)"),
     "other layers": (edit_config(lambda c: c["model"].update(num_hidden_layers=3)), "12 missing"),
     "shape": (
         edit_weights(lambda w: w.update({"head.dense.bias": torch.zeros(3)})),
@@ -172,3 +173,35 @@ def test_a_directory_of_version_1_is_read(tmp_path: Path) -> None:
     edit_config(as_it_was)(tmp_path / "model")
     found = load_pretrained(tmp_path / "model")
     assert (found.config, found.content_hash) == (expected.config, expected.content_hash)
+
+
+def test_hashes_of_models_from_before_token_dropout_stay() -> None:
+    """Written down with the version before; embeddings that were kept are found by it."""
+    config = ModelConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    assert _content_hash(config, "digest") == "6c634ac0a62cb7e0f6a78072b3994d0fbc1b5545f063224463c4f0a429249127"
+    others = [config.model_copy(update={name: True}) for name in ("token_dropout", "embedding_norm")]
+    assert len({_content_hash(one, "digest") for one in (config, *others)}) == 3
+
+
+def test_a_directory_of_an_earlier_version_read_from_an_esm_computes_what_it_did(tmp_path: Path) -> None:
+    """It scaled the token table by 0.88 and kept ESM's as the decoder: right for proteins without a mask token."""
+    alphabet = get_alphabet("esm")
+    saved(tmp_path / "exact", token_dropout=True)
+    shutil.copytree(tmp_path / "exact", tmp_path / "earlier")
+    edit_config(lambda description: description["model"].pop("token_dropout"))(tmp_path / "earlier")
+
+    def fold(weights: dict[str, torch.Tensor]) -> None:
+        table = weights["encoder.token_embedding.weight"]
+        weights["head.decoder_weight"] = table.clone()
+        table *= 0.88
+        table[alphabet.mask_id] = 0.0
+
+    edit_weights(fold)(tmp_path / "earlier")
+    exact, earlier = load_pretrained(tmp_path / "exact"), load_pretrained(tmp_path / "earlier")
+    assert not earlier.config.token_dropout
+    assert earlier.head is not None
+    assert exact.head is not None
+    assert not is_tied(earlier.encoder, earlier.head)
+    packed = pack(*alphabet.encode(["MKTAYIAKQR", "GAV"]), alphabet)
+    logits = [one.head(one.encoder.eval()(packed)) for one in (exact, earlier) if one.head is not None]
+    torch.testing.assert_close(*logits, atol=1e-6, rtol=1e-6)

@@ -10,11 +10,12 @@ from torch.nn import functional
 
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.encoder import LanguageModelHead
+from proteinlm.models.huggingface import esm_config, to_esm_state
 from proteinlm.models.masking import Masking
 from proteinlm.models.packed import NOT_SCORED
 from proteinlm.tasks.masked_language_modeling import masked_language_modeling, scored_masking
 from proteinlm.tasks.task import Batch
-from tests.made.small_models import SEQUENCES, make_batch, make_window, tiny_model
+from tests.made.small_models import SEQUENCES, make_batch, make_window, padded, tiny_model
 
 TABLE = pa.table({"sequence": list(SEQUENCES) * 20})
 
@@ -53,6 +54,25 @@ def test_columns_equal_a_plain_computation(alphabet):
         assert columns["masked"][protein] == (mine & masked).sum()
         assert columns["correct"][protein] == ((logits.argmax(1) == batch.labels) & mine & scored).sum()
     assert 0 < masked.sum() < scored.sum()
+
+
+def test_the_loss_of_a_model_with_token_dropout_is_that_of_esm():
+    """In training and in scoring: the masks that the task puts in are the ones that count, protein by protein."""
+    transformers = pytest.importorskip("transformers")
+    task, esm_alphabet = masked_language_modeling(mask_fraction=0.3), get_alphabet("esm")
+    model = tiny_model(task, token_dropout=True)
+    esm = transformers.EsmForMaskedLM(esm_config(model.encoder.config))
+    esm.load_state_dict(to_esm_state(model.encoder, model.head), strict=False)
+    batch = make_batch(task, make_window(TABLE))
+    shares = np.array([float(part.float().mean()) for part in batch.packed.is_mask.split(batch.packed.lengths)])
+    assert len(set(shares.round(3))) > 3
+    rows, mask = padded(batch.packed.tokens.numpy(), np.array(batch.packed.lengths), esm_alphabet.pad_id)
+    for mode in (True, False):
+        logits = esm.train(mode)(rows, mask).logits[mask.bool()]
+        expected = functional.cross_entropy(logits, batch.labels.long(), reduction="sum", ignore_index=NOT_SCORED)
+        torch.testing.assert_close(model.train(mode)(batch)["loss"].sum(), expected, atol=1e-4, rtol=1e-6)
+    plain = tiny_model(task)
+    assert (plain(batch)["loss"].sum() - expected).detach().abs() > 1e-2
 
 
 def test_a_batch_without_a_scored_residue_has_zero_loss_and_zero_gradient():

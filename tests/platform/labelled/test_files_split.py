@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from proteinlm.platform.data.manifest import Manifest
+from proteinlm.platform.labelled.split_files import SplitOptions
 from proteinlm.platform.labelled.task_check import show_check
-from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, notices_of, read_split
+from proteinlm.platform.labelled.task_data import build_task_shards, notices_of, read_split
 from tests.made.protein_files import write_file
 
 SPLITS = ("train", "valid", "test")
@@ -115,6 +116,9 @@ def test_a_table_of_genes_is_no_table_of_proteins(tmp_path: Path) -> None:
         ValueError, match=r"9 of 12 records are wrong; .*\n.*line 5: key 'sequence' looks like nucleotides"
     ):
         build(tmp_path, "all.csv", TABLE + genes)
+    options = SplitOptions(seed=0, files=dict.fromkeys(SPLITS, "all.csv"), accept_non_protein=True)
+    manifest = build_task_shards("stability", tmp_path, tmp_path / "insisted", options)
+    assert manifest.counts["train_read"] == 10
     short = "".join(f"{number},ATGGCCAAATTTGGC,1,train\n" for number in range(20))
     with pytest.raises(ValueError, match=r"all\.csv looks like nucleotides, not proteins \(9\d"):
         build(tmp_path, "all.csv", TABLE + short)

@@ -11,7 +11,8 @@ import pyarrow.parquet
 import pytest
 
 from proteinlm.platform.data.manifest import MANIFEST_FILE, read_manifest
-from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, read_split, shared_task_shards
+from proteinlm.platform.labelled.split_files import SplitOptions
+from proteinlm.platform.labelled.task_data import build_task_shards, read_split, shared_task_shards
 from proteinlm.platform.results.measure import split_rule
 
 Q3, Q8 = "secondary_structure_q3", "secondary_structure_q8"
@@ -238,6 +239,7 @@ def test_each_option_has_shards_of_its_own_in_a_storage(source: Path, tmp_path: 
         "max_test_examples": 3,
         "files": {"valid": "secondary_structure_cb513"},
         "valid_fraction": 0.2,
+        "accept_non_protein": True,
     }
     assert changes.keys() == {field.name for field in fields(SplitOptions)}
     options = [SplitOptions(seed=1), *(SplitOptions(**{"seed": 1, name: value}) for name, value in changes.items())]

@@ -6,11 +6,11 @@ import torch
 from transformers import EsmModel
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.attention_maps import attention_maps
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.huggingface import esm_config, to_esm_state
 from proteinlm.models.packed import Packed, pack
+from proteinlm.tasks.contact_probe import attention_maps
 
 SEQUENCES = ["MKTAYIAKQR", "GAVLIX", "MSTNPKPQRKTKRNTNRRPQDVKFPGG", "W", "GAVLIM"]
 
