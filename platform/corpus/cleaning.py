@@ -155,9 +155,8 @@ class Cleaner:
 
     def _too_long(self, about: "_About", size: int) -> Reject:
         most, longest = self._config.max_record_bytes, self._config.max_length
-        return Reject(
-            about.line, about.id, f"{size:,} bytes in one record; accepted: {most:,} (max_length {longest:,} sets it)"
-        )
+        limit = f"accepted: {most:,} (max_length {longest:,} sets it)"
+        return Reject(about.line, about.id, f"a record of {size:,} bytes; {limit}")
 
 
 @dataclass(frozen=True)

@@ -179,10 +179,10 @@ def _entries(folder: Path) -> Iterator[list[Any]]:
 
 
 def reject_reasons(listed: Path) -> str:
-    """How often each reason stands in a rejects file, most frequent first: "5 empty sequence, 2 no id"."""
+    """How often each reason stands in a rejects file, most frequent first: "5 x empty sequence, 2 x no id"."""
     with listed.open() as file:
         reasons = Counter(_VARYING.sub("...", json.loads(line)["reason"]) for line in file)
-    shown = [f"{count:,} {reason}" for reason, count in reasons.most_common(_SHOWN_REASONS)]
+    shown = [f"{count:,} x {reason}" for reason, count in reasons.most_common(_SHOWN_REASONS)]
     return ", ".join([*shown, *(["and others"] if len(reasons) > _SHOWN_REASONS else [])])
 
 

@@ -227,14 +227,14 @@ def test_nucleic_acids_among_proteins_are_rejects_of_their_own_reason(tmp_path: 
     chains = b">1000_X mol:na length:9  RNA (9-MER)\nAGAUCUACU\n>1001_Y mol:na length:19\nGTACTGCATCCTAGCCTGA\n"
     source = fasta(tmp_path, fasta_text(PROTEINS) + chains)
     message = (
-        r"2 of 402 records were rejected.*max_reject_fraction\): 2 nucleotides, not a protein \(accept_non_protein"
+        r"2 of 402 records were rejected.*max_reject_fraction\): 2 x nucleotides, not a protein \(accept_non_protein"
     )
     with pytest.raises(ValueError, match=message):
         build(tmp_path, source, max_reject_fraction=0.001)
     counts = build(tmp_path, source).counts
     assert counts == {**counts, "read": 402, "kept": 400, "rejected": 2}
     assert reject_reasons(tmp_path / "out" / "rejects.jsonl") == (
-        "2 nucleotides, not a protein (accept_non_protein takes it)"
+        "2 x nucleotides, not a protein (accept_non_protein takes it)"
     )
 
 
@@ -247,7 +247,7 @@ def test_a_record_of_megabytes_is_one_reject_with_its_line(tmp_path: Path) -> No
         assert counts == {**counts, "read": 401, "kept": 400, "rejected": 1}
         (reject,) = map(json.loads, (tmp_path / out / "rejects.jsonl").read_text().splitlines())
         assert (reject["id"], reject["line"]) == ("long", half.count(b"\n") + 1)
-        assert reject["reason"].startswith("3,145,735 bytes in one record; accepted: 1,112,576 (max_length 1,000")
+        assert reject["reason"].startswith("a record of 3,145,735 bytes; accepted: 1,112,576 (max_length 1,000")
 
 
 @pytest.mark.parametrize("newline", [b"\r", b"\r\n"])
