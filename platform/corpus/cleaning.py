@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from proteinlm.models.sequences import Composition, clean_sequence, non_protein_kind
 from proteinlm.platform.corpus.chunks import Oversized
@@ -53,6 +53,7 @@ class Cleaner:
 
     def __init__(self, config: CorpusConfig) -> None:
         self._config = config
+        self._max_record_bytes = config.max_record_bytes
         self._texts: list[bytes] = []
         self._kinds: list[str | None] = []
 
@@ -77,14 +78,14 @@ class Cleaner:
             header, _, sequence = entry.partition(b"\n")
             family = _PFAM_IN_HEADER.search(header)
             about = _About(line, _first_word(header), family.group(1).decode() if family else None, None, header)
-            is_long = len(entry) > self._config.max_record_bytes
+            is_long = len(entry) > self._max_record_bytes
             yield self._too_long(about, len(entry)) if is_long else self._protein(about, sequence)
             line += entry.count(b"\n") + 1
 
     def json_proteins(self, text: bytes, where: str) -> Iterator[Protein | Reject]:
         """The records of a JSON lines text; a line that is no JSON dict is a reject. Blank lines are passed over."""
         for line, content in enumerate(text.split(b"\n")):
-            if len(content) > self._config.max_record_bytes:
+            if len(content) > self._max_record_bytes:
                 yield self._too_long(_About(line, ""), len(content))
             elif content.strip():
                 try:
@@ -159,8 +160,7 @@ class Cleaner:
         return Reject(about.line, about.id, f"a record of {size:,} bytes; {limit}")
 
 
-@dataclass(frozen=True)
-class _About:
+class _About(NamedTuple):
     """What a record says beside its sequence."""
 
     line: int
