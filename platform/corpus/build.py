@@ -59,6 +59,7 @@ def build_corpus(config: CorpusConfig, on_progress: Progress | None = None) -> M
     """
     sources = inspect_sources(config.sources)
     clan_of = read_clans(config.clans) if config.clans else {}
+    stamps = _stamps(sources)
     settings = content_settings(config)
     out = config.out.absolute()
     progress = on_progress or (lambda what, done, total: None)
@@ -89,6 +90,7 @@ def _build(
         manifest = _make(
             recipe, RayDataRunner(work.chunk_bytes, config.max_record_bytes, work.max_tasks), progress, settings, beside
         )
+        _check_unchanged(sources, stamps)
         shutil.rmtree(recipe.scratch())
         write_manifest(staging, manifest)
     return manifest
@@ -99,6 +101,21 @@ def _standing(out: Path, settings: Mapping[str, object], progress: Progress) -> 
     if standing is not None:
         progress("this very corpus is there already", 1, 1)
     return standing
+
+
+def _stamps(sources: Sequence[Source]) -> list[tuple[int, int]]:
+    """Bytes and time of the last change of each source."""
+    about = [
+        os.stat(Path(source.path, "data.mdb") if Path(source.path).is_dir() else source.path) for source in sources
+    ]
+    return [(one.st_size, one.st_mtime_ns) for one in about]
+
+
+def _check_unchanged(sources: Sequence[Source], before: Sequence[tuple[int, int]]) -> None:
+    """ValueError where a source is not the file any more whose digest stands in the manifest."""
+    changed = [source.path for source, old, new in zip(sources, before, _stamps(sources), strict=True) if old != new]
+    if changed:
+        raise ValueError(f"{', '.join(changed)}: changed while the corpus was built from it; build it again")
 
 
 def content_settings(config: CorpusConfig) -> dict[str, object]:

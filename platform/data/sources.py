@@ -82,17 +82,21 @@ def inspect_source(path: Path, suffixes: Mapping[str, Kind] = SUFFIXES, accepted
         return Source(str(path), "lmdb", None, data.stat().st_size)
     if is_lmdb_file(path):  # written with subdir=False
         return Source(str(path), "lmdb", None, path.stat().st_size)
-    with path.open("rb") as file:
-        begin = file.read(8)
-    if not begin:
+    if not path.stat().st_size:
         raise ValueError(f"{path} is empty: it holds no record")
     ending = Path(path.stem if path.suffix.lower() in COMPRESSED else path.name).suffix.lower()
     if ending not in suffixes:
         if other := next((other for other in _OTHER_FORMATS if ending in other.endings), None):
             raise ValueError(f"{path} is named as {other.name}: {other.advice}; accepted: {accepted}")
         raise ValueError(f"{path} has the unknown ending {ending or '(none)'!r}; accepted: {accepted}")
-    compression = next((name for magic, name in _MAGIC.items() if begin.startswith(magic)), None)
-    return Source(str(path), suffixes[ending], compression, path.stat().st_size)
+    return Source(str(path), suffixes[ending], compression_of(path), path.stat().st_size)
+
+
+def compression_of(path: Path) -> Compression | None:
+    """How a file is compressed, by its first bytes."""
+    with path.open("rb") as file:
+        begin = file.read(8)
+    return next((name for magic, name in _MAGIC.items() if begin.startswith(magic)), None)
 
 
 def inspect_sources(paths: Sequence[Path]) -> tuple[Source, ...]:

@@ -99,7 +99,7 @@ def _damage(content: bytes, generator: random.Random, words: Sequence[bytes]) ->
         lambda: content[:first] + piece + content[first + len(piece) :],
         lambda: content[:first] + generator.randbytes(generator.randint(1, 16)) + content[first:],
         lambda: _flipped(content, first, 1 << generator.randrange(8)),
-        lambda: content[:first] + piece * generator.choice((10, 1000, 100_000)) + content[first:],
+        lambda: content[:first] + piece * generator.randint(2, 1 + 200_000 // len(piece)) + content[first:],
         lambda: content.replace(*generator.choice([(b"\n", b"\r"), (b"\n", b"\r\n"), (b"\n", b""), (b",", b";")])),
         lambda: content.decode("latin-1").swapcase().encode("latin-1", "replace"),
         lambda: content[last:] + content[:last],
