@@ -71,9 +71,9 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
     try:
         _check_archive(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # over a file that is damaged, or made to do harm, torch raises nearly everything
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         reason = str(error) if type(error) is ValueError else f"{type(error).__name__} while it was read"
         raise ValueError(f"{file} is not a file of tensors: {reason}") from None
     if not isinstance(state, dict):
@@ -190,3 +190,9 @@ def shown(value: object) -> str:
     """A value from a file for a message: one line, control characters escaped, at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def printable(text: str, most: int = 300) -> str:
+    """Text with parts from a file for a message: control characters escaped, at most `most` characters."""
+    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[: most + 1])
+    return plain if len(plain) <= most else f"{plain[: most - 3]}..."
