@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from proteinlm.models.pretrained import load_pretrained, read_config
+from proteinlm.models.pretrained import check_pretrained, load_pretrained, read_config
 from proteinlm.models.weights import read_weights
 from tests.made.small_models import SMALLEST_ESM, esm_as_bin, saved_esm, saved_ours
 
@@ -170,6 +170,21 @@ def test_weights_that_are_none_are_refused_by_file_and_tensor(tmp_path: Path, fa
             load_pretrained(file.parent)
 
 
+def test_tensors_that_do_not_fit_are_named_before_values_are_read(tmp_path: Path) -> None:
+    for file, tensor in (
+        (saved_ours(tmp_path / "ours"), "encoder.layers.0.attention.output.bias"),
+        (esm_as_bin(tmp_path / "bin"), "esm.encoder.layer.0.attention.self.key.bias"),
+    ):
+        assert check_pretrained(file.parent) == read_config(file.parent)
+        for value, message in ((torch.zeros(3), r"\[3\]"), (torch.zeros(8).bool(), "torch.bool")):
+            changed(file, lambda state, value=value, tensor=tensor: state.update({tensor: value}))
+            with pytest.raises(ValueError, match=f"{file.name}: .*{message}"):
+                check_pretrained(file.parent)
+        changed(file, lambda state, tensor=tensor: state.pop(tensor))
+        with pytest.raises(ValueError, match="1 missing"):
+            check_pretrained(file.parent)
+
+
 def test_double_precision_is_read_where_fp32_holds_it(tmp_path: Path) -> None:
     file = esm_as_bin(tmp_path / "esm")
     before = load_pretrained(file.parent).encoder.state_dict()
@@ -252,7 +267,7 @@ def test_sizes_of_no_model_are_refused_at_once(tmp_path: Path, field: str) -> No
         section |= {"position_embedding_type": "absolute"} if directory == "esm" else {"position": "learned"}
         file.write_text(json.dumps(described))
         began = time.perf_counter()
-        for reading in (read_config, load_pretrained):
+        for reading in (read_config, check_pretrained, load_pretrained):
             with pytest.raises(ValueError, match=f"config.json.*{our_field}") as caught:
                 reading(tmp_path / directory)
             assert len(str(caught.value)) < 700
