@@ -50,23 +50,23 @@ slip or an attack, and is better named than met as a lack of memory; raise it he
 class ModelConfig(BaseModel):
     """What an encoder and its language model head are built from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     preset: str | None = None
     """Where the values came from, kept for tables; it was expanded before (`expand_preset`)."""
     alphabet: str = "esm"
     """esm (33 tokens), tape (30) or proteinlm (31)."""
-    hidden_size: int = Field(gt=0)
+    hidden_size: int = Field(gt=0, le=1_000_000)
     """Width of the residual stream."""
-    num_hidden_layers: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0, le=10_000)
     """Layers of the encoder."""
-    num_attention_heads: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0, le=100_000)
     """Attention heads of a layer; they divide `hidden_size`."""
-    intermediate_size: int | None = Field(default=None, gt=0)
+    intermediate_size: int | None = Field(default=None, gt=0, le=10_000_000)
     """Width of the MLP; None is 4 x hidden_size."""
     position: Literal["learned", "rotary"] = "rotary"
     """learned: a table of positions added to the tokens (the paper, ESM-1b); rotary: in attention (ESM-2)."""
-    max_positions: int = Field(default=2176, gt=0)
+    max_positions: int = Field(default=2176, gt=0, le=10_000_000)
     """Tokens of the longest protein, special tokens counted; only learned positions have this limit."""
     token_dropout: bool = False
     """ESM's: embeddings of mask tokens are zero, and those of a protein's other tokens are scaled up by the share of
@@ -75,11 +75,11 @@ class ModelConfig(BaseModel):
     """A LayerNorm after the embedding of tokens and positions, as in ESM-1b (there: emb_layer_norm_before)."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """After the embedding, on attention weights and after both parts of a layer."""
-    layer_norm_eps: float = Field(default=1e-5, gt=0.0, allow_inf_nan=False)
+    layer_norm_eps: float = Field(default=1e-5, gt=0.0, le=1.0)
     """LayerNorm's term that keeps its division finite."""
-    initializer_range: float = Field(default=0.02, gt=0.0, allow_inf_nan=False)
+    initializer_range: float = Field(default=0.02, gt=0.0, le=100.0)
     """Standard deviation of random weights; projections into the residual stream start smaller by sqrt(2 x layers)."""
-    vocab_multiple: int = Field(default=1, gt=0)
+    vocab_multiple: int = Field(default=1, gt=0, le=1_000_000)
     """The token table is padded to a multiple of this; the padding is never an input nor a logit."""
     gelu: Literal["exact", "tanh"] = "exact"
     """GELU of the MLP (the language model head's is always exact, as in the paper)."""

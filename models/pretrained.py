@@ -88,8 +88,7 @@ def load_pretrained(directory: str | Path) -> Pretrained:
     config, description = _described(path)
     if is_esm(description):
         state = _converted(config, _esm_tensors(path, config))
-        # the words are from when token dropout was no field of the configuration: hashes from then stay what they were
-        digest = f"{_digest(_esm_files(path))} token_dropout False"
+        digest = _esm_digest(path)
         encoder, head = _without_memory(config, has_head=any(name.startswith("head.") for name in state))
     else:
         state = read_weights(path / WEIGHTS_FILE)
@@ -130,6 +129,21 @@ def check_pretrained(directory: str | Path) -> ModelConfig:
 def read_config(directory: str | Path) -> ModelConfig:
     """The architecture of a pretrained directory, without reading its weights; raises as `load_pretrained` does."""
     return _described(Path(directory))[0]
+
+
+def content_hash_of(directory: str | Path) -> str:
+    """The `content_hash` of a pretrained directory, without loading it; raises as `read_config` does.
+
+    Of a directory of our own the weights are not read: config.json says their digest, and loading compares it.
+    """
+    path = Path(directory)
+    config, description = _described(path)
+    return _content_hash(config, _esm_digest(path) if is_esm(description) else str(description.get("weights_sha256")))
+
+
+def _esm_digest(path: Path) -> str:
+    # the words are from when token dropout was no field of the configuration: hashes from then stay what they were
+    return f"{_digest(_esm_files(path))} token_dropout False"
 
 
 def _named(encoder: ProteinEncoder, head: LanguageModelHead | None, *, with_decoder: bool) -> dict[str, Tensor]:

@@ -4,26 +4,30 @@
 model, and from the attention maps of one.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig, shape_name
-from proteinlm.models.pretrained import check_pretrained, load_pretrained
+from proteinlm.models.pretrained import check_pretrained, content_hash_of, load_pretrained
 from proteinlm.platform.data.manifest import Manifest, read_manifest
-from proteinlm.platform.labelled.task_data import SplitOptions, read_split, shared_task_shards
+from proteinlm.platform.labelled.task_data import SplitOptions, notices_of, read_split, shared_task_shards
 from proteinlm.platform.results.measure import Measured, measure
 from proteinlm.platform.results.rows import append_rows
-from proteinlm.platform.settings.config import FinetuneConfig
+from proteinlm.platform.settings.config import MODES, FinetuneConfig
 from proteinlm.platform.settings.loading import flat, set_dotted, validate
 from proteinlm.platform.storage.run_directory import code_version, is_finished, mark_finished
-from proteinlm.platform.training.driver import is_to_run, run_training
-from proteinlm.platform.training.job import TrainingJob, check_crop, check_length, crop_notice
+from proteinlm.platform.training.driver import describe_run, hold_run, is_to_run, run_training
+from proteinlm.platform.training.job import TrainingJob, check_crop, check_length, crop_notice, scored_notices
 from proteinlm.tasks.baselines import fit_baselines
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.contact_prediction import NAME as CONTACTS
 from proteinlm.tasks.contact_probe import fit_contact_probe
+
+BASELINE_PATIENCE = 3600.0
+"""Seconds to wait for another process that fits the same baselines."""
 
 
 def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Path]:
@@ -37,27 +41,46 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Pat
     runs = [config.directory]
     if config.with_baselines and config.mode != "baseline":
         runs.append(_run_baselines(config, console))
-    if not is_to_run(config, console):
-        return runs
     data = task_data(config)
     manifest = read_manifest(data)
-    if model is None:
-        run_baseline(config, data, manifest, code_version())
-        return runs
-    if config.mode == "probe":
-        run_probe(config, data, manifest, code_version())
-        return runs
+    inputs = {"data": manifest.content_hash}
+    if config.pretrained and MODES[config.mode].is_pretrained:
+        inputs["pretrained"] = content_hash_of(config.pretrained)
+    # Runs of a storage share their baselines: who comes second waits for them.
+    with hold_run(config, BASELINE_PATIENCE if config.mode == "baseline" else 0.0):
+        if is_to_run(config, inputs, console):
+            _run(config, model, data, inputs, console)
+    return runs
+
+
+def _run(
+    config: FinetuneConfig, model: ModelConfig | None, data: Path, inputs: Mapping[str, str], console: Console | None
+) -> None:
+    """Fit what the mode fits without training, or train `model`, on the shards in `data`."""
+    manifest = read_manifest(data)
+    if console:
+        for said in notices_of(data):
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
+    if model is None or not MODES[config.mode].is_trained:
+        version = code_version()
+        describe_run(config, manifest, inputs, task=config.task, total_steps=0, code_version=version)
+        fit = run_baseline if model is None else run_probe
+        fit(config, data, manifest, version)
+        return
     check_crop(config.batches, manifest.split("train"))
     job = TrainingJob.of_finetuning(config, manifest, data, model)
     if console:
+        task = job.build_task(manifest)
         console.print(
             f"{config.task}, {config.mode}: {manifest.split('train').rows:,} training proteins, "
             f"{job.total_steps:,} optimizer steps"
         )
-        if notice := crop_notice(config.batches, manifest.split("train")):
+        for notice in (
+            *filter(None, [crop_notice(config.batches, manifest.split("train"))]),
+            *scored_notices(model, manifest, (*task.valid_splits, *task.test_splits)),
+        ):
             console.print(notice)
-    run_training(config, job, manifest, console)
-    return runs
+    run_training(config, job, manifest, inputs, console)
 
 
 def for_task(config: FinetuneConfig, task: str, **changes: object) -> FinetuneConfig:
@@ -72,10 +95,9 @@ def _run_baselines(config: FinetuneConfig, console: Console | None) -> Path:
     name = f"baseline-{task_data(config).name}"
     changes = {"name": name, "configuration": None, "mode": "baseline", "pretrained": None, "with_baselines": False}
     alone = config.model_copy(update=changes)
-    if not is_finished(alone.directory):
-        if console:
-            console.print(f"fitting the baselines of {config.task}")
-        finetune(alone)
+    if console and not is_finished(alone.directory):
+        console.print(f"fitting the baselines of {config.task}")
+    finetune(alone)
     return alone.directory
 
 
@@ -112,6 +134,7 @@ def task_data(config: FinetuneConfig) -> Path:
         max_test_examples=config.max_test_examples,
         files=config.files,
         valid_fraction=config.valid_fraction,
+        accept_non_protein=config.accept_non_protein,
     )
     return shared_task_shards(config.task, config.data, config.storage, options)
 

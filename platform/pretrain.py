@@ -3,15 +3,14 @@
 from rich.console import Console
 
 from proteinlm.models.alphabet import get_alphabet
+from proteinlm.models.sequences import letters_verdict
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.labelled.task_data import SplitOptions, shared_task_shards
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.sections import ProbeSection
-from proteinlm.platform.training.driver import is_to_run, run_training
-from proteinlm.platform.training.job import TrainingJob, check_crop, check_length, crop_notice, longest_scored
+from proteinlm.platform.training.driver import hold_run, is_to_run, run_training
+from proteinlm.platform.training.job import TrainingJob, check_crop, check_length, crop_notice, scored_notices
 from proteinlm.tasks.contact_prediction import NAME as CONTACTS
-
-NUCLEOTIDES = frozenset("ACGTUN")
 
 
 def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
@@ -20,12 +19,17 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
     Raises ValueError or OSError for wrong input before any worker starts, StoppedError where training ends early.
     """
     manifest = check_pretrain(config)
-    if not is_to_run(config, console):
-        return
-    job = TrainingJob.of_pretraining(config, manifest, _probe_on_shards(config))
-    if console:
-        tell_plan(config, manifest, job.total_steps, console)
-    run_training(config, job, manifest, console)
+    probe = _probe_on_shards(config)
+    inputs = {"corpus": manifest.content_hash}
+    if probe:
+        inputs["probe.data"] = read_manifest(probe.data).content_hash
+    with hold_run(config):
+        if not is_to_run(config, inputs, console):
+            return
+        job = TrainingJob.of_pretraining(config, manifest, probe)
+        if console:
+            tell_plan(config, manifest, job.total_steps, console)
+        run_training(config, job, manifest, inputs, console)
 
 
 def _probe_on_shards(config: PretrainConfig) -> ProbeSection | None:
@@ -51,11 +55,9 @@ def check_corpus(config: PretrainConfig, manifest: Manifest) -> None:
     letters = set(manifest.split("train").residue_counts)
     if not letters:
         raise ValueError(f"corpus: the train split of {config.corpus} is empty")
-    if letters <= NUCLEOTIDES:
-        found = " ".join(sorted(letters))
-        raise ValueError(
-            f"corpus: {config.corpus} has only the letters {found}: nucleotides, where amino acids are expected"
-        )
+    verdict = letters_verdict(manifest.split("train").residue_counts)
+    if verdict and not manifest.settings.get("accept_non_protein"):
+        raise ValueError(f"corpus: {config.corpus} {verdict}, or build it with accept_non_protein=true")
     unknown = letters - set(get_alphabet(config.model.alphabet).tokens)
     if unknown:
         raise ValueError(
@@ -80,11 +82,8 @@ def tell_plan(config: PretrainConfig, manifest: Manifest, total_steps: int, cons
         console.print(notice)
     for split in ("valid", "holdout"):
         if split in manifest.splits and manifest.split(split).rows:
-            if manifest.split(split).longest > longest_scored(config.model):
-                console.print(
-                    f"{split} has proteins of up to {manifest.split(split).longest:,} residues: of each the first "
-                    f"{longest_scored(config.model):,} are scored (model.max_positions)"
-                )
+            for notice in scored_notices(config.model, manifest, [split]):
+                console.print(notice)
             floors = language_model_floors(manifest, split, config.objective.task_options)
             console.print(
                 f"context-free floor of {split}: {floors['loss']:.4f} nats under the training mix, "

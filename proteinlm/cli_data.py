@@ -21,8 +21,9 @@ def corpus_build(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            help="A YAML file of settings; FASTA (.gz), TAPE JSON lines (.gz) or TAPE LMDB directories; settings, such "
-            "as valid_fraction=0.1 (or --valid-fraction 0.1). `proteinlm settings corpus` lists them.",
+            help="A YAML file of settings; FASTA or TAPE JSON lines (plain, .gz, .bz2, .xz, .zst) or TAPE LMDB "
+            "directories; settings, such as valid_fraction=0.1 (or --valid-fraction 0.1). `proteinlm settings corpus` "
+            "lists them.",
             metavar="[CONFIG.yaml] [SOURCE]... [key=value]...",
         ),
     ],
@@ -39,6 +40,7 @@ def corpus_build(
     """Clean, deduplicate, split and shuffle protein sequences into Parquet shards."""
     with plain_errors() as console:
         from proteinlm.platform.corpus.build import build_corpus
+        from proteinlm.platform.corpus.scratch import REJECTS_FILE, reject_reasons
         from proteinlm.platform.settings.config import CorpusConfig
         from proteinlm.platform.settings.loading import load_settings
 
@@ -55,6 +57,9 @@ def corpus_build(
         config = load_settings(CorpusConfig, file, settings, given)
         manifest = build_corpus(config)
         console.print(", ".join(f"{name} {count:,}" for name, count in manifest.counts.items()))
+        if manifest.counts.get("rejected"):
+            listed = config.out / REJECTS_FILE
+            console.print(f"rejected: {reject_reasons(listed)}; all are in {listed}", markup=False)
         console.print(f"{config.out}: corpus {manifest.content_hash}")
 
 

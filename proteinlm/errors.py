@@ -39,5 +39,7 @@ def plain_errors() -> Iterator["Console"]:
 def _fail(error: Exception, code: int) -> None:
     if os.environ.get("PROTEINLM_TRACEBACK"):
         raise error
-    typer.echo(f"error: {error}", err=True)
+    # What a file says may stand in a message: letters that a terminal would obey are written as escapes.
+    said = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in str(error))
+    typer.echo(f"error: {said}", err=True)
     raise typer.Exit(code) from None

@@ -6,7 +6,8 @@ L is the number of residues of its protein.
 """
 
 import math
-from collections.abc import Callable, Mapping
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -16,14 +17,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from proteinlm.models.alphabet import RESIDUE_LETTERS
+from proteinlm.models.sequences import clean_sequence, mend, non_protein_kind
 
 SEQUENCE_KEYS = ("primary", "sequence")
 _ACCEPTED_SEQUENCE = "accepted: a string of the letters " + "".join(sorted(RESIDUE_LETTERS))
 TARGET_KEY = "target"
 """The name of the one label of a whole protein in tables of (sequence, target)."""
-_RESIDUES = frozenset(RESIDUE_LETTERS)
 SHOWN = 60
 """Characters of a found value that a message repeats."""
+MAX_LABELS = 10_000_000
+"""Values of one label of one protein."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def residue_coordinates(key: str) -> LabelField:
 def _checked_class(value: object, length: int, *, num_classes: int) -> int:
     found = int(_single(value, (int, np.integer)))
     if not 0 <= found < num_classes:
-        raise ValueError(_shown(found))
+        raise ValueError(shown(found))
     return found
 
 
@@ -122,7 +125,7 @@ def _single(value: object, kinds: tuple[type, ...]) -> Any:
     found = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
     found = found[0] if isinstance(found, (list, tuple)) and len(found) == 1 else found
     if isinstance(found, (bool, np.bool_)) or not isinstance(found, kinds):
-        raise ValueError(f"{_shown(value)} ({type(value).__name__})")
+        raise ValueError(f"{shown(value)} ({type(value).__name__})")
     return found
 
 
@@ -142,13 +145,32 @@ def _checked_coordinates(value: object, length: int) -> NDArray[np.float32]:
 
 
 def _array(value: object) -> NDArray[Any]:
-    """A found list or array as an array."""
     if not isinstance(value, (list, tuple, np.ndarray)):
-        raise ValueError(f"{_shown(value)} ({type(value).__name__})")
+        raise ValueError(f"{shown(value)} ({type(value).__name__})")
+    if isinstance(value, np.ndarray):
+        return value
+    _num_values(value)
     try:
         return np.asarray(value)
     except (ValueError, OverflowError):
         raise ValueError("nested lists of unequal lengths") from None
+
+
+def _num_values(values: Sequence[object], depth: int = 0) -> int:
+    """How many values numpy would make of nested lists; ValueError where it would take more than a protein's labels."""
+    if depth > 4:
+        raise ValueError("lists nested too deeply")
+    count = 0
+    for one in values:
+        if isinstance(one, (str, bytes)) and len(one) > SHOWN:  # numpy makes all texts as long as the longest
+            raise ValueError(f"the text {shown(one)} among its values")
+        if isinstance(one, (list, tuple)):
+            count += _num_values(one, depth + 1)
+        else:
+            count += one.size if isinstance(one, np.ndarray) else 1
+        if count > MAX_LABELS:
+            raise ValueError(f"more than {MAX_LABELS:,} values")
+    return count
 
 
 def _checked_classes(value: object, length: int, *, num_classes: int) -> NDArray[np.int8]:
@@ -169,12 +191,15 @@ def _refuse(found: NDArray[Any], is_wrong: NDArray[np.bool_]) -> None:
         raise ValueError(f"{found[wrong[0]]} at residue {wrong[0] + 1}")
 
 
-def check_record(task_schema: TaskSchema, values: Mapping[str, object], where: str) -> dict[str, object]:
+def check_record(
+    task_schema: TaskSchema, values: Mapping[str, object], where: str, accept_non_protein: bool = False
+) -> dict[str, object]:
     """The row to store for a record: id, sequence, length and the schema's labels.
 
-    `where` says which file and record it is. ValueError names it, the key, what was found and what is accepted.
+    `where` says which file and record it is; `accept_non_protein`: take sequences that look like something else.
+    ValueError names it, the key, what was found and what is accepted.
     """
-    sequence = _checked_sequence(values, where)
+    sequence = _checked_sequence(values, where, accept_non_protein)
     _check_protein_length(values, len(sequence), where)
     row: dict[str, object] = {"id": _checked_id(values, where), "sequence": sequence, "length": len(sequence)}
     target = task_schema.target_field
@@ -206,20 +231,24 @@ def _residue_array(value: object, length: int, *, kinds: str) -> NDArray[Any]:
     return found
 
 
-def _checked_sequence(values: Mapping[str, object], where: str) -> str:
+def _checked_sequence(values: Mapping[str, object], where: str, accept_non_protein: bool) -> str:
+    """The residues of a record's sequence, mended as in a corpus: upper case, without blanks, gaps and a final '*'."""
     accepted = _ACCEPTED_SEQUENCE
     key = next((key for key in SEQUENCE_KEYS if key in values), None)
     if key is None:
         raise ValueError(f"{where}: key 'primary' (or 'sequence') is missing (found {_names(values)}); {accepted}")
     found = values[key]
-    sequence = found.decode("latin-1") if isinstance(found, bytes) else found
-    if not isinstance(sequence, str):
-        raise ValueError(f"{where}: key {key!r} has {_shown(sequence)} ({type(sequence).__name__}); {accepted}")
-    if not sequence:
-        raise ValueError(f"{where}: key {key!r} is an empty sequence; {accepted}")
-    if not _RESIDUES.issuperset(sequence):
-        wrong = next(place for place, letter in enumerate(sequence) if letter not in _RESIDUES)
-        raise ValueError(f"{where}: key {key!r} has {sequence[wrong]!r} at residue {wrong + 1}; {accepted}")
+    text = found.encode("utf-8", "replace") if isinstance(found, str) else found
+    if not isinstance(text, bytes):
+        raise ValueError(f"{where}: key {key!r} has {shown(found)} ({type(found).__name__}); {accepted}")
+    try:
+        sequence = clean_sequence(text).decode()
+    except ValueError as error:
+        said = str(error).removeprefix("unknown letter ")
+        raise ValueError(f"{where}: key {key!r} {'is an' if 'empty' in said else 'has'} {said}; {accepted}") from None
+    kind = None if accept_non_protein else non_protein_kind(text)
+    if kind is not None:
+        raise ValueError(f"{where}: key {key!r} looks like {kind}, not a protein: {shown(sequence)}; {mend(kind)}")
     return sequence
 
 
@@ -227,7 +256,7 @@ def _check_protein_length(values: Mapping[str, object], length: int, where: str)
     stated = values.get("protein_length", length)
     if isinstance(stated, bool) or not isinstance(stated, (int, np.integer)) or stated != length:
         raise ValueError(
-            f"{where}: key 'protein_length' has {_shown(stated)}; accepted: {length}, the residues of its sequence"
+            f"{where}: key 'protein_length' has {shown(stated)}; accepted: {length}, the residues of its sequence"
         )
 
 
@@ -235,19 +264,33 @@ def _checked_id(values: Mapping[str, object], where: str) -> str:
     found = values.get("id", "")
     if isinstance(found, bytes):
         return found.decode("latin-1")
+    if isinstance(found, str) and not found.isascii() and found.encode("utf-8", "replace").decode() != found:
+        raise ValueError(f"{where}: key 'id' has {shown(found)}; accepted: text in UTF-8")
     if isinstance(found, bool) or not isinstance(found, (str, int, np.integer)):
         raise ValueError(
-            f"{where}: key 'id' has {_shown(found)} ({type(found).__name__}); accepted: a string or an integer"
+            f"{where}: key 'id' has {shown(found)} ({type(found).__name__}); accepted: a string or an integer"
         )
     return str(found)
 
 
 def _names(values: Mapping[str, object]) -> str:
-    return ", ".join(repr(name) for name in sorted(map(str, values))) or "no keys"
+    names = ", ".join(map(shown, sorted(map(str, values))[:20]))
+    return names + (", ..." if len(values) > 20 else "") or "no keys"
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
+class _Repr(reprlib.Repr):
+    def repr_int(self, value: int, level: int) -> str:
+        """The integer; repr itself raises for thousands of digits."""
+        return repr(value) if value.bit_length() < 2040 else "an integer of thousands of digits"
+
+
+_REPR = _Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxstring, _REPR.maxother = 3, 12, 12, 4 * SHOWN, 4 * SHOWN
+
+
+def shown(value: object) -> str:
+    """`value` as Python writes it, in printable characters and cut after 60, for messages."""
+    text = _REPR.repr(value)
     return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 

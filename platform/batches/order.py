@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from proteinlm.platform.data.manifest import Split
+from proteinlm.platform.data.manifest import Shard, Split
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class WindowSlice:
     It holds all that a reader must know of the split, so that the manifest, which may be large, need not travel.
     """
 
-    file: str
-    """Path of the shard, relative to the data set's directory."""
+    source: Shard
     first_row: int
     """Row number in the split of the shard's first row."""
     num_rows: int
@@ -53,7 +52,7 @@ class WindowSlice:
         """Shard number `shard` of `split`; of its rows the first `num_rows` (None: all)."""
         found = split.shards[shard]
         rows = found.rows if num_rows is None else num_rows
-        return cls(found.file, split.first_rows[shard], rows, shard, epoch, micro_batches, is_training)
+        return cls(found, split.first_rows[shard], rows, shard, epoch, micro_batches, is_training)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from proteinlm.platform.batches.windows import (
     read_window,
     to_batch,
 )
-from proteinlm.platform.data.manifest import Split
+from proteinlm.platform.data.manifest import Shard, Split
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Batch, Task
 
@@ -118,7 +118,7 @@ def _pipeline(reading: ReadOptions, windows: Sequence[WindowSlice], num_tasks: i
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=READER_MEMORY)
-    items = [asdict(window) for window in windows]
+    items = [asdict(window) | {"source": window.source.model_dump()} for window in windows]
     # To a task goes what it needs of the split and no more: unpickling the manifest of a large corpus takes longer than
     # reading a window.
     read = partial(_read, replace(reading, split=Split(shards=(), residue_counts={}, longest=0)))
@@ -132,4 +132,4 @@ def _pipeline(reading: ReadOptions, windows: Sequence[WindowSlice], num_tasks: i
 
 def _read(reading: ReadOptions, windows: pa.Table) -> Iterator[pa.Table]:
     for window in windows.to_pylist():
-        yield read_window(reading, WindowSlice(**window))
+        yield read_window(reading, WindowSlice(**(window | {"source": Shard(**window["source"])})))

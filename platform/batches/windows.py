@@ -10,13 +10,11 @@ Shapes: N tokens, B proteins of a window or of a micro batch, M micro batches of
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
@@ -24,7 +22,7 @@ from proteinlm.models.alphabet import Alphabet, get_alphabet, joined_letters
 from proteinlm.models.masking import row_keys
 from proteinlm.models.packed import NOT_SCORED, pack
 from proteinlm.platform.batches.order import BANDS, WindowSlice, cut_evenly
-from proteinlm.platform.data.manifest import Split
+from proteinlm.platform.data.manifest import Split, read_shard
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Batch, Task, Window
 
@@ -59,8 +57,7 @@ def read_window(reading: ReadOptions, wanted: WindowSlice) -> pa.Table:
     """
     task = build_task(reading.task, **reading.task_options)
     alphabet = get_alphabet(reading.alphabet)
-    file = pq.ParquetFile(Path(reading.directory) / wanted.file)
-    table = file.read(columns=["id", "sequence", "length", *task.columns], use_threads=False)
+    table = read_shard(reading.directory, wanted.source, ["id", "sequence", "length", *task.columns])
     table = table.slice(0, wanted.num_rows)
 
     residues = pc.utf8_length(table.column("sequence")).to_numpy()

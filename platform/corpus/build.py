@@ -10,16 +10,18 @@ tasks. OUT must be a path that all nodes see. The work of one task is in passes.
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from proteinlm.cluster.connect import connected
+from proteinlm.models.sequences import Composition
+from proteinlm.platform.corpus.chunks import Chunk
 from proteinlm.platform.corpus.cleaning import HeldOut, choose_held_out, read_clans
 from proteinlm.platform.corpus.passes import SPLITS, check_ids, cut_shard, gather, scatter, shard_plans
 from proteinlm.platform.corpus.ray_tasks import RayDataRunner, quiet_data
 from proteinlm.platform.corpus.scratch import (
-    Chunk,
+    REJECTS_FILE,
     LineNumbers,
     Recipe,
     Scattered,
@@ -38,9 +40,9 @@ RECORD_BYTES = 512
 """About what a record of an LMDB takes, to cut it into chunks."""
 MAX_BUCKETS = 512
 """Beyond it (2 GB of text) buckets grow instead: each chunk is cut into one piece per bucket, and pieces get tiny."""
-GZIP_RATIO = 3
-"""About how much smaller gzip makes proteins: only for the number of buckets, which changes nothing in the corpus."""
-RULES_VERSION = 1
+COMPRESSION_RATIO = 3
+"""About how much smaller proteins get: only for the number of buckets, which changes nothing in the corpus."""
+RULES_VERSION = 2
 """Of cleaning, order and splitting: part of the settings, so that a corpus of older rules is not taken for this one."""
 
 
@@ -51,8 +53,8 @@ def build_corpus(config: CorpusConfig, on_progress: Progress | None = None) -> M
     out of the manifest. In the counts, read = kept + rejected + duplicates. A finished build of the same content at
     `config.out` is returned as it is. `on_progress` is called as the work goes on.
 
-    ValueError, FileNotFoundError or OSError name what is wrong; then nothing stands at `config.out`, and
-    `OUT.rejects.jsonl` beside it where too many records were rejected.
+    ValueError, FileNotFoundError or OSError name what is wrong, RuntimeError that the counts do not add up; then
+    nothing stands at `config.out`, and `OUT.rejects.jsonl` beside it where too many records were rejected.
     """
     sources = inspect_sources(config.sources)
     clan_of = read_clans(config.clans) if config.clans else {}
@@ -69,14 +71,16 @@ def build_corpus(config: CorpusConfig, on_progress: Progress | None = None) -> M
     with connected(work.address), staged_directory(out, is_shared=True) as staging, quiet_data(work.chunk_bytes):
         beside.unlink(missing_ok=True)
         recipe = Recipe(str(staging), sources, _labels(sources), clan_of, _buckets(sources, work.bucket_bytes), config)
-        manifest = _make(recipe, RayDataRunner(work.chunk_bytes, work.max_tasks), progress, settings, beside)
+        manifest = _make(
+            recipe, RayDataRunner(work.chunk_bytes, config.max_record_bytes, work.max_tasks), progress, settings, beside
+        )
         shutil.rmtree(recipe.scratch())
         write_manifest(staging, manifest)
     return manifest
 
 
 def content_settings(config: CorpusConfig) -> dict[str, object]:
-    """All that determines a corpus' content, for its manifest; sources by name, size and a digest of their ends."""
+    """All that determines a corpus' content, for its manifest; sources by name, size and a digest of their content."""
     about_the_build = {"sources", "out", "clans", "max_reject_fraction", "work"}
     return {
         "rules_version": RULES_VERSION,
@@ -102,7 +106,7 @@ def _make(
     for done, repeated in enumerate(runner.map(partial(check_ids, recipe=recipe), buckets), 1):
         counts["rejected"] += repeated
         progress("checking ids", done, recipe.buckets)
-    listed = Path(recipe.work, "rejects.jsonl")
+    listed = Path(recipe.work, REJECTS_FILE)
     list_rejects(listed, recipe, lines)
     refuse_too_many(counts, config.max_reject_fraction, listed, beside)
     held_out = choose_held_out(
@@ -113,6 +117,7 @@ def _make(
         seed=config.seed,
     )
     splits = _cut(recipe, runner, progress, _gather(recipe, runner, progress, counts, held_out), config.shard_rows)
+    _check_sum(counts, config.out)
     if "train" not in splits:
         raise ValueError("no protein is left for the split train: all were rejected, held out or drawn for valid")
     return Manifest(
@@ -122,6 +127,19 @@ def _make(
         counts={name: counts[name] for name in ("read", "kept", "rejected", "duplicates", *SPLITS)},
         is_simulated=config.is_simulated,
     )
+
+
+def _check_sum(counts: Mapping[str, int], out: Path) -> None:
+    """RuntimeError where records got lost or were counted twice between the stages."""
+    told = {name: counts[name] for name in ("read", "kept", "rejected", "duplicates")}
+    if told["read"] != told["kept"] + told["rejected"] + told["duplicates"] or told["kept"] != sum(
+        counts[split] for split in SPLITS
+    ):
+        text = ", ".join(f"{name} {count:,}" for name, count in told.items())
+        raise RuntimeError(
+            f"{out}: the counts do not add up ({text}; read must be kept + rejected + duplicates), so proteins were "
+            "lost on the way: was a file of the build changed by something else? Nothing was kept; build it again"
+        )
 
 
 def _check_place(out: Path) -> None:
@@ -136,9 +154,11 @@ def _read(
 ) -> tuple[Counter[tuple[str | None, str | None]], LineNumbers]:
     """Records per (family, clan), and where each chunk's lines begin."""
     families: Counter[tuple[str | None, str | None]] = Counter()
-    lines, read = LineNumbers(recipe), Counter[int]()
+    lines, composition = LineNumbers(recipe), [Composition() for _ in recipe.sources]
+    read = Counter[int]()
     for scattered in _scattered(recipe, runner):
         lines.add(scattered)
+        composition[scattered.source].update(scattered.composition)
         read[scattered.source] += scattered.records
         counts["read"] += scattered.records
         counts["rejected"] += scattered.rejected
@@ -149,20 +169,23 @@ def _read(
     for number, source in enumerate(recipe.sources):
         if not read[number]:
             raise ValueError(f"{source.path} is empty: it holds no record")
+        verdict = None if recipe.config.accept_non_protein else composition[number].verdict()
+        if verdict:
+            raise ValueError(f"{source.path} {verdict}; to take them as they are, set accept_non_protein=true")
     return families, lines
 
 
 def _scattered(recipe: Recipe, runner: RayDataRunner) -> Iterator[Scattered]:
-    """Every source through `scatter`: gzip files as streams of chunks, the rest by ranges."""
+    """Every source through `scatter`: compressed files as streams of chunks, the rest by ranges."""
     numbered = list(enumerate(recipe.sources))
     task = partial(scatter, recipe=recipe)
-    streams = [(number, source) for number, source in numbered if source.is_gzip]
+    streams = [(number, source) for number, source in numbered if source.compression]
     if streams:
         yield from runner.map_streams(task, streams)
     ranges = [
         chunk
         for number, source in numbered
-        if not source.is_gzip
+        if not source.compression
         for chunk in _ranges(number, source, runner.chunk_bytes)
     ]
     if ranges:
@@ -216,5 +239,5 @@ def _labels(sources: Sequence[Source]) -> tuple[str, ...]:
 
 
 def _buckets(sources: Sequence[Source], bucket_bytes: int) -> int:
-    text = sum(source.size * (GZIP_RATIO if source.is_gzip else 1) for source in sources)
+    text = sum(source.size * (COMPRESSION_RATIO if source.compression else 1) for source in sources)
     return min(MAX_BUCKETS, max(1, round(text / bucket_bytes)))

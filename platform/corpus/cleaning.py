@@ -14,13 +14,14 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from proteinlm.models.alphabet import RESIDUE_LETTERS
+from proteinlm.models.sequences import Composition, clean_sequence, non_protein_kind
+from proteinlm.platform.corpus.chunks import Oversized
 from proteinlm.platform.data.sources import Source, lmdb_records, parse_json
+from proteinlm.platform.settings.config import CorpusConfig
 
-_RESIDUES = RESIDUE_LETTERS.encode()
-_UPPER = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyz", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_DROPPED = b" \t\r\n\v\f-."
 _PFAM_IN_HEADER = re.compile(rb"\s(PF\d{5})(?:\.\d+)?;")
+_SHOWN = 60
+"""Characters of a value that a reason repeats."""
 _PFAM_VERSION = re.compile(r"^(PF\d{5})\.\d+$")
 
 
@@ -45,86 +46,141 @@ class Reject:
     reason: str
 
 
-def clean_sequence(text: bytes) -> bytes:
-    """Upper-case residues of `text`, or ValueError with the reason for which the record is rejected.
+class Cleaner:
+    """Makes proteins of a chunk's records by the rules of `config`, and counts what its letters are.
 
-    Lower case becomes upper case (soft-masked regions). Whitespace is removed, and so are the gap characters `-` and
-    `.` (aligned FASTA). `*` at the end is a translated stop codon and is removed; inside the sequence it is refused,
-    for there are two proteins. Any letter that is not one of the 25 residues, J (leucine or isoleucine) among them, is
-    refused by name: no alphabet in use here has it. What is empty after this is refused.
+    Every method gives a `Reject` with the reason for a record that is no protein.
     """
-    residues = text.translate(_UPPER, _DROPPED).rstrip(b"*")
-    unknown = residues.translate(None, _RESIDUES)
-    if unknown:
-        place = residues.index(unknown[:1]) + 1
-        if unknown[:1] == b"*":
-            raise ValueError(f"stop codon '*' inside the sequence, at residue {place}")
-        letter = residues[place - 1 :].decode("utf-8", "replace")[0]
-        raise ValueError(f"unknown letter {letter!r} at residue {place}")
-    if not residues:
-        raise ValueError("empty sequence")
-    return residues
+
+    def __init__(self, config: CorpusConfig) -> None:
+        self._config = config
+        self._texts: list[bytes] = []
+        self._kinds: list[str | None] = []
+
+    def composition(self) -> Composition:
+        """Of all records that were read so far and have a sequence."""
+        composition = Composition()
+        composition.add(self._texts, self._kinds)
+        return composition
+
+    def fasta_proteins(self, text: bytes, where: str) -> Iterator[Protein | Reject]:
+        """The records of a FASTA text that begins at a record (blank lines before the first are allowed).
+
+        The id is the header's first word; a Pfam-A.fasta header (`>O67024/9-140 O67024/9-140 PF00578.24;AhpC-TSA;`)
+        gives the family, its version cut. ValueError where text stands before the first '>': then it is not FASTA.
+        """
+        body = text.lstrip(b"\xef\xbb\xbf \t\r\n")
+        line = text.count(b"\n", 0, len(text) - len(body))
+        if not body:
+            return
+        _check_fasta(body, where)
+        for entry in body[1:].split(b"\n>"):
+            header, _, sequence = entry.partition(b"\n")
+            family = _PFAM_IN_HEADER.search(header)
+            about = _About(line, _first_word(header), family.group(1).decode() if family else None, None, header)
+            is_long = len(entry) > self._config.max_record_bytes
+            yield self._too_long(about, len(entry)) if is_long else self._protein(about, sequence)
+            line += entry.count(b"\n") + 1
+
+    def json_proteins(self, text: bytes, where: str) -> Iterator[Protein | Reject]:
+        """The records of a JSON lines text; a line that is no JSON dict is a reject. Blank lines are passed over."""
+        for line, content in enumerate(text.split(b"\n")):
+            if len(content) > self._config.max_record_bytes:
+                yield self._too_long(_About(line, ""), len(content))
+            elif content.strip():
+                try:
+                    values = parse_json(content, "the line")
+                except ValueError as error:
+                    yield Reject(line, "", str(error))
+                    continue
+                yield self._from_values(line, values, None)
+
+    def lmdb_proteins(self, source: Source, start: int, stop: int, label: str) -> Iterator[Protein | Reject]:
+        """The records `start` to `stop - 1` of a TAPE LMDB; one without an id (TAPE's pfam) is called `label/number`.
+
+        A record that cannot be unpickled is a reject.
+        """
+        for number, values in lmdb_records(source, start, stop):
+            if isinstance(values, ValueError):
+                where = f"{source.path} record {number}"
+                yield Reject(number - start, "", str(values).replace(where, "the record", 1))
+                continue
+            yield self._from_values(number - start, values, f"{label}/{number}")
+
+    def oversized(self, record: Oversized, source: Source, line: int) -> Reject | None:
+        """The reject for a record that was passed over, which begins at `line`; None for blank space."""
+        if record.is_blank:
+            return None
+        if source.kind == "fasta":
+            _check_fasta(record.begin.removeprefix(b"\xef\xbb\xbf").lstrip(), source.path)
+        name = _first_word(re.split(rb"[\r\n]", record.begin)[0][1:101]) if source.kind == "fasta" else ""
+        return self._too_long(_About(line, name), record.size)
+
+    def _from_values(self, line: int, values: Mapping[str, object], default_id: str | None) -> Protein | Reject:
+        """A protein from TAPE's keys: primary or sequence, id, family_id or family, clan_id or clan."""
+        try:
+            name = _id(values.get("id", default_id))
+        except ValueError as error:
+            return Reject(line, "", str(error))
+        sequence = values.get("primary", values.get("sequence"))
+        if not isinstance(sequence, (str, bytes)):
+            found = "no" if sequence is None else f"a {type(sequence).__name__} as"
+            return Reject(line, name, f"{found} sequence under the keys 'primary' or 'sequence'")
+        if values.get("sequence", sequence) != sequence:
+            return Reject(line, name, "the sequences under 'primary' and 'sequence' differ")
+        try:
+            family, clan = _accession(values, "family", "PF", 5), _accession(values, "clan", "CL", 4)
+        except ValueError as error:
+            return Reject(line, name, str(error))
+        content = sequence.encode("utf-8", "replace") if isinstance(sequence, str) else sequence
+        return self._protein(_About(line, name, family, clan), content)
+
+    def _protein(self, about: "_About", text: bytes) -> Protein | Reject:
+        kind = non_protein_kind(text, about.header)
+        self._texts.append(text)
+        self._kinds.append(kind)
+        if not about.id:
+            return Reject(about.line, "", "no id")
+        if kind and not self._config.accept_non_protein:
+            return Reject(about.line, about.id, f"{kind}, not a protein (accept_non_protein takes it)")
+        try:
+            residues = clean_sequence(text)
+        except ValueError as error:
+            return Reject(about.line, about.id, str(error))
+        shortest, longest = self._config.min_length, self._config.max_length
+        if len(residues) < shortest:
+            return Reject(about.line, about.id, f"{len(residues)} residues, fewer than the {shortest} asked for")
+        if len(residues) > longest:
+            return Reject(about.line, about.id, f"{len(residues):,} residues, more than max_length {longest:,}")
+        return Protein(about.line, about.id, residues, about.family, about.clan)
+
+    def _too_long(self, about: "_About", size: int) -> Reject:
+        most, longest = self._config.max_record_bytes, self._config.max_length
+        return Reject(
+            about.line, about.id, f"{size:,} bytes in one record; accepted: {most:,} (max_length {longest:,} sets it)"
+        )
 
 
-def fasta_proteins(text: bytes, where: str, min_length: int) -> Iterator[Protein | Reject]:
-    """The records of a FASTA text that begins at a record (blank lines before the first are allowed).
+@dataclass(frozen=True)
+class _About:
+    """What a record says beside its sequence."""
 
-    The id is the header's first word; a Pfam-A.fasta header (`>O67024/9-140 O67024/9-140 PF00578.24;AhpC-TSA;`) gives
-    the family, its version cut. ValueError where text stands before the first '>': then the file is not FASTA.
-    """
-    body = text.lstrip(b"\xef\xbb\xbf \t\r\n")
-    line = text.count(b"\n", 0, len(text) - len(body))
-    if not body:
-        return
+    line: int
+    id: str
+    family: str | None = None
+    clan: str | None = None
+    header: bytes = b""
+
+
+def _check_fasta(body: bytes, where: str) -> None:
     if body[:1] != b">":
         begin = body[:40].split(b"\n")[0].decode("utf-8", "replace")
         raise ValueError(f"{where} is not FASTA: text before the first '>': {begin!r}")
-    for entry in body[1:].split(b"\n>"):
-        header, _, sequence = entry.partition(b"\n")
-        family = _PFAM_IN_HEADER.search(header)
-        words = header.split(None, 1)
-        yield _protein(
-            line,
-            words[0].decode("utf-8", "replace") if words else "",
-            sequence,
-            family.group(1).decode() if family else None,
-            None,
-            min_length,
-        )
-        line += entry.count(b"\n") + 1
 
 
-def json_proteins(text: bytes, where: str, min_length: int) -> Iterator[Protein | Reject]:
-    """The records of a JSON lines text; a line that is no JSON dict is a reject. Blank lines are passed over."""
-    for line, content in enumerate(text.split(b"\n")):
-        if content.strip():
-            try:
-                values = parse_json(content, "the line")
-            except ValueError as error:
-                yield Reject(line, "", str(error))
-                continue
-            yield _from_values(line, values, None, min_length)
-
-
-def lmdb_proteins(source: Source, start: int, stop: int, label: str, min_length: int) -> Iterator[Protein | Reject]:
-    """The records `start` to `stop - 1` of a TAPE LMDB; one without an id (TAPE's pfam) is called `label/number`."""
-    for number, values in lmdb_records(source, start, stop):
-        yield _from_values(number - start, values, f"{label}/{number}", min_length)
-
-
-def _from_values(line: int, values: Mapping[str, object], default_id: str | None, min_length: int) -> Protein | Reject:
-    """A protein from TAPE's keys: primary or sequence, id, family_id or family, clan_id or clan."""
-    name = _as_text(values.get("id", default_id)) or ""
-    sequence = values.get("primary", values.get("sequence"))
-    if not isinstance(sequence, (str, bytes)):
-        found = "no" if sequence is None else f"a {type(sequence).__name__} as"
-        return Reject(line, name, f"{found} sequence under the keys 'primary' or 'sequence'")
-    content = sequence.encode() if isinstance(sequence, str) else sequence
-    try:
-        family, clan = _accession(values, "family", "PF", 5), _accession(values, "clan", "CL", 4)
-    except ValueError as error:
-        return Reject(line, name, str(error))
-    return _protein(line, name, content, family, clan, min_length)
+def _first_word(header: bytes) -> str:
+    words = header.split(None, 1)
+    return words[0].decode("utf-8", "replace") if words else ""
 
 
 def _accession(values: Mapping[str, object], key: str, prefix: str, digits: int) -> str | None:
@@ -135,33 +191,29 @@ def _accession(values: Mapping[str, object], key: str, prefix: str, digits: int)
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, (str, bytes)):
-        text = (_as_text(value) or "").strip()
+        text = (value.decode("utf-8", "replace") if isinstance(value, bytes) else value).strip()
         version = _PFAM_VERSION.match(text)
         return version.group(1) if version else text or None
     if not isinstance(value, Integral):
-        raise ValueError(f"the value {value!r} under {key!r} is neither a name nor a number")
+        raise ValueError(f"the value {_shown(value)} under {key!r} is neither a name nor a number")
     number = int(value)
     return f"{prefix}{number:0{digits}d}" if number > 0 else None
 
 
-def _as_text(value: object) -> str | None:
+def _id(value: object) -> str:
+    """A record's id as text, empty where it has none; ValueError for what is neither text nor a whole number."""
     if value is None:
-        return None
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, bool) or not isinstance(value, (str, Integral)):
+        raise ValueError(f"the id is {_shown(value)}, a {type(value).__name__}; accepted: text or a whole number")
+    return str(value)
 
 
-def _protein(
-    line: int, name: str, sequence: bytes, family: str | None, clan: str | None, min_length: int
-) -> Protein | Reject:
-    if not name:
-        return Reject(line, "", "no id")
-    try:
-        residues = clean_sequence(sequence)
-    except ValueError as error:
-        return Reject(line, name, str(error))
-    if len(residues) < min_length:
-        return Reject(line, name, f"{len(residues)} residues, fewer than the {min_length} asked for")
-    return Protein(line, name, residues, family, clan)
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def sequence_key(sequence: bytes, seed: int) -> bytes:

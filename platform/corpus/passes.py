@@ -11,7 +11,7 @@ whatever the number of chunks, buckets and tasks. Files between the passes: corp
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,18 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from proteinlm.platform.corpus.cleaning import (
-    HeldOut,
-    Protein,
-    Reject,
-    fasta_proteins,
-    json_proteins,
-    lmdb_proteins,
-    sequence_key,
-)
+from proteinlm.models.sequences import Composition
+from proteinlm.platform.corpus.chunks import Chunk, read_part, unix_lines
+from proteinlm.platform.corpus.cleaning import Cleaner, HeldOut, Protein, Reject, sequence_key
 from proteinlm.platform.corpus.scratch import (
     RUN_ROWS,
-    Chunk,
     Recipe,
     Scattered,
     place_of,
@@ -42,7 +35,6 @@ from proteinlm.platform.corpus.scratch import (
     write_rejects,
 )
 from proteinlm.platform.data.manifest import ABOUT_A_PROTEIN, WrittenShard, shard_ranges, write_shard
-from proteinlm.platform.data.sources import read_range
 
 SPLITS = ("train", "valid", "holdout")
 _SCATTERED = pa.schema(
@@ -60,24 +52,9 @@ _REPEATED = pa.schema([("hi", pa.uint64()), ("place", pa.int64())])
 
 def scatter(chunk: Chunk, recipe: Recipe) -> Scattered:
     """Read, clean and cut one chunk into buckets; rejects go to a file beside."""
-    source = recipe.sources[chunk.source]
-    entries: Iterator[Protein | Reject]
-    if source.kind == "lmdb":
-        lines = chunk.stop - chunk.start
-        entries = lmdb_proteins(source, chunk.start, chunk.stop, recipe.labels[chunk.source], recipe.config.min_length)
-    else:
-        text = chunk.text if chunk.text is not None else read_range(source, chunk.start, chunk.stop)
-        lines = text.count(b"\n")
-        entries = (fasta_proteins if source.kind == "fasta" else json_proteins)(
-            text, source.path, recipe.config.min_length
-        )
-    proteins: list[Protein] = []
-    rejects: list[Reject] = []
-    for entry in entries:
-        if isinstance(entry, Protein):
-            proteins.append(entry)
-        else:
-            rejects.append(entry)
+    lines, entries, composition = read_chunk(chunk, recipe)
+    proteins = [entry for entry in entries if isinstance(entry, Protein)]
+    rejects = [entry for entry in entries if isinstance(entry, Reject)]
     name = f"{chunk.source:05d}-{chunk.number:07d}"
     if rejects:
         write_rejects(
@@ -93,8 +70,27 @@ def scatter(chunk: Chunk, recipe: Recipe) -> Scattered:
         lines,
         len(proteins) + len(rejects),
         len(rejects),
+        composition,
         tuple((family, clan, count) for (family, clan), count in families.items()),
     )
+
+
+def read_chunk(chunk: Chunk, recipe: Recipe) -> tuple[int, list[Protein | Reject], Composition]:
+    """Lines of the chunk (records of an LMDB), its proteins and rejects in order, and what its letters are."""
+    source, cleaner = recipe.sources[chunk.source], Cleaner(recipe.config)
+    if source.kind == "lmdb":
+        label = recipe.labels[chunk.source]
+        found = list(cleaner.lmdb_proteins(source, chunk.start, chunk.stop, label))
+        return chunk.stop - chunk.start, found, cleaner.composition()
+    part = chunk.part or read_part(source, chunk.start, chunk.stop, recipe.config.max_record_bytes)
+    text = unix_lines(part.text)
+    lines = text.count(b"\n")
+    found = list((cleaner.fasta_proteins if source.kind == "fasta" else cleaner.json_proteins)(text, source.path))
+    if part.oversized:
+        reject = cleaner.oversized(part.oversized, source, lines)
+        found += [reject] if reject else []
+        lines += part.oversized.lines
+    return lines, found, cleaner.composition()
 
 
 def _clan(protein: Protein, recipe: Recipe) -> str | None:

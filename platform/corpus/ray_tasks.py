@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from proteinlm.cluster.connect import cluster_size
-from proteinlm.platform.corpus.scratch import Chunk
-from proteinlm.platform.data.sources import Source, stream_chunks
+from proteinlm.platform.corpus.chunks import Chunk, stream_parts
+from proteinlm.platform.data.sources import Source
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,6 +23,7 @@ class RayDataRunner:
     """Runs the tasks of a build on the cluster through Ray Data."""
 
     chunk_bytes: int
+    max_record_bytes: int
     max_tasks: int | None = None
     """At once; None is as many as there are CPUs."""
 
@@ -41,7 +42,7 @@ class RayDataRunner:
     def map_streams(
         self, function: Callable[[Chunk], Result], sources: Sequence[tuple[int, Source]]
     ) -> Iterator[Result]:
-        """`function` of each chunk of the numbered gzip sources, in any order."""
+        """`function` of each chunk of the numbered compressed sources, in any order."""
         import ray.data
 
         rows = [{"item": pickle.dumps(numbered)} for numbered in sources]
@@ -49,7 +50,7 @@ class RayDataRunner:
         # Different CPU shares keep Ray Data from fusing the two into one task that would do both in turn; together they
         # are one CPU, so that a cluster of a single CPU can run both.
         chunks = streams.map_batches(
-            _Streaming(self.chunk_bytes), batch_size=None, batch_format="pyarrow", num_cpus=0.25
+            _Streaming(self.chunk_bytes, self.max_record_bytes), batch_size=None, batch_format="pyarrow", num_cpus=0.25
         )
         yield from _results(
             chunks.map_batches(
@@ -60,16 +61,17 @@ class RayDataRunner:
 
 @dataclass(frozen=True)
 class _Streaming:
-    """The chunks of gzip sources, one block each. An error travels in a chunk's place, as in `_Guarded`."""
+    """The chunks of compressed sources, one block each. An error travels in a chunk's place, as in `_Guarded`."""
 
     chunk_bytes: int
+    max_record_bytes: int
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         for content in rows.column("item").to_pylist():
             number, source = pickle.loads(content)
             try:
-                for place, text in enumerate(stream_chunks(source, self.chunk_bytes)):
-                    yield _block("item", pickle.dumps(Chunk(number, place, text=text)))
+                for place, part in enumerate(stream_parts(source, self.chunk_bytes, self.max_record_bytes)):
+                    yield _block("item", pickle.dumps(Chunk(number, place, part=part)))
             except (ValueError, OSError) as error:
                 yield _block("item", pickle.dumps(error))
 

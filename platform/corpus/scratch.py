@@ -5,7 +5,9 @@ again. Rejects are one JSON line each, with file, line, id and reason.
 """
 
 import json
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -16,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from proteinlm.models.sequences import Composition
 from proteinlm.platform.data.sources import Source
 from proteinlm.platform.settings.config import CorpusConfig
 from proteinlm.platform.storage.atomic import staged_file, write_atomically
@@ -31,12 +34,19 @@ class Scattered:
     """Lines (text) or records (LMDB) of the chunk: what line numbers of later chunks are counted from."""
     records: int
     rejected: int
+    composition: Composition
+    """Of all its records, rejected ones too."""
     families: tuple[tuple[str | None, str | None, int], ...]
     """(family, clan, records)"""
 
 
+REJECTS_FILE = "rejects.jsonl"
+"""Of a finished corpus: one JSON line for each record that was rejected."""
 RUN_ROWS = 1024
 """Rows of one record batch of a run: what is read at least to get at a row."""
+_VARYING = re.compile(r"'[^']*'|\d[\d,]*|(?<=sequence at ).*")
+"""What differs between rejects of one reason."""
+_SHOWN_REASONS = 5
 MAX_CHUNKS, MAX_LINES = 1 << 20, 1 << 30
 """With MAX_SOURCES, what a place, one 63-bit number, has room for."""
 
@@ -97,17 +107,6 @@ def read_rows(path: Path, first: int, last: int) -> Iterator[pa.RecordBatch]:
             yield reader.get_batch(number).slice(
                 max(first - begin, 0), min(last - begin, RUN_ROWS) - max(first - begin, 0)
             )
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A part of a source that one task reads: the text itself (gzip), or a range of bytes (plain) or records (LMDB)."""
-
-    source: int
-    number: int
-    start: int = 0
-    stop: int = 0
-    text: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +178,14 @@ def _entries(folder: Path) -> Iterator[list[Any]]:
             yield from map(json.loads, file)
 
 
+def reject_reasons(listed: Path) -> str:
+    """How often each reason stands in a rejects file, most frequent first: "5 empty sequence, 2 no id"."""
+    with listed.open() as file:
+        reasons = Counter(_VARYING.sub("...", json.loads(line)["reason"]) for line in file)
+    shown = [f"{count:,} {reason}" for reason, count in reasons.most_common(_SHOWN_REASONS)]
+    return ", ".join([*shown, *(["and others"] if len(reasons) > _SHOWN_REASONS else [])])
+
+
 def refuse_too_many(counts: Mapping[str, int], max_fraction: float, listed: Path, beside: Path) -> None:
     """ValueError where more than `max_fraction` of the records were rejected; then `listed` is copied to `beside`."""
     if counts["rejected"] <= max_fraction * counts["read"]:
@@ -189,5 +196,6 @@ def refuse_too_many(counts: Mapping[str, int], max_fraction: float, listed: Path
     examples = "; ".join(f"{Path(item['source']).name} line {item['line']}: {item['reason']}" for item in first)
     raise ValueError(
         f"{counts['rejected']} of {counts['read']} records were rejected, more than the accepted share of "
-        f"{max_fraction:g} (raise it with max_reject_fraction). The first: {examples}. All are in {beside}"
+        f"{max_fraction:g} (raise it with max_reject_fraction): {reject_reasons(listed)}. The first: {examples}. "
+        f"All are in {beside}"
     )

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from proteinlm.platform.data.manifest import Manifest, read_manifest
+from proteinlm.platform.data.manifest import Manifest, read_manifest, read_shard
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -88,8 +87,7 @@ def tally_split(directory: Path, manifest: Manifest, split: str) -> Tally:
 def read_shards(directory: Path, manifest: Manifest, split: str, columns: list[str]) -> Iterator[Any]:
     """The split's shards one after another, with those of `columns` that they have."""
     for shard in manifest.splits[split].shards:
-        with pq.ParquetFile(directory / shard.file) as file:
-            yield file.read([name for name in columns if name in file.schema_arrow.names])
+        yield read_shard(directory, shard, columns)
 
 
 def quantile(ends: NDArray[np.int64], share: float) -> int:

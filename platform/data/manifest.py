@@ -3,10 +3,12 @@
     DIR/manifest.json   DIR/<split>/shard-00000.parquet ...   DIR/rejects.jsonl (corpus builds)
 
 A corpus and a task's records have the same form: one row per protein, `id`, `sequence`, `length` and further columns.
+A shard is read by `read_shard` alone, which compares it with the manifest: a damaged or exchanged one is named.
 """
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from proteinlm.platform.storage.atomic import staged_file, write_atomically
+from proteinlm.platform.storage.atomic import crc32, staged_file, write_atomically
+from proteinlm.platform.storage.run_directory import first_fault
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 2
@@ -36,11 +39,20 @@ class Shard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str
-    """Path relative to the data set's directory."""
-    rows: int
-    residues: int
+    """Path relative to the data set's directory, below it."""
+    rows: int = Field(ge=0)
+    residues: int = Field(ge=0)
     digest: str
     """`content_digest` of the rows (a Parquet writer may change the file's bytes)."""
+    checksum: int | None = None
+    """CRC-32 of the file's bytes; None in data sets of earlier versions, whose rows are compared with `digest`."""
+
+    @field_validator("file")
+    @classmethod
+    def _is_below(cls, file: str) -> str:
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise ValueError(f"found {file!r}; accepted: a path below the data set's directory")
+        return file
 
 
 class Split(BaseModel):
@@ -123,9 +135,11 @@ def read_manifest(directory: Path | str) -> Manifest:
             f"no data set at {directory}: {path.name} is missing ({why}); make one with `proteinlm corpus build`"
         )
     try:
-        manifest = Manifest.model_validate_json(path.read_text())
+        manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ValueError(f"{path} is not a manifest of this version: {error}") from None
+        raise ValueError(f"{path} is not a manifest of this version: {first_fault(error)}") from None
+    if empty := [name for name, split in manifest.splits.items() if not split.shards]:
+        raise ValueError(f"{path}: the split {empty[0]} has no shards; accepted: at least one")
     if manifest.format_version not in READABLE_VERSIONS:
         known = " and ".join(map(str, READABLE_VERSIONS))
         raise ValueError(f"{path} has format version {manifest.format_version}; this version reads {known}")
@@ -166,14 +180,58 @@ def write_shard(directory: Path, split: str, number: int, table: pa.Table) -> Wr
     (directory / split).mkdir(parents=True, exist_ok=True)
     with staged_file(directory / file) as staging:
         pq.write_table(table, staging, compression="zstd", row_group_size=max(1, table.num_rows))
+        checksum = crc32(staging)
     sequences: list[str] = table.column("sequence").to_pylist()
     counts = np.bincount(np.frombuffer("".join(sequences).encode(), dtype=np.uint8), minlength=128)
     lengths = [len(sequence) for sequence in sequences]
     return WrittenShard(
-        Shard(file=file, rows=len(lengths), residues=sum(lengths), digest=content_digest(table)),
+        Shard(file=file, rows=len(lengths), residues=sum(lengths), digest=content_digest(table), checksum=checksum),
         {chr(letter): int(counts[letter]) for letter in np.flatnonzero(counts)},
         max(lengths, default=0),
     )
+
+
+def read_shard(directory: Path | str, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of `shard` of the data set at `directory`, in order; `columns`: None reads all.
+
+    ValueError that names the file where it is missing, damaged, or another than the manifest says: in its checksum, its
+    number of rows or its residues.
+    """
+    path = Path(directory) / shard.file
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing; {MANIFEST_FILE} beside it lists it: build the data set again") from None
+    if shard.checksum is not None and zlib.crc32(content) != shard.checksum:
+        raise DamagedShardError(path, "its checksum is not that of")
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content))
+        table = file.read(columns=None if columns is None else list(columns), use_threads=False)
+        if shard.checksum is None and shard.digest not in _digests(file.read(use_threads=False)):
+            raise DamagedShardError(path, "its rows are not those of")
+    except DamagedShardError:
+        raise
+    except (ValueError, OSError, pa.ArrowException):  # a damaged file makes Arrow raise nearly anything
+        raise DamagedShardError(path, "it is no Parquet file with the columns of") from None
+    if table.num_rows != shard.rows:
+        raise DamagedShardError(path, f"it has {table.num_rows:,} rows, not {shard.rows:,} as in")
+    if "sequence" in table.column_names:
+        residues = pc.sum(pc.utf8_length(table.column("sequence"))).as_py() or 0
+        if residues != shard.residues:
+            raise DamagedShardError(path, f"it has {residues:,} residues, not {shard.residues:,} as in")
+    return table
+
+
+class DamagedShardError(ValueError):
+    """A shard that is not what the manifest says."""
+
+    def __init__(self, path: Path, how: str) -> None:
+        super().__init__(f"{path} is damaged or was exchanged: {how} {MANIFEST_FILE}; build the data set again")
+
+
+def _digests(table: pa.Table) -> tuple[str, str]:
+    """Its digest, and the one of format version 1, which covered no labels."""
+    return content_digest(table), content_digest(table.select(["id", "sequence"]))
 
 
 def content_digest(table: pa.Table) -> str:

@@ -1,12 +1,18 @@
-"""Where proteins come from: what a file or LMDB directory is, and its text or records in pieces.
+"""Where proteins come from: what a file or LMDB directory is, its bytes decompressed, its JSON and LMDB records.
 
-A source is cut into chunks of whole records, so that many tasks can read one corpus: a plain file by byte ranges, a
-gzip file as one stream, an LMDB by numbers. Records with labels are read in platform/labelled/files.py.
+Its ending says what a file holds, its first bytes whether it is compressed: names and compression may disagree. A
+corpus build cuts sources into chunks (platform/corpus/chunks.py); records with labels are read in
+platform/labelled/files.py.
 """
 
+import bz2
+import codecs
 import gzip
 import hashlib
+import io
 import json
+import lzma
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from proteinlm.platform.data.unpickle import load_plain
+from proteinlm.platform.data.tape_lmdb import TapeLmdb, is_lmdb_file
+from proteinlm.platform.data.unpickle import RefusedPickle, load_plain
 
 Kind = Literal["fasta", "jsonl", "json", "lmdb", "csv", "proteinnet"]
 SUFFIXES: Mapping[str, Kind] = {
@@ -24,9 +31,21 @@ SUFFIXES: Mapping[str, Kind] = {
     ".json": "json",
 }
 """What a file that may hold a corpus is, by its ending before .gz."""
-ACCEPTED = "FASTA (.fasta, .fa, .faa, .fas), JSON lines (.jsonl, .ndjson), each plain or .gz, or a TAPE LMDB directory"
-_BOUNDARY = {"fasta": b"\n>", "jsonl": b"\n"}
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+"""Endings that say that a file is compressed; whether it is, its first bytes say."""
+ACCEPTED = (
+    "FASTA (.fasta, .fa, .faa, .fas), JSON lines (.jsonl, .ndjson), each plain or compressed (.gz, .bz2, .xz, .zst), "
+    "or a TAPE LMDB directory"
+)
+Compression = Literal["gzip", "bzip2", "xz", "zstandard"]
+_MAGIC: Mapping[bytes, Compression] = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+}
 _READ_BYTES = 1 << 20
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_SOURCES = 1 << 13
 """Of one corpus build: their number is part of what a record is known by."""
 
@@ -37,7 +56,7 @@ class Source:
 
     path: str
     kind: Kind
-    is_gzip: bool
+    compression: Compression | None
     size: int
     """Bytes on disk."""
 
@@ -50,7 +69,8 @@ class Source:
 def inspect_source(path: Path, suffixes: Mapping[str, Kind] = SUFFIXES, accepted: str = ACCEPTED) -> Source:
     """What `path` is, judged by its name and first bytes; FileNotFoundError or ValueError say what is wrong with it.
 
-    `suffixes`: which endings are accepted, without .gz; `accepted` says so in words. LMDB directories always are.
+    `suffixes`: which endings are accepted, without .gz and its like; `accepted` says so in words. LMDB directories
+    always are. A file of another format of the field is named as what it is.
     """
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
@@ -58,19 +78,20 @@ def inspect_source(path: Path, suffixes: Mapping[str, Kind] = SUFFIXES, accepted
         data = path / "data.mdb"
         if not data.is_file():
             raise ValueError(f"{path} is a directory without data.mdb, so no TAPE LMDB; accepted: {accepted}")
-        return Source(str(path), "lmdb", False, data.stat().st_size)
-    named_gzip = path.suffix.lower() == ".gz"
-    suffix = Path(path.stem if named_gzip else path.name).suffix.lower()
+        return Source(str(path), "lmdb", None, data.stat().st_size)
+    if is_lmdb_file(path):  # written with subdir=False
+        return Source(str(path), "lmdb", None, path.stat().st_size)
     with path.open("rb") as file:
-        is_gzip = file.read(2) == b"\x1f\x8b"
-    size = path.stat().st_size
-    if size == 0:
+        begin = file.read(8)
+    if not begin:
         raise ValueError(f"{path} is empty: it holds no record")
-    if named_gzip and not is_gzip:
-        raise ValueError(f"{path} ends in .gz but is not a gzip file")
-    if suffix not in suffixes:
-        raise ValueError(f"{path} has the unknown ending {suffix or '(none)'!r}; accepted: {accepted}")
-    return Source(str(path), suffixes[suffix], is_gzip, size)
+    ending = Path(path.stem if path.suffix.lower() in COMPRESSED else path.name).suffix.lower()
+    if ending not in suffixes:
+        if other := next((other for other in _OTHER_FORMATS if ending in other.endings), None):
+            raise ValueError(f"{path} is named as {other.name}: {other.advice}; accepted: {accepted}")
+        raise ValueError(f"{path} has the unknown ending {ending or '(none)'!r}; accepted: {accepted}")
+    compression = next((name for magic, name in _MAGIC.items() if begin.startswith(magic)), None)
+    return Source(str(path), suffixes[ending], compression, path.stat().st_size)
 
 
 def inspect_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
@@ -93,47 +114,111 @@ def _check_first_record(source: Source) -> None:
     if source.kind == "lmdb":
         if lmdb_length(source) == 0:
             raise ValueError(f"{source.path} holds no record")
-        next(lmdb_records(source, 0, 1))
+        _, first = next(lmdb_records(source, 0, 1))
+        if isinstance(first, ValueError):
+            raise first
         return
-    try:
-        with gzip.open(source.path) if source.is_gzip else open(source.path, "rb") as file:
-            begin = file.read(_READ_BYTES)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{source.path} is a truncated or damaged gzip file: {error}") from None
-    text = begin.removeprefix(b"\xef\xbb\xbf").lstrip()
+    with opened(source) as file:
+        begin = file.read(_READ_BYTES)
+    if begin[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or begin[1:8:2] == bytes(4) or begin[:8:2] == bytes(4):
+        raise ValueError(f"{source.path} is text in UTF-16; accepted: UTF-8 (save it again as UTF-8)")
+    text = begin.removeprefix(codecs.BOM_UTF8).lstrip()
     if not text and len(begin) < _READ_BYTES:
         raise ValueError(f"{source.path} is empty: it holds no record")
-    if source.kind == "fasta" and text and text[:1] != b">":
-        found = text[:40].split(b"\n")[0].decode("utf-8", "replace")
+    if text[:1] in (b">", b"{"):
+        return
+    if other := next((other for other in _OTHER_FORMATS if other.begin and re.match(other.begin, text)), None):
+        raise ValueError(f"{source.path} is {other.name}: {other.advice}; accepted: {ACCEPTED}")
+    if source.kind == "fasta" and text:
+        found = re.split(rb"[\r\n]", text[:40])[0].decode("utf-8", "replace")
         raise ValueError(f"{source.path} is not FASTA: it begins with {found!r}, where a '>' is expected")
 
 
+@dataclass(frozen=True)
+class _OtherFormat:
+    """A format that people have and that is not read."""
+
+    name: str
+    endings: tuple[str, ...]
+    begin: bytes | None
+    """A regular expression of the first bytes, where they tell."""
+    advice: str
+
+
+_ALIGNED = "convert it to FASTA (gaps are dropped when that is read; near copies of one protein stay)"
+_CHAINS = "take its chains' sequences as FASTA"
+_ENTRIES = "take the same entries as FASTA"
+_OTHER_FORMATS = (
+    _OtherFormat(
+        "an alignment in A3M",
+        (".a3m", ".a2m"),
+        None,
+        "under the ending .fasta it is read with its insertions (lower case) and without its gaps",
+    ),
+    _OtherFormat("an alignment in Stockholm format", (".sto", ".stk", ".stockholm"), rb"# STOCKHOLM", _ALIGNED),
+    _OtherFormat("an alignment in Clustal format", (".aln", ".clw", ".clustal"), rb"CLUSTAL|MUSCLE \(", _ALIGNED),
+    _OtherFormat("an alignment in PHYLIP format", (".phy", ".phylip"), rb"\d+[ \t]+\d+\s", _ALIGNED),
+    _OtherFormat("a GenBank file", (".gb", ".gbk", ".gbff", ".gpff"), rb"LOCUS {3}", "take its proteins as FASTA"),
+    _OtherFormat("a flat file of UniProt or EMBL", (".dat", ".embl", ".swiss"), rb"ID {3}", _ENTRIES),
+    _OtherFormat("XML", (".xml",), rb"<\?xml", _ENTRIES),
+    _OtherFormat("a structure in mmCIF", (".cif", ".mmcif", ".bcif"), rb"data_\w", _CHAINS),
+    _OtherFormat("a structure in PDB format", (".pdb", ".ent"), rb"(HEADER|TITLE|REMARK|ATOM) {2}", _CHAINS),
+    _OtherFormat("FASTQ, reads of nucleotides", (".fastq", ".fq"), rb"@\S", "give the proteins translated from them"),
+    _OtherFormat("FASTA of nucleotides", (".fna", ".ffn", ".frn"), None, "give the proteins (.faa) of the same genome"),
+    _OtherFormat("a web page", (".html", ".htm"), rb"(?i)<!doctype html|<html", "the download failed: fetch it again"),
+    _OtherFormat("a git-lfs pointer", (), rb"version https://git-lfs", "fetch the file itself with `git lfs pull`"),
+    _OtherFormat("a zip archive", (".zip",), rb"PK\x03\x04", "unpack it"),
+    _OtherFormat("a tar archive", (".tar", ".tgz", ".tbz2", ".txz"), None, "unpack it"),
+)
+
+
 def fingerprint(path: Path) -> dict[str, object]:
-    """Name, bytes and a digest of the first and last megabyte: tells files apart without reading them through."""
-    file_path = path / "data.mdb" if path.is_dir() else path
-    size = file_path.stat().st_size
-    with file_path.open("rb") as file:
-        ends = file.read(_READ_BYTES)
-        file.seek(max(0, size - _READ_BYTES))
-        ends += file.read(_READ_BYTES)
-    return {"name": path.name, "bytes": size, "digest": hashlib.sha256(ends).hexdigest()[:16]}
+    """Name, bytes and a SHA-256 digest (16 hex digits) of the whole content of a file or LMDB directory."""
+    with (path / "data.mdb" if path.is_dir() else path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return {"name": path.name, "bytes": file.tell(), "digest": digest}
 
 
 @contextmanager
 def opened(source: Source) -> Iterator[IO[bytes]]:
-    """The source's bytes, decompressed; a truncated or damaged gzip becomes a ValueError that names the file."""
-    path = source.path
-    with gzip.open(path, "rb") if source.is_gzip else open(path, "rb") as file:
-        try:
-            yield file  # type: ignore[misc]
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path} is a truncated or damaged gzip file: {error}") from None
+    """The source's bytes, decompressed; truncated or damaged compression becomes a ValueError that names the file."""
+    try:
+        with _decompressed(source) as file:
+            yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        raise _damaged(source, error) from None
+    except OSError as error:
+        if source.compression and error.errno is None:  # bzip2's and zstandard's complaints
+            raise _damaged(source, error) from None
+        raise
+
+
+def _damaged(source: Source, error: Exception) -> ValueError:
+    return ValueError(f"{source.path} is a truncated or damaged {source.compression} file: {error}")
+
+
+def _decompressed(source: Source) -> IO[bytes]:
+    if source.compression == "zstandard":
+        import pyarrow as pa
+
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(source.path), "zstd"), _READ_BYTES)
+    openers: Mapping[str | None, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+    opener = openers.get(source.compression, open)
+    return opener(source.path, "rb")  # type: ignore[no-any-return]
+
+
+class NoRecord(ValueError):  # noqa: N818
+    """A value that is no record: none of a dict's kind, or with names or texts that are none."""
+
+
+class RepeatedKey(ValueError):  # noqa: N818
+    """A JSON object that gives one key twice."""
 
 
 def parse_json(line: bytes, where: str) -> dict[str, object]:
-    """The dict written in `line`; ValueError says where and what is wrong."""
+    """The dict written in `line`; ValueError says where and what is wrong, a key that is given twice among it."""
     try:
-        values = json.loads(line)
+        values = json.loads(line.removeprefix(codecs.BOM_UTF8).decode(), object_pairs_hook=dict_of_once)
     except ValueError as error:
         raise ValueError(f"{where} is not valid JSON: {error}") from None
     except RecursionError:
@@ -141,111 +226,69 @@ def parse_json(line: bytes, where: str) -> dict[str, object]:
     return as_record(values, where)
 
 
+def dict_of_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The dict of a JSON object's keys and values; ValueError names a key that is given twice."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise RepeatedKey(f"key {twice[:40]!r} is given twice")
+    return values
+
+
 def as_record(values: Any, where: str) -> dict[str, object]:
-    """`values`, which must be a dict; ValueError says where it is none."""
+    """`values`, which must be a dict of named values; NoRecord says where it is none or holds what is no text."""
     if not isinstance(values, dict):
-        raise ValueError(f"{where} holds a {type(values).__name__}; a record is a dict of named values")
+        raise NoRecord(f"{where} holds a {type(values).__name__}; a record is a dict of named values")
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise NoRecord(f"{where} has the key {repr(name)[:40]}; accepted: names as text")
+        if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
+            raise NoRecord(f"{where}: key {name[:40]!r} holds half of a character (a lone surrogate), which is no text")
     return values
 
 
 # ------------------------------------------------------------------------------------------------------------- LMDB
 
 
-@contextmanager
-def _lmdb_transaction(source: Source) -> Iterator[Any]:
-    import lmdb
-
-    try:
-        environment = lmdb.open(source.path, readonly=True, lock=False, readahead=False, meminit=False, create=False)
-    except lmdb.Error as error:
-        raise ValueError(f"{source.path} is not a readable LMDB: {error}") from None
-    try:
-        with environment.begin() as transaction:
-            yield transaction
-    finally:
-        environment.close()
-
-
 def lmdb_length(source: Source) -> int:
-    """Number of records of a TAPE LMDB."""
-    with _lmdb_transaction(source) as transaction:
-        return _lmdb_length(source, transaction)
+    """Number of records of a TAPE LMDB; ValueError where it does not hold as many."""
+    with TapeLmdb(source.path) as database:
+        content = database.get(b"num_examples")
+        if content is None:
+            raise ValueError(f"{source.path} has no key num_examples, so it is no TAPE LMDB")
+        try:
+            length = load_plain(content)
+        except ValueError as error:
+            raise ValueError(f"{source.path} num_examples: {error}") from None
+        if isinstance(length, bool) or not isinstance(length, int) or length < 0:
+            raise ValueError(f"{source.path} num_examples is {str(length)[:20]!r}; a count is expected")
+        others = database.num_entries - 1
+        if length > others:
+            raise ValueError(f"{source.path} record {others} is missing, though num_examples counts {length:,}")
+        if length < others and database.get(str(length).encode()) is not None:
+            raise ValueError(
+                f"{source.path} holds {others:,} records, and its num_examples says {length:,}: one that was written "
+                "half, or appended to; write it anew with the right count"
+            )
+        return length
 
 
-def _lmdb_length(source: Source, transaction: Any) -> int:
-    content = transaction.get(b"num_examples")
-    if content is None:
-        raise ValueError(f"{source.path} has no key num_examples, so it is no TAPE LMDB")
-    try:
-        length = load_plain(content)
-    except ValueError as error:
-        raise ValueError(f"{source.path} num_examples: {error}") from None
-    if not isinstance(length, int) or length < 0:
-        raise ValueError(f"{source.path} num_examples is {length!r}; a count is expected")
-    return length
+def lmdb_records(source: Source, start: int, stop: int) -> Iterator[tuple[int, dict[str, object] | ValueError]]:
+    """(number, record or what is wrong with it) of the records `start` to `stop - 1`; both name file and record.
 
-
-def lmdb_records(source: Source, start: int, stop: int) -> Iterator[tuple[int, dict[str, object]]]:
-    """(number, record) of the records `start` to `stop - 1`; ValueError names the file and the record."""
-    with _lmdb_transaction(source) as transaction:
+    ValueError for a record that is not there, and for a file that is damaged.
+    """
+    with TapeLmdb(source.path) as database:
         for number in range(start, stop):
             where = f"{source.path} record {number}"
-            content = transaction.get(str(number).encode())
+            content = database.get(str(number).encode())
             if content is None:
                 raise ValueError(f"{where} is missing, though num_examples counts it")
+            found: dict[str, object] | ValueError
             try:
-                values = load_plain(content)
+                found = as_record(load_plain(content), where)
+            except RefusedPickle as error:
+                found = ValueError(f"{where}: {error}")
             except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
-            yield number, as_record(values, where)
-
-
-# ------------------------------------------------------------------------------------- chunks of whole text records
-
-
-def stream_chunks(source: Source, chunk_bytes: int) -> Iterator[bytes]:
-    """The decompressed text of a FASTA or JSON lines source in chunks of about `chunk_bytes`, cut between records.
-
-    Joined they are the text, byte for byte; each begins where a record begins (the first where the file does).
-    """
-    boundary = _BOUNDARY[source.kind]
-    rest = b""
-    with opened(source) as file:
-        while block := file.read(chunk_bytes):
-            text = rest + block
-            cut = text.rfind(boundary) + 1  # the newline belongs to the record before
-            if cut:
-                yield text[:cut]
-            rest = text[cut:]
-    if rest:
-        yield rest
-
-
-def read_range(source: Source, start: int, stop: int) -> bytes:
-    """The records of a plain FASTA or JSON lines file that begin at a byte in [start, stop), as one text.
-
-    Ranges that cover the file give each record once, whatever the ranges are.
-    """
-    boundary = _BOUNDARY[source.kind]
-    with open(source.path, "rb") as file:
-        begin = _next_record(file, start, boundary)
-        end = _next_record(file, stop, boundary)
-        file.seek(begin)
-        return file.read(end - begin)
-
-
-def _next_record(file: IO[bytes], offset: int, boundary: bytes) -> int:
-    """Byte position of the first record that begins at `offset` or later; the end of the file where there is none."""
-    if offset == 0:
-        return 0
-    position = offset - 1  # a record begins after its boundary's newline
-    file.seek(position)
-    tail = b""
-    while block := file.read(_READ_BYTES):
-        text = tail + block
-        found = text.find(boundary)
-        if found >= 0:
-            return position - len(tail) + found + 1
-        tail = text[-1:] if len(boundary) > 1 else b""
-        position += len(block)
-    return position
+                found = error
+            yield number, found

@@ -1,39 +1,48 @@
 """The records of a labelled file, one by one, in whichever of the accepted forms it is, checked by a task's schema.
 
 TAPE's LMDB directories, TAPE's JSON (one list of dicts), JSON lines, ProteinNet's text and tables with commas; all but
-the LMDB also compressed with gzip. A table has a header, then one protein a line:
+the LMDB also compressed. A table has a header, then one protein a line:
 
     id,sequence,target
     wild type,MSKGEELFTG,3.72
 
 Its columns carry TAPE's keys (`primary` may be called `sequence`, a task's one label `target`). A cell that is written
-as a number is one, a cell that begins with '[' is a list in JSON (a label for each residue), everything else is text.
-An empty cell is a key that the record lacks. A column `set` says which split a line is of.
+as a number is one, a cell that begins with '[' is a list in JSON or an array as numpy prints it (a label for each
+residue), everything else is text. An empty cell is a key that the record lacks. A column `set` says which split a line
+is of: of none, where its cell is empty.
 """
 
-import codecs
 import csv
-import io
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from proteinlm.models.sequences import Composition
 from proteinlm.platform.data.sources import (
+    COMPRESSED,
     SUFFIXES,
     Kind,
     Source,
-    as_record,
+    dict_of_once,
     inspect_source,
     lmdb_length,
     lmdb_records,
     opened,
-    parse_json,
 )
-from proteinlm.platform.labelled.proteinnet import proteinnet_records
-from proteinlm.tasks.records import TaskSchema, check_record
+from proteinlm.platform.labelled.text_forms import (
+    INTEGER,
+    NUMBER,
+    Found,
+    json_lines,
+    json_list,
+    lines,
+    printed_array,
+    proteinnet_records,
+)
+from proteinlm.tasks.records import TaskSchema, check_record, shown
 
 MARKER_FILE = "SIMULATED.txt"
 TEST_SPLIT = "simulated_test"
@@ -46,17 +55,11 @@ LABELLED_SUFFIXES: Mapping[str, Kind] = {
 }
 ACCEPTED = (
     "JSON lines (.jsonl, .ndjson), TAPE's JSON list (.json), ProteinNet's text (.txt, .proteinnet or no ending), "
-    "tables with commas (.csv), each plain or .gz, or a TAPE LMDB directory"
+    "tables with commas (.csv), each plain or compressed (.gz, .bz2, .xz, .zst), or a TAPE LMDB"
 )
 _TEXT_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".txt", ".proteinnet")
-ENDINGS = (*(ending + compressed for ending in _TEXT_ENDINGS for compressed in (".gz", "")), ".lmdb")
+ENDINGS = (*(ending + compressed for ending in _TEXT_ENDINGS for compressed in (*COMPRESSED, "")), ".lmdb")
 """Endings of a split's file; where there are several, the first one is read."""
-_READ_BYTES = 1 << 20
-_SPACE = re.compile(r"\s*")
-_SPACE_AND_COMMA = re.compile(r"[\s,]*")
-
-_Found = Iterator[tuple[str, dict[str, object] | ValueError]]
-"""(where, the record or what is wrong with it)."""
 
 
 @dataclass(frozen=True)
@@ -93,79 +96,32 @@ def count_records(path: Path) -> int:
     return lmdb_length(source) if source.kind == "lmdb" else sum(1 for _ in read_records(path))
 
 
-def _lmdb(source: Source) -> _Found:
-    for number, values in lmdb_records(source, 0, lmdb_length(source)):
-        yield f"{source.path} record {number}", values
+def _lmdb(source: Source) -> Found:
+    for number, found in lmdb_records(source, 0, lmdb_length(source)):
+        yield f"{source.path} record {number}", found
 
 
-def _csv(source: Source) -> _Found:
-    with opened(source) as file:
-        yield from csv_records(file, source.path)
+def _text(read: Callable[[IO[bytes], str], Found]) -> Callable[[Source], Found]:
+    def records(source: Source) -> Found:
+        with opened(source) as file:
+            yield from read(file, source.path)
+
+    return records
 
 
-def _proteinnet(source: Source) -> _Found:
-    with opened(source) as file:
-        yield from proteinnet_records(file, source.path)
-
-
-def _json_lines(source: Source) -> _Found:
-    with opened(source) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                where = f"{source.path} line {number}"
-                try:
-                    found: dict[str, object] | ValueError = parse_json(line, where)
-                except ValueError as error:
-                    found = error
-                yield where, found
-
-
-def _json_list(source: Source) -> _Found:
-    """TAPE's JSON form, a list of dicts, decoded one dict at a time so that a big file needs little memory."""
-    decoder, utf8 = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8")("replace")
-    text, position, number = "", 0, -1  # -1: the list has not begun
-    with opened(source) as file:
-        while block := file.read(_READ_BYTES):
-            text, position = text[position:] + utf8.decode(block), 0
-            if number < 0 and text.strip():
-                position = _SPACE.match(text).end()  # type: ignore[union-attr]
-                if text[position] != "[":
-                    raise ValueError(f"{source.path} does not begin with '['; TAPE's JSON is one list of dicts")
-                position, number = position + 1, 0
-            while number >= 0:
-                position = _SPACE_AND_COMMA.match(text, position).end()  # type: ignore[union-attr]
-                if text[position : position + 1] == "]":
-                    return
-                try:
-                    values, position = decoder.raw_decode(text, position)
-                except (json.JSONDecodeError, RecursionError):
-                    break  # the rest of this record comes with the next block, or never
-                where = f"{source.path} record {number}"
-                yield where, as_record(values, where)
-                number += 1
-    raise ValueError(f"{source.path} record {max(number, 0)} is not valid JSON, or the file ends inside the list")
-
-
-_READERS: Mapping[str, Callable[[Source], _Found]] = {
-    "lmdb": _lmdb,
-    "csv": _csv,
-    "proteinnet": _proteinnet,
-    "jsonl": _json_lines,
-    "json": _json_list,
-}
 TEXT_COLUMNS = frozenset({"id", "primary", "sequence", "set"})
 """Columns whose cells stay text, whatever they look like: an id 007 is no 7."""
+_ALWAYS_THERE = ("sequence", "primary", "set")
+"""Columns whose empty cell is a value: a sequence is missed, and a row without a set is in none."""
 _SEQUENCE_COLUMNS = ("sequence", "primary")
-_INTEGER = re.compile(r"[+-]?[0-9]+")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
-def csv_records(file: IO[bytes], name: str) -> Iterator[tuple[str, dict[str, object] | ValueError]]:
-    """(where, record or what is wrong with its line) for each line of the table in `file`, which messages call `name`.
+def csv_records(file: IO[bytes], name: str) -> Found:
+    """A record a line of a table with commas, whose first line is a header.
 
-    ValueError for what leaves no table: no column of sequences, a column named twice, a broken quotation, no UTF-8.
+    ValueError for what leaves no table: no column of sequences, a column named twice, a broken quotation.
     """
-    reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+    reader = csv.reader(lines(file, name, newline=""), strict=True)
     header: list[str] = []
     try:
         for cells in reader:
@@ -173,46 +129,68 @@ def csv_records(file: IO[bytes], name: str) -> Iterator[tuple[str, dict[str, obj
             if not header:
                 header = _checked_header(cells, where) if cells else []
             elif len(cells) == len(header):
-                yield where, _record(header, cells, where)
+                yield where, _of_cells(header, cells, where)
             elif cells:
                 yield where, ValueError(f"{where} has {len(cells)} cells; accepted: {len(header)}, as in the header")
     except csv.Error as error:
         raise ValueError(f"{name} line {reader.line_num} is not valid CSV: {error}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not text in UTF-8 (after line {reader.line_num}): {error}") from None
 
 
 def _checked_header(cells: list[str], where: str) -> list[str]:
     header = [cell.strip() for cell in cells]
-    repeated = sorted({column for column in header if column and header.count(column) > 1})
+    repeated = sorted(column for column, count in Counter(header).items() if column and count > 1)
     if repeated:
-        raise ValueError(f"{where} names the column {repeated[0]!r} more than once")
+        raise ValueError(f"{where} names the column {repeated[0][:40]!r} more than once")
     if not set(_SEQUENCE_COLUMNS) & set(header):
-        raise ValueError(
-            f"{where} has no column 'sequence' (found {', '.join(map(repr, header))}); a header is expected"
-        )
+        found = ", ".join(repr(column[:40]) for column in header[:20])
+        raise ValueError(f"{where} has no column 'sequence' (found {found}); a header is expected")
     return header
 
 
-def _record(header: list[str], cells: list[str], where: str) -> dict[str, object] | ValueError:
+def _of_cells(header: list[str], cells: list[str], where: str) -> dict[str, object] | ValueError:
     values: dict[str, object] = {}
     for column, cell in zip(header, cells, strict=True):
         text = cell.strip()
-        if not column or (not text and column not in _SEQUENCE_COLUMNS):
+        if not column or (not text and column not in _ALWAYS_THERE):
             continue  # a column without a name is the row number that pandas writes
+        if not text.isascii() and not _is_text(text):
+            return ValueError(f"{where} is not text in UTF-8: column {column[:40]!r}")
         try:
             values[column] = text if column in TEXT_COLUMNS else _value(text)
         except (ValueError, RecursionError) as error:
-            return ValueError(f"{where}: key {column!r} is not a valid list: {error}")
+            return ValueError(f"{where}: key {column[:40]!r} is not a valid list: {_begin(text)}: {error}")
     return values
 
 
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _begin(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "...")
+
+
 def _value(text: str) -> object:
-    if _INTEGER.fullmatch(text):
+    if INTEGER.fullmatch(text):
         return int(text)
-    if _NUMBER.fullmatch(text):
+    if NUMBER.fullmatch(text):
         return float(text)
-    return json.loads(text) if text.startswith("[") else text
+    if not text.startswith("["):
+        return text
+    return json.loads(text, object_pairs_hook=dict_of_once) if "," in text else printed_array(text)
+
+
+_READERS: Mapping[str, Callable[[Source], Found]] = {
+    "lmdb": _lmdb,
+    "csv": _text(csv_records),
+    "proteinnet": _text(proteinnet_records),
+    "jsonl": _text(json_lines),
+    "json": _text(json_list),
+}
 
 
 SET_KEY = "set"
@@ -220,34 +198,87 @@ SET_KEY = "set"
 SHOWN_FAULTS = 5
 """Wrong records that one message names."""
 _SPLIT_OF_SET = {"training": "train", "val": "valid", "validation": "valid", "testing": "test"}
+_ALWAYS_KNOWN = ("train", "valid", "test", TEST_SPLIT)
 
 Row = dict[str, object]
 
 
-def checked_rows(schema: TaskSchema, path: Path, split: str, faults: list[str]) -> Iterator[Row]:
-    """The row to store for each record of `path` that is of `split`; what is wrong is named in `faults`.
+@dataclass
+class FileReading:
+    """What was found in one file beside its rows: faults, and records that are in none of the splits asked for."""
 
-    A file that cannot be read on is a fault too, after the rows that were read.
+    path: Path
+    splits: Sequence[str]
+    """Which splits its records may go to."""
+    known: Collection[str] = ()
+    """Further names that a `set` may have: the task's other splits."""
+    accept_non_protein: bool = False
+    """Whether sequences that look like something else than proteins are taken."""
+    faults: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    """What the `set` of a record says that is in no split asked for -> records; "" for an empty one."""
+    says_sets: bool | None = None
+    """Whether its records say which split they are of; None before the first."""
+
+    def splits_of(self, values: Mapping[str, object], where: str) -> Sequence[str]:
+        """The split of a record, none for one that is left out; ValueError where it does not say what it must.
+
+        A file without a word of splits is all of its one split, or of several that are only scored.
+        """
+        found = values.get(SET_KEY)
+        if self.says_sets is None:
+            self.says_sets = SET_KEY in values
+        if found is None or found == "":
+            if self.says_sets:
+                self.left_out[""] += 1
+            return () if self.says_sets else self.splits
+        if not self.says_sets:
+            raise ValueError(f"{where}: key {SET_KEY!r} has {shown(found)}, and records before it have no such key")
+        names = {_set_name(split): split for split in (*_ALWAYS_KNOWN, *self.known, *self.splits)}
+        name = _set_name(found) if isinstance(found, str) else None
+        if name not in names:
+            raise ValueError(f"{where}: key {SET_KEY!r} has {shown(found)}; accepted: {', '.join(sorted(names))}")
+        self.left_out[name] += names[name] not in self.splits
+        return [split for split in self.splits if split == names[name]]
+
+    def notices(self) -> list[str]:
+        """What a user should know of the records that are left out, a sentence for each kind."""
+        several = [f"{self.path.name} is {' and '.join(self.splits)} at once"] if len(self.splits) > 1 else []
+        return several * (not self.says_sets) + [
+            f"{count:,} records of {self.path.name} are in no split: "
+            + (f"their {SET_KEY!r} is {name!r}, which is not asked for" if name else f"their {SET_KEY!r} is empty")
+            for name, count in sorted((+self.left_out).items())
+        ]
+
+
+def checked_rows(schema: TaskSchema, reading: FileReading) -> Iterator[tuple[str, Row]]:
+    """(split, row to store) for each record of a file; what is wrong, or left out, is noted in `reading`.
+
+    A file that cannot be read on is a fault too, after the rows that were read; and so is one whose sequences are no
+    proteins when they are taken together.
     """
+    letters = Composition()
     try:
-        for number, record in enumerate(read_records(path, faults)):
-            if not is_of_split(record.values, split):
-                continue
+        for number, record in enumerate(read_records(reading.path, reading.faults)):
             try:
-                row = check_record(schema, record.values, record.where)
+                if not (splits := reading.splits_of(record.values, record.where)):
+                    continue
+                row = check_record(schema, record.values, record.where, reading.accept_non_protein)
             except ValueError as error:
-                faults.append(str(error))
+                reading.faults.append(str(error))
                 continue
+            letters.add([str(row["sequence"]).encode()], [None])
             row["id"] = row["id"] or str(number)  # as TAPE's own reader names a record without id
-            yield row
+            yield from ((split, row) for split in splits)
     except ValueError as error:
-        faults.append(f"{error} (what follows in this file was not read)")
-
-
-def is_of_split(values: Mapping[str, object], split: str) -> bool:
-    """Whether a record is of `split`: one that does not say is of the split that its file is."""
-    found = values.get(SET_KEY)
-    return not isinstance(found, str) or _set_name(found) == _set_name(split)
+        reading.faults.append(f"{error} (what follows in this file was not read)")
+    if "train" in reading.splits and len(reading.splits) > 1 and reading.says_sets is False:
+        reading.faults.append(
+            f"{reading.path} is the file of {', '.join(reading.splits)}, and its records have no {SET_KEY!r} that says "
+            "which of them are of which split"
+        )
+    if not reading.accept_non_protein and (verdict := letters.verdict()):
+        reading.faults.append(f"{reading.path} {verdict}")
 
 
 def faults_message(faults: Sequence[str], num_records: int, most: int = SHOWN_FAULTS) -> str:
@@ -260,8 +291,7 @@ def faults_message(faults: Sequence[str], num_records: int, most: int = SHOWN_FA
 
 
 def _set_name(name: str) -> str:
-    lower = name.strip().lower()
-    return _SPLIT_OF_SET.get(lower, lower)
+    return _SPLIT_OF_SET.get(name.strip().lower(), name.strip().lower())
 
 
 def is_simulated(source: Path | str) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proteinlm.platform.labelled.files import ENDINGS, SHOWN_FAULTS, checked_rows, count_records
+from proteinlm.platform.labelled.files import ENDINGS, SHOWN_FAULTS, FileReading, checked_rows, count_records
+from proteinlm.platform.labelled.task_data import shared_notice
 from proteinlm.tasks.catalog import TASKS, build_task
 from proteinlm.tasks.records import TaskSchema
 
@@ -50,6 +51,8 @@ class SplitCheck:
     num_faults: int
     faults: tuple[str, ...]
     """The first ones."""
+    notices: tuple[str, ...] = ()
+    """Records that are in no split, and proteins that are in train too."""
 
 
 def check_tasks(directory: Path) -> Iterator[SplitCheck]:
@@ -60,12 +63,13 @@ def check_tasks(directory: Path) -> Iterator[SplitCheck]:
     if not files:
         names = ", ".join(f"{stem}_<split>" for stem in _schemas())
         raise FileNotFoundError(f"{directory} holds no file of a task; looked for {names} ({', '.join(ENDINGS)})")
+    trained: dict[str, set[object]] = {}
     for stem, split, path in files:
         schemas = _schemas()[stem]
         if not schemas:
             yield _counted(stem, split, path)
         for schema in schemas:
-            yield _checked(schema, split, path)
+            yield _checked(schema, split, path, trained.setdefault(schema.task, set()))
 
 
 def show_check(directory: Path, console: "Console") -> int:
@@ -84,6 +88,8 @@ def show_check(directory: Path, console: "Console") -> int:
     console.print(table)
     if any(check.published not in (None, check.num_records) for check in found):
         console.print("Sizes differ from TAPE's: results on these records are not results on TAPE's splits.")
+    for notice in dict.fromkeys(notice for check in found for notice in check.notices):
+        console.print(notice, markup=False, highlight=False, soft_wrap=True)
     for fault in dict.fromkeys(fault for check in found for fault in check.faults):  # tasks of one file may share it
         console.print(fault, markup=False, highlight=False, soft_wrap=True)
     for check in found:
@@ -114,21 +120,29 @@ def _split_files(directory: Path, stem: str) -> Iterator[tuple[str, Path]]:
         yield split, found[split]
 
 
-def _checked(schema: TaskSchema, split: str, path: Path) -> SplitCheck:
-    faults: list[str] = []
+def _checked(schema: TaskSchema, split: str, path: Path, trained: set[object]) -> SplitCheck:
+    """`trained`: the sequences of the task's train split, to which those of this file are added if it is that."""
+    reading = FileReading(path, [split], PUBLISHED_SIZES.get(schema.file_stem, {}))
     num_right = num_labels = 0
-    for row in checked_rows(schema, path, split, faults):
+    shared: list[str] = []
+    for _, row in checked_rows(schema, reading):
         num_right += 1
         num_labels += schema.count_labels(row)
+        if split == "train":
+            trained.add(row["sequence"])
+        elif row["sequence"] in trained:
+            shared.append(str(row["id"]))
+    notices = reading.notices() + ([f"{schema.task}: {shared_notice(split, num_right, shared)}"] if shared else [])
     return SplitCheck(
         task=schema.task,
         split=split,
         file=str(path),
-        num_records=num_right + len(faults),
+        num_records=num_right + len(reading.faults),
         published=PUBLISHED_SIZES.get(schema.file_stem, {}).get(split),
         num_labels=num_labels,
-        num_faults=len(faults),
-        faults=tuple(faults[:SHOWN_FAULTS]),
+        num_faults=len(reading.faults),
+        faults=tuple(reading.faults[:SHOWN_FAULTS]),
+        notices=tuple(notices),
     )
 
 

@@ -9,30 +9,41 @@ for the same one. Runs of one storage that read the same records share one build
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
 from proteinlm.platform.data.manifest import (
     FORMAT_VERSION,
     Manifest,
     Split,
+    read_shard,
     split_of,
     standing_build,
     write_manifest,
     write_shard,
 )
-from proteinlm.platform.labelled.files import ENDINGS, TEST_SPLIT, Row, checked_rows, faults_message, is_simulated
+from proteinlm.platform.labelled.files import (
+    ENDINGS,
+    TEST_SPLIT,
+    FileReading,
+    Row,
+    checked_rows,
+    faults_message,
+    is_simulated,
+)
 from proteinlm.platform.storage.atomic import staged_directory
 from proteinlm.tasks.catalog import build_task
-from proteinlm.tasks.records import TaskSchema
+from proteinlm.tasks.records import TaskSchema, shown
 from proteinlm.tasks.task import Task
 
 SHARD_ROWS = 512
+NOTICES_FILE = "notices.json"
+"""Beside the manifest: sentences for the screen, and the ids of each split's proteins whose sequence is in train."""
+SHOWN_IDS = 5
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,12 @@ class SplitOptions:
     """Split -> file or file stem in the source folder, where the names differ from `<file stem>_<split>`."""
     valid_fraction: float = 0.0
     """Above 0: no valid file is read; this share of the train file's sequences is cut off."""
+    accept_non_protein: bool = False
+    """Whether sequences that look like something else than proteins are taken."""
+
+    def told(self) -> dict[str, object]:
+        """All options by name; what is off, and came later than the first builds, is not told."""
+        return {name: value for name, value in asdict(self).items() if name != "accept_non_protein" or value}
 
     def __post_init__(self) -> None:
         for name in ("max_train_examples", "max_test_examples"):
@@ -81,7 +98,7 @@ def build_task_shards(
     if shard_rows < 1:
         raise ValueError(f"shard_rows is {shard_rows}; accepted: at least 1")
     paths = find_split_files(task, folder, options.files, needs_valid=options.valid_fraction == 0)
-    told = {name: value for name, value in asdict(options).items() if name != "files"}  # `sources` says which they are
+    told = {name: value for name, value in options.told().items() if name != "files"}  # `sources` says which they are
     settings: dict[str, object] = {
         "task": task_name,
         "sources": {split: {"file": path.name, "sha256": _file_digest(path)} for split, path in paths.items()},
@@ -92,10 +109,12 @@ def build_task_shards(
     standing = standing_build(directory, task_name, settings)
     if standing is not None:
         return standing
-    splits, counts = _read_splits(schema, paths, options)
+    splits, counts, notices = _read_splits(task, paths, options)
     for split in splits.keys() - {task.train_split, *task.valid_splits}:
         splits[split] = _sample(splits[split], options.max_test_examples)
     _count_labels(schema, paths, splits, counts)
+    shared = _count_shared(task, splits, counts)
+    notices += [shared_notice(split, len(splits[split]), ids) for split, ids in shared.items() if ids]
     try:
         with staged_directory(directory) as staging:
             written = {name: _write_split(staging, name, rows, schema, shard_rows) for name, rows in splits.items()}
@@ -103,6 +122,8 @@ def build_task_shards(
             manifest = Manifest(
                 kind=task_name, splits=written, settings=settings, counts=counts, is_simulated=is_made_up
             )
+            record = {"notices": notices, "in_train": shared}
+            (staging / NOTICES_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             write_manifest(staging, manifest)
     except OSError:
         other = standing_build(directory, task_name, settings)  # another process may have been faster
@@ -114,8 +135,7 @@ def build_task_shards(
 
 def read_split(directory: Path | str, manifest: Manifest, split: str) -> pa.Table:
     """All rows of a split in order; for baselines and other readers that want a whole split in memory."""
-    shards = manifest.split(split).shards
-    return pa.concat_tables([pa.parquet.ParquetFile(Path(directory) / shard.file).read() for shard in shards])
+    return pa.concat_tables([read_shard(directory, shard) for shard in manifest.split(split).shards])
 
 
 def find_split_files(task: Task, folder: Path, files: Mapping[str, str], *, needs_valid: bool) -> dict[str, Path]:
@@ -162,20 +182,60 @@ def _file_digest(path: Path) -> str:
 
 
 def _read_splits(
-    schema: TaskSchema, paths: Mapping[str, Path], options: SplitOptions
-) -> tuple[dict[str, list[Row]], dict[str, int]]:
-    """Checked rows of every split, train shuffled, and how many were read of each."""
+    task: Task, paths: Mapping[str, Path], options: SplitOptions
+) -> tuple[dict[str, list[Row]], dict[str, int], list[str]]:
+    """Checked rows of every split, train shuffled; how many were read of each; notices of what was left out."""
+    assert task.records is not None
+    splits: dict[str, list[Row]] = {split: [] for split in paths}
     faults: list[str] = []
-    splits = {split: list(checked_rows(schema, path, split, faults)) for split, path in paths.items()}
+    notices: list[str] = []
+    left_out = 0
+    for path in dict.fromkeys(paths.values()):  # once, where several splits share it
+        known = (*task.valid_splits, *task.test_splits, *paths)
+        reading = FileReading(
+            path, [split for split in paths if paths[split] == path], known, options.accept_non_protein
+        )
+        for split, row in checked_rows(task.records, reading):
+            splits[split].append(row)
+        faults += reading.faults
+        notices += reading.notices()
+        left_out += reading.left_out.total()
     if faults:
         raise ValueError(faults_message(faults, len(faults) + sum(map(len, splits.values()))))
-    counts = {f"{split}_read": len(rows) for split, rows in splits.items()}
+    counts = {f"{split}_read": len(rows) for split, rows in splits.items()} | {"left_out": left_out}
     generator = np.random.default_rng([options.seed, 0x7A5C])
     train = [splits["train"][i] for i in generator.permutation(len(splits["train"]))]
     if options.valid_fraction > 0:
         splits["valid"], train = _cut_valid(train, options.valid_fraction)
     splits["train"] = train[: options.max_train_examples]
-    return splits, counts
+    return splits, counts, notices
+
+
+def _count_shared(task: Task, splits: Mapping[str, list[Row]], counts: dict[str, int]) -> dict[str, list[str]]:
+    """Add to `counts` how many proteins of each other split have a sequence of train; returns their ids."""
+    in_train = {row["sequence"] for row in splits[task.train_split]}
+    shared = {
+        split: [str(row["id"]) for row in rows if row["sequence"] in in_train]
+        for split, rows in splits.items()
+        if split != task.train_split
+    }
+    counts |= {f"{split}_in_train": len(ids) for split, ids in shared.items()}
+    return shared
+
+
+def shared_notice(split: str, num_records: int, ids: Sequence[str]) -> str:
+    """That proteins of `split` are in train too, how many and which."""
+    first = ", ".join(shown(name)[1:-1] for name in ids[:SHOWN_IDS]) + (", ..." if len(ids) > SHOWN_IDS else "")
+    return f"{len(ids):,} of {num_records:,} proteins of {split} have a sequence that is in train too: {first}"
+
+
+def notices_of(directory: Path) -> list[str]:
+    """What a user should know of the records in the shards of `directory`: left out, or in train and test alike."""
+    try:
+        values = json.loads((directory / NOTICES_FILE).read_text(encoding="utf-8"))
+        return [str(notice) for notice in values["notices"]]
+    except (OSError, ValueError, KeyError, TypeError):  # a build of an earlier version has none
+        return []
 
 
 def _sample(rows: list[Row], most: int | None) -> list[Row]:
@@ -232,7 +292,7 @@ def records_folder(task: str, data: Path) -> Path:
 def shared_task_shards(task: str, data: Path, storage: Path, options: SplitOptions) -> Path:
     """Return the directory of the task's shards in `storage`, made if needed; raises as `build_task_shards` does."""
     source = records_folder(task, data)
-    known_by = json.dumps([FORMAT_VERSION, task, str(source.resolve()), asdict(options)], sort_keys=True)
+    known_by = json.dumps([FORMAT_VERSION, task, str(source.resolve()), options.told()], sort_keys=True)
     out = storage / FOLDER / f"{task}-{hashlib.sha256(known_by.encode()).hexdigest()[:12]}"
     build_task_shards(task, source, out, options)
     return out

@@ -21,6 +21,7 @@ from proteinlm.platform.results.tables import (
     FactColumn,
     Line,
     Measure,
+    Sample,
     Table,
     best_value,
     data_note,
@@ -68,7 +69,7 @@ def _make_table(title: str, rows: Sequence[ResultRow], *, is_apart: bool) -> Tab
     }
     ordered = sorted(rows, key=lambda row: list(columns).index((row.split, row.metric)))
     definitions: dict[tuple[str, str], str] = {}
-    data: dict[tuple[str, str, str, int | None], str] = {}
+    data: dict[Sample, str] = {}
     for row in ordered:
         what, on_what = measure_of(row)
         if row.kind != PUBLISHED or what not in definitions:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.masking import context_free_floor
-from proteinlm.platform.data.manifest import Manifest
+from proteinlm.platform.data.manifest import Manifest, Split
 from proteinlm.platform.results.rows import ResultRow
 from proteinlm.tasks.masked_language_modeling import scored_masking
 from proteinlm.tasks.metrics import evaluate
@@ -33,6 +33,8 @@ class Measured:
     steps: int | None = None
     residues: int | None = None
     settings: dict[str, object] | None = None
+    longest_scored: int | None = None
+    """Residues from which on a protein was cut before it was scored; None: none was."""
 
 
 def measure(
@@ -82,7 +84,7 @@ def _row(
         task=task.name,
         split=split,
         metric=metric.name,
-        definition=metric.definition,
+        definition=metric.definition + _cut(who, manifest.split(split)),
         value=score.value,
         low=_known(score.low),
         high=_known(score.high),
@@ -98,6 +100,13 @@ def _row(
         is_simulated=manifest.is_simulated,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _cut(who: Measured, split: Split) -> str:
+    """The end of a definition where proteins of the split were too long for the model; "" where none was."""
+    if who.longest_scored is None or split.longest <= who.longest_scored:
+        return ""
+    return f"; of every protein the first {who.longest_scored:,} residues alone, which are all of it in the above"
 
 
 def split_rule(manifest: Manifest, split: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from proteinlm.platform.storage.atomic import write_to_storage
-from proteinlm.platform.storage.run_directory import ROWS_FILE
+from proteinlm.platform.storage.run_directory import ROWS_FILE, first_fault
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -139,11 +139,7 @@ def _rows(filesystem: "FileSystem", file: str) -> dict[tuple[str | int, ...], Re
         try:
             row = ResultRow.model_validate_json(line)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            name = ".".join(str(key) for key in first["loc"])
-            raise ValueError(
-                f"{file}, line {number} is not a result row: {name}{': ' if name else ''}{first['msg']}"
-            ) from None
+            raise ValueError(f"{file}, line {number} is not a result row: {first_fault(error)}") from None
         rows[row.key] = row
     return rows
 

@@ -133,14 +133,16 @@ def best_value(values: Iterable[float], *, larger_is_better: bool) -> float | No
     return max(rivals) if larger_is_better else min(rivals)
 
 
-Measure = tuple[tuple[str, str], tuple[str, str, str, int | None]]
-"""How a value was measured: (metric, definition) and (split, data hash, split rule, mask seed). Only values of equal
-measure are ranked together."""
+Sample = tuple[str, str, str, int | None, int]
+"""What was scored: split, data hash, split rule, mask seed, proteins. A prefix of a split is another sample."""
+Measure = tuple[tuple[str, str], Sample]
+"""How a value was measured: (metric, definition) and on what. Only values of equal measure are ranked together."""
 
 
 def measure_of(row: ResultRow) -> Measure:
     """The measure of `row`."""
-    return (row.metric, row.definition), (row.split, row.data_hash, row.split_rule, row.mask_seed)
+    sample = (row.split, row.data_hash, row.split_rule, row.mask_seed, row.num_proteins)
+    return (row.metric, row.definition), sample
 
 
 def data_note(row: ResultRow) -> str:

@@ -6,22 +6,26 @@ A run is <storage>/<name>. All that depends on a mode of finetuning asks the tab
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from proteinlm.platform.settings.sections import (
     BatchSection,
     ClusterSection,
+    Count,
     LoraSection,
     ModelSection,
     NoResult,
     ObjectiveSection,
     OptimizerSection,
     ProbeSection,
+    Processes,
     RunName,
     Section,
+    Seed,
     TrainingSection,
+    UserPath,
 )
 
 Mode = Literal["full", "frozen", "lora", "scratch", "cnn", "probe", "baseline"]
@@ -68,11 +72,11 @@ class CorpusWorkSection(Section):
 
     address: str | None = None
     """Ray address; empty: RAY_ADDRESS, else an embedded Ray on this machine."""
-    max_tasks: int | None = Field(None, ge=1)
+    max_tasks: Processes | None = None
     """Tasks at once; empty: as many as there are CPUs."""
-    chunk_bytes: int = Field(2 << 20, ge=1)
+    chunk_bytes: int = Field(2 << 20, ge=1, le=1 << 30)
     """Bytes of decompressed text that one task reads at a time."""
-    bucket_bytes: int = Field(4 << 20, ge=1)
+    bucket_bytes: int = Field(4 << 20, ge=1, le=1 << 34)
     """About how many bytes of text one task puts in order at a time."""
 
 
@@ -83,13 +87,13 @@ class CorpusConfig(Section):
     records; of the rest `valid_fraction` goes to the split valid.
     """
 
-    sources: tuple[Path, ...] = Field(min_length=1)
-    """FASTA or JSON lines, each plain or .gz, or TAPE LMDB directories."""
-    out: Path
+    sources: tuple[UserPath, ...] = Field(min_length=1)
+    """FASTA or JSON lines, each plain or compressed (.gz, .bz2, .xz, .zst), or TAPE LMDB directories."""
+    out: UserPath
     """Directory to make; it must be a path that all nodes see."""
-    clans: Path | None = None
+    clans: UserPath | None = None
     """Pfam-A.clans.tsv, plain or .gz: the clan of each family."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Of the shuffle, the split at random and the held-out families."""
     valid_fraction: float = Field(0.05, ge=0, lt=1)
     """Share of the proteins that are not held out."""
@@ -99,15 +103,25 @@ class CorpusConfig(Section):
     """Clans that are held out in any case; the default is TAPE's (songlab-cal/tape-neurips2019, pfam serializer)."""
     holdout_families: tuple[str, ...] = ("PF18346", "PF14604", "PF18697", "PF03577", "PF01112", "PF03417")
     """Families that are held out in any case; the default is TAPE's."""
-    shard_rows: int = Field(4096, ge=1)
+    shard_rows: int = Field(4096, ge=1, le=10**9)
     """Proteins of one shard, to within one."""
-    min_length: int = Field(1, ge=1)
+    min_length: Count = 1
     """Shorter proteins, in residues, are rejected."""
+    max_length: int = Field(100_000, ge=1, lt=2**31)
+    """Longer proteins, in residues, are rejected; so are records of more than 64 times as many bytes and a megabyte."""
+    accept_non_protein: bool = False
+    """Take what looks like nucleotides, three-letter codes, secondary structure or structure letters as proteins; else
+    such records are rejected, and a source that consists of them is refused."""
     max_reject_fraction: float = Field(0.01, ge=0, le=1)
     """The build fails above this share of rejected records."""
     is_simulated: bool = False
     """The proteins are made up: said beside every result that comes from them."""
     work: NoResult[CorpusWorkSection] = CorpusWorkSection()
+
+    @property
+    def max_record_bytes(self) -> int:
+        """Bytes of text that one record may take, its line ends, gaps, header and further keys included."""
+        return (1 << 20) + 64 * self.max_length
 
     @property
     def split_rule(self) -> str:
@@ -125,9 +139,9 @@ class RunConfig(Section):
     """The run's name; its directory is `<storage>/<name>`."""
     configuration: NoResult[RunName | None] = None
     """Name that runs share which differ in nothing but their seed: tables pool them. Empty: the run's own name."""
-    storage: NoResult[Path] = Path("runs")
+    storage: NoResult[UserPath] = Path("runs")
     """Directory that holds run directories; one that every node sees."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Of initial weights, the order of batches, crops, training masks and dropout."""
     batches: BatchSection = BatchSection()
     optimizer: OptimizerSection = OptimizerSection()
@@ -143,6 +157,18 @@ class RunConfig(Section):
     def runs_in_process(self) -> bool:
         """Whether training runs in the calling process."""
         return bool(self.cluster.in_process)
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self, info: ValidationInfo) -> Self:
+        """The warm-up that somebody asked for ends within the run; the default one of a short run is nobody's word."""
+        steps, warmup = self.training.steps, self.optimizer.warmup_steps
+        is_asked_for = bool(info.context) and "warmup_steps" in self.optimizer.model_fields_set
+        if is_asked_for and steps is not None and warmup > steps:
+            raise ValueError(
+                f"optimizer.warmup_steps is {warmup}; accepted: up to training.steps ({steps}), or the learning rate "
+                "is never reached"
+            )
+        return self
 
     @model_validator(mode="after")
     def _engine_fits(self) -> Self:
@@ -166,7 +192,7 @@ class RunConfig(Section):
 class PretrainConfig(RunConfig):
     """`proteinlm pretrain`: masked language modelling on a corpus."""
 
-    corpus: Path
+    corpus: UserPath
     """Directory that `proteinlm corpus build` made."""
     model: ModelSection
     objective: ObjectiveSection = ObjectiveSection()
@@ -187,33 +213,35 @@ class FinetuneConfig(RunConfig):
     """A task's name, or all: the five of TAPE (secondary structure with 3 and with 8 classes)."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the task, such as head: tape."""
-    data: Path
+    data: UserPath
     """Folder of TAPE-style records (`<file stem>_<split>.jsonl.gz`, .json, .lmdb), or of one such folder for each task,
     named by the file stem."""
     files: dict[str, str] = Field(default_factory=dict)
     """Split -> file or file stem in `data`, where the names differ from `<file stem>_<split>`."""
     valid_fraction: float = Field(0.0, ge=0, lt=1)
     """Above 0: this share of the training records becomes the valid split, and no valid file is read."""
+    accept_non_protein: bool = False
+    """Take sequences that look like nucleotides, three-letter codes or secondary structure as proteins."""
     mode: Mode = "full"
     """full: encoder and head are trained; frozen: the head, on embeddings computed once; lora: the head and low-rank
     adapters; scratch: no pretrained weights; cnn: a small convolutional encoder, from scratch; probe: logistic
     regression on attention maps (contact prediction); baseline: no encoder."""
     lora: LoraSection = LoraSection()
-    pretrained: Path | None = None
+    pretrained: UserPath | None = None
     """Directory of config.json and model.safetensors, such as `<run>/model`, or one of transformers' EsmForMaskedLM;
     for scratch its architecture alone."""
     model: ModelSection | None = None
     """Architecture, where `pretrained` does not give it (modes scratch and cnn)."""
-    max_train_examples: int | None = Field(None, ge=1)
+    max_train_examples: Count | None = None
     """Train on at most so many proteins, chosen by `seed`."""
-    max_test_examples: int | None = Field(None, ge=1)
+    max_test_examples: Count | None = None
     """Score at most so many proteins of each test split, the same for all seeds; results say so and are never ranked
     with those of whole splits."""
     keep_model: NoResult[bool] = True
     """Save the model in `<run>/model`: config.json and model.safetensors with all weights, the encoder's too."""
     with_baselines: NoResult[bool] = True
     """Also fit the task's baselines, once for these records, so that each result can be compared."""
-    seeds: NoResult[tuple[Annotated[int, Field(ge=0)], ...]] = ()
+    seeds: NoResult[tuple[Seed, ...]] = ()
     """A run for each; empty: `seed` alone, and for all tasks three."""
     modes: NoResult[tuple[Mode, ...]] = ()
     """A run in each; empty: `mode` alone, and for all tasks also scratch and the baselines."""

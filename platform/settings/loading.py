@@ -13,15 +13,21 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from proteinlm.platform.settings.yaml_text import parse_value, read_yaml, shown
+from proteinlm.models.config import EARLIER_NAMES
+from proteinlm.platform.settings.yaml_text import parse_value, printable, read_yaml, shown
 
 Settings = TypeVar("Settings", bound=BaseModel)
 COMMAND_LINE = "command line"
+SHOWN_FAULTS = 20
+"""Of one source, in a message; `faults` holds all."""
+AS_TYPED: Mapping[str, bool] = {"as typed": True}
+"""Context of a validation in which settings that are not given are those that nobody typed."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,10 @@ class SettingsError(ValueError):
     def __str__(self) -> str:
         blocks = []
         for source in dict.fromkeys(fault.source for fault in self.faults):
-            lines = [f"{fault.name}: {fault.text}" for fault in self.faults if fault.source == source]
-            count = "one fault" if len(lines) == 1 else f"{len(lines)} faults"
+            found = [f"{printable(fault.name)}: {fault.text}" for fault in self.faults if fault.source == source]
+            lines = list(dict.fromkeys(found))
+            count = "one fault" if len(found) == 1 else f"{len(found)} faults"
+            lines[SHOWN_FAULTS:] = [f"... and {len(lines) - SHOWN_FAULTS} more"] * (len(lines) > SHOWN_FAULTS)
             blocks.append("\n  ".join([f"{count} in the settings ({source}):", *lines]))
         return "\n".join(blocks)
 
@@ -65,7 +73,7 @@ def load_settings(
     is_typed = bool(overrides or flags)
     source = " and ".join([str(path)] * (path is not None) + [COMMAND_LINE] * is_typed) or "defaults"
     values = set_dotted(read_yaml(path) if path is not None else {}, flags or {}, source)
-    values, faults = _assign(values, overrides, source)
+    values, faults = _assign(values, overrides, source, model)
     return _checked(model, values, source, faults)
 
 
@@ -86,12 +94,16 @@ def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """Return `values` with dotted `key=value` assignments laid over them, later ones winning; values are read as YAML.
+def override(
+    values: Mapping[str, Any], assignments: Sequence[str], model: type[BaseModel] | None = None
+) -> dict[str, Any]:
+    """Return `values` with dotted `key=value` assignments laid over them, later ones winning.
 
-    Raises SettingsError with every malformed assignment. Whether the keys exist is checked by `validate`.
+    A value is read as YAML, but for text: that is taken as it stands, a ` #` in it too, and where the `model` is known,
+    the value of a setting that is text or a path is text. Raises SettingsError with every malformed assignment. Whether
+    the keys exist is checked by `validate`.
     """
-    changed, faults = _assign(values, assignments, COMMAND_LINE)
+    changed, faults = _assign(values, assignments, COMMAND_LINE, model)
     if faults:
         raise SettingsError(faults)
     return changed
@@ -117,7 +129,9 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return dotted
 
 
-def _assign(values: Mapping[str, Any], assignments: Sequence[str], source: str) -> tuple[dict[str, Any], list[Fault]]:
+def _assign(
+    values: Mapping[str, Any], assignments: Sequence[str], source: str, model: type[BaseModel] | None
+) -> tuple[dict[str, Any], list[Fault]]:
     """`values` with the well-formed assignments made, and a fault for each malformed one."""
     changed, faults = copy.deepcopy(dict(values)), []
     for assignment in assignments:
@@ -126,15 +140,43 @@ def _assign(values: Mapping[str, Any], assignments: Sequence[str], source: str) 
             expected = "expected key=value with a dotted key, such as model.hidden_size=256"
             faults.append(Fault(assignment, source, expected))
         elif not text.strip():
-            empty = f"no value after '='; write {name}=null for none or {name}=\"''\" for empty text"
+            empty = f"no value after '='; write {printable(name)}=null for none or =\"''\" for empty text"
             faults.append(Fault(name, source, empty))
         else:
             try:
-                faults += _set(changed, name.strip(), parse_value(text), source)
+                faults += _set(changed, name.strip(), _typed(text, _kinds(model, name.strip())), source)
             except ValueError as error:
-                why = f"found {text!r}, which is not a value in YAML: {error}"
+                why = f"found {shown(text)}, which is not a value in YAML: {error}"
                 faults.append(Fault(name.strip(), source, why))
     return changed, faults
+
+
+def _kinds(model: type[BaseModel] | None, name: str) -> set[object]:
+    """The types that the setting of this dotted name takes, unions taken apart; none where there is no such setting."""
+    sections, kinds = [model] if model else [], []
+    for key in name.split("."):
+        fields = [section.model_fields[key] for section in sections if key in section.model_fields]
+        sections = [inner for field in fields for inner in models_in(field.annotation)]
+        kinds = [kind for field in fields for kind in _alternatives(field.annotation)]
+    return set(kinds)
+
+
+def _alternatives(annotation: Any) -> Iterator[object]:
+    if get_origin(annotation) in {Union, UnionType, Annotated}:
+        inner = get_args(annotation)
+        for one in inner[:1] if get_origin(annotation) is Annotated else inner:
+            yield from _alternatives(one)
+    elif annotation.__hash__:
+        yield annotation
+
+
+def _typed(text: str, kinds: set[object]) -> Any:
+    """What was typed: text for a setting that takes text or a path and nothing else but none, unless it is quoted."""
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    is_text = bool(kinds) and kinds <= {str, Path, type(None)}
+    if not is_text or is_quoted or (text.strip() == "null" and type(None) in kinds):
+        return parse_value(text)
+    return text
 
 
 def _set(values: dict[str, Any], name: str, value: object, source: str) -> Iterator[Fault]:
@@ -146,7 +188,9 @@ def _set(values: dict[str, Any], name: str, value: object, source: str) -> Itera
             section[key] = {}
         if not isinstance(section[key], dict):
             parent = ".".join(keys[:depth])
-            yield Fault(name, source, f"{parent} is {shown(section[key])}, not a section with settings in it")
+            yield Fault(
+                name, source, f"{printable(parent)} is {shown(section[key])}, not a section with settings in it"
+            )
             return
         section = section[key]
     section[keys[-1]] = value
@@ -155,7 +199,7 @@ def _set(values: dict[str, Any], name: str, value: object, source: str) -> Itera
 def _checked(model: type[Settings], values: Mapping[str, object], source: str, faults: list[Fault]) -> Settings:
     settings = None
     try:
-        settings = model.model_validate(values)
+        settings = model.model_validate(values, context=AS_TYPED)
         flags = _flags(values, settings)
         faults = faults + [Fault(name, source, f"found {shown(flag)}, expected a number") for name, flag in flags]
     except ValidationError as error:
@@ -194,11 +238,14 @@ def _faults(
 def _path(values: object, error: ErrorDetails) -> tuple[str | int, ...]:
     """The error's location without the names of union members, which pydantic puts between the keys."""
     path: list[str | int] = []
-    for key in error["loc"]:
+    earlier = {new: old for old, new in EARLIER_NAMES.items()}
+    for place in error["loc"]:
+        is_earlier = isinstance(values, Mapping) and place not in values and earlier.get(str(place)) in values
+        key = earlier[str(place)] if is_earlier else place  # as it was typed
         is_index = isinstance(values, list | tuple) and isinstance(key, int) and key < len(values)
         if is_index or (isinstance(values, Mapping) and key in values):
             values = values[key]  # type: ignore[index]
-        elif error["type"] != "missing" or key != error["loc"][-1]:
+        elif error["type"] != "missing" or place != error["loc"][-1]:
             continue
         path.append(key)
     return tuple(path)

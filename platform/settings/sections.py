@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from proteinlm.models.config import ModelConfig, expand_preset
 from proteinlm.platform.settings.loading import flat, models_in
@@ -24,7 +24,9 @@ NoResult = Annotated[Value, CHANGES_NO_RESULT]
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 def settings_of_result(settings: BaseModel) -> dict[str, Any]:
@@ -58,7 +60,33 @@ def _model_section(value: object) -> object:
 ModelSection = Annotated[ModelConfig, BeforeValidator(_model_section)]
 """A `ModelConfig`; the key `preset` names a shipped one, further keys change it."""
 
-WorkerCount = Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+MOST_STEPS = 10**12
+"""Optimizer steps, examples and residues: beyond it, somebody slipped on a key."""
+MOST_BATCH_RESIDUES = 1 << 30
+"""Residues of one micro batch."""
+MOST_PROCESSES = 100_000
+"""Workers, lanes, threads and trials at once."""
+MOST_MINUTES = 525_600.0
+"""A year."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Processes = Annotated[int, Field(ge=1, le=MOST_PROCESSES)]
+Minutes = Annotated[float, Field(gt=0, le=MOST_MINUTES)]
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
+
+WorkerCount = Processes | tuple[Processes, Processes]
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"whose home directory {path.parts[0][:60]!r} is meant to be is not known") from None
+
+
+UserPath = Annotated[Path, AfterValidator(_at_home)]
+"""A path, in which a first `~` is the home directory, as a shell has it."""
 
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=180)]
 
@@ -92,11 +120,11 @@ class ObjectiveSection(Section):
 class BatchSection(Section):
     """How proteins become global batches. Their order depends on this, the corpus and the seed, not on the cluster."""
 
-    micro_batch_residues: int = Field(4096, ge=1)
+    micro_batch_residues: int = Field(4096, ge=1, le=MOST_BATCH_RESIDUES)
     """Residues of one micro batch, about: a window of the corpus is cut into equal parts."""
-    lanes: int = Field(2, ge=1)
+    lanes: Processes = 2
     """Micro batches of one optimizer step, over all workers: a global batch is about lanes x micro_batch_residues."""
-    max_length: int = Field(1024, ge=1)
+    max_length: int = Field(1024, ge=1, le=MOST_BATCH_RESIDUES)
     """Residues; `crop` says what training does with longer proteins. Scoring takes them whole (rotary positions)."""
     crop: Literal["random", "start", "refuse"] = "random"
     """What training sees of proteins longer than max_length: another random stretch in each epoch, or their start;
@@ -120,28 +148,28 @@ class OptimizerSection(Section):
     """The highest one, after warm-up."""
     head_learning_rate: float | None = Field(None, gt=0, le=1)
     """Of the task's head in finetuning, on the same schedule; empty: that of the encoder."""
-    warmup_steps: int = Field(100, ge=0)
+    warmup_steps: int = Field(100, ge=0, le=MOST_STEPS)
     """Steps in which the learning rate rises linearly."""
     decay: Literal["linear", "cosine", "none"] = "linear"
     """How the learning rate falls from the end of warm-up to the last step."""
     final_fraction: float = Field(0.0, ge=0, le=1)
     """Learning rate of the last step, as a share of the peak."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, le=1000)
     """Decoupled from the gradient, on matrices only."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.98)
     """AdamW's decay rates of the running means of gradients and of their squares."""
-    epsilon: float = Field(1e-8, gt=0)
+    epsilon: float = Field(1e-8, gt=0, le=1)
     """AdamW's term that keeps the division by the root of the second mean finite."""
-    gradient_clip: float = Field(1.0, gt=0)
+    gradient_clip: float = Field(1.0, gt=0, le=1e12)
     """Largest L2 norm of the whole gradient."""
 
 
 class TrainingSection(Section):
     """Length, engine and cadences, in optimizer steps."""
 
-    steps: int | None = Field(None, ge=1)
+    steps: Count | None = None
     """Optimizer steps (or say `epochs`)."""
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0, le=1e6)
     """Passes over the training split, where `steps` is not given."""
     engine: Literal["deepspeed", "plain"] = "deepspeed"
     """plain: PyTorch alone, for one worker."""
@@ -150,23 +178,23 @@ class TrainingSection(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """bf16: autocast, fp32 weights (CPU, sm_80 and newer). fp16: dynamic loss scaling, fp32 master weights (V100).
     auto: bf16 where the hardware computes in it, else fp16 on a GPU and fp32 on a CPU."""
-    validate_every: int = Field(200, ge=1)
+    validate_every: Count = 200
     """Steps between validations."""
-    checkpoint_every: NoResult[int] = Field(200, ge=1)
+    checkpoint_every: NoResult[Count] = 200
     """Steps between checkpoints."""
-    checkpoint_minutes: NoResult[float | None] = Field(None, gt=0)
+    checkpoint_minutes: NoResult[Minutes | None] = None
     """A checkpoint also after so many minutes without one."""
-    keep_checkpoints: NoResult[int] = Field(2, ge=1)
+    keep_checkpoints: NoResult[Count] = 2
     """The newest checkpoints that are kept; older ones are deleted."""
-    max_skipped_steps: NoResult[int] = Field(20, ge=1)
+    max_skipped_steps: NoResult[Count] = 20
     """Steps whose loss or gradient is not finite are skipped; so many in a row end the run."""
-    log_every: NoResult[int] = Field(10, ge=1)
+    log_every: NoResult[Count] = 10
     """Steps between rows of metrics."""
-    pause_at: NoResult[int | None] = Field(None, ge=1)
+    pause_at: NoResult[Count | None] = None
     """Validate, save and end after this step, to resume later (successive halving)."""
-    patience: int | None = Field(None, ge=1)
+    patience: Count | None = None
     """Finetuning ends after so many validations in a row without a better value on valid; empty: never."""
-    validation_residues: int = Field(1_000_000, ge=1)
+    validation_residues: int = Field(1_000_000, ge=1, le=10**15)
     """Residues of each validation split that are scored during training: a fixed prefix of its shuffled rows."""
 
     @model_validator(mode="after")
@@ -179,9 +207,9 @@ class TrainingSection(Section):
 class LoraSection(Section):
     """Low-rank adapters (Hu et al. 2021, by peft): W + (alpha / rank) B A, of which only A and B are trained."""
 
-    rank: int = Field(8, ge=1)
+    rank: int = Field(8, ge=1, le=65_536)
     """Rank of B A: rows of A, columns of B."""
-    alpha: int = Field(16, ge=1)
+    alpha: int = Field(16, ge=1, le=65_536)
     """The adapter is multiplied by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Before A, in training."""
@@ -198,18 +226,18 @@ class ClusterSection(Section):
     num_workers: WorkerCount = 1
     """Workers; or [fewest, most]: an elastic group that starts with what there is room for and continues when workers
     are lost."""
-    resize_minutes: float = Field(10.0, gt=0)
+    resize_minutes: Minutes = 10.0
     """How often an elastic group looks for room for more workers. To grow, it restarts from the newest checkpoint."""
-    cpus_per_worker: float | None = Field(None, gt=0)
+    cpus_per_worker: float | None = Field(None, gt=0, le=MOST_PROCESSES)
     """CPUs that a worker reserves; empty: at most 1, such that one is left for Ray Data."""
-    threads_per_worker: int | None = Field(None, ge=1)
+    threads_per_worker: Processes | None = None
     """PyTorch threads on CPU; empty: the node's cores shared by its workers."""
     use_gpu: bool | None = None
     """Empty: yes where the cluster has GPUs."""
     in_process: bool | None = None
     """Train in the process that runs the command (or the trial) instead of a Ray Train worker: starts at once, but is
     not restarted when it dies. Empty: for finetuning with the plain engine."""
-    max_failures: int = Field(3, ge=0)
+    max_failures: int = Field(3, ge=0, le=MOST_STEPS)
     """Restarts after a worker died before the run is given up; a node that was taken away does not count."""
     autoscaling: bool = False
     """Nodes may be added: a group larger than the present cluster is not refused."""
@@ -236,9 +264,9 @@ class ClusterSection(Section):
 class ProbeSection(Section):
     """The contact probe (Rao et al. 2021) at every validation: logistic regression of contacts on attention maps."""
 
-    data: Path
+    data: UserPath
     """Folder of the records of contact prediction, or of one such folder for each task."""
     num_proteins: int = Field(20, ge=1, le=20)
     """Training proteins that the probe is fitted on."""
-    max_scored: int = Field(100, ge=1)
+    max_scored: Count = 100
     """The probe is scored on the first so many proteins of valid."""

@@ -1,11 +1,13 @@
 """Settings as YAML text: read strictly, and numbers as people write them.
 
-A key given twice, or one that is not text, is refused with its line. `1e-3` is a number (YAML 1.1 takes it for text);
+A key given twice, or one that is not text, is refused with its line; so is what is too large, too deep or refers to
+itself, by the limits below, and a value that its tag does not fit. `1e-3` is a number (YAML 1.1 takes it for text);
 dates, `yes`, `010` and `1:30`, which YAML 1.1 converts, stay text. Readers of YAML 1.1 read what `to_yaml` writes to
 equal values.
 """
 
 import re
+import reprlib
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+MAX_BYTES = 1 << 20
+"""Of a settings file. The longest that is shipped has three kilobytes; a sweep of a thousand lines has a hundred."""
+MAX_VALUES = 100_000
+"""Values and keys in it, those behind an alias counted wherever it stands."""
+MAX_DEPTH = 40
+"""Lists and sections in each other."""
+_SHOWN = 60  # characters of a value in a message
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)$")
 _NUMBER = re.compile(
     r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$"
@@ -35,8 +44,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         found = "is a directory" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"settings file {path} {found}")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; accepted: settings of up to {MAX_BYTES:,}")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        values = _loaded(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     except yaml.YAMLError as error:
@@ -49,30 +60,100 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Read one value (`1e-3`, `null`, `[a, b]`); ValueError says why `text` is none in YAML."""
+    """Read one value (`1e-3`, `null`, `[a, b]`); ValueError says why `text` is none in YAML.
+
+    Text without quotes is taken as it stands: to YAML, ` #` would begin a comment that is no part of it.
+    """
     try:
-        return yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        is_plain = isinstance(node, yaml.ScalarNode) and node.style is None and node.tag == _TEXT_TAG
+        if is_plain or (text.strip() and (node is None or node.end_mark.index < len(text.rstrip()))):
+            return text.strip()
+        return _loaded(text)
     except yaml.YAMLError as error:
         raise ValueError(_why(error)) from None
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(str(error)[:200]) from None
+
+
+class _Repr(reprlib.Repr):
+    """repr that looks at the beginning only, however much a value holds."""
+
+    def repr_int(self, value: int, level: int) -> str:
+        """The integer; repr itself raises for thousands of digits."""
+        return repr(value) if value.bit_length() < 2040 else "an integer of thousands of digits"
+
+
+_REPR = _Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxstring, _REPR.maxother = 3, 12, 12, 3 * _SHOWN, 3 * _SHOWN
 
 
 def shown(value: object) -> str:
     """Return `value` as a user would write it in YAML, for messages; cut after 60 characters."""
     if isinstance(value, Mapping):
-        return f"a section ({', '.join(str(key) for key in value)})"
+        names = ", ".join(printable(str(key)) for key in list(value)[:20])
+        return f"a section ({names}{', ...' if len(value) > 20 else ''})"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    text = _REPR.repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def printable(text: str) -> str:
+    """`text` with escapes for what a terminal would obey, cut after 200 characters."""
+    cut = text if len(text) <= 200 else f"{text[:197]}..."
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)
+
+
+_TEXT_TAG = "tag:yaml.org,2002:str"
+
+
+def _loaded(text: str) -> Any:
+    """The one document in `text`; YAMLError says what is wrong with it, mostly with a line."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    except (ValueError, OverflowError) as error:  # PyYAML's scanner, of escapes that are no characters
+        raise yaml.MarkedYAMLError(problem=str(error), problem_mark=loader.get_mark()) from None
+    finally:
+        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses repeated keys and keys that are not text."""
+    """SafeLoader that refuses repeated keys, keys that are not text, and what would grow without end."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node; ComposerError where it lies too deep."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            problem = f"more than {MAX_DEPTH} lists and sections in each other"
+            raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The document; ComposerError where it refers to itself, or its aliases stand for too much."""
+        node = super().get_single_node()
+        if node is not None:
+            _size(node, {})
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of `node`; ConstructorError with its line where its tag does not fit it."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError, OverflowError):
+            problem = f"{shown(node.value)} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """The mapping of `node`; ConstructorError where a key is repeated or not text."""
         first_line: dict[str, int] = {}
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
@@ -82,6 +163,24 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             first_line[key] = line
         return super().construct_mapping(node, deep)
+
+
+def _size(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """(values, depth) of `node` with its aliases written out; `known` are other nodes', None while one is counted."""
+    if id(node) not in known:
+        known[id(node)] = None
+        inner = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            inner = [one for pair in node.value for one in pair]
+        sizes = [_size(one, known) for one in inner]
+        known[id(node)] = 1 + sum(count for count, _ in sizes), 1 + max((depth for _, depth in sizes), default=0)
+    size = known[id(node)]
+    if size is None:
+        raise yaml.composer.ComposerError(None, None, "a value that holds itself", node.start_mark)
+    if size[0] > MAX_VALUES or size[1] > MAX_DEPTH:
+        problem = f"more than {MAX_VALUES:,} values, or {MAX_DEPTH} in each other, with what aliases stand for"
+        raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
+    return size
 
 
 class _Dumper(yaml.SafeDumper):
@@ -108,4 +207,4 @@ def _where(error: yaml.YAMLError) -> str:
 
 
 def _why(error: yaml.YAMLError) -> str:
-    return str(getattr(error, "problem", None) or error).splitlines()[0]
+    return printable(str(getattr(error, "problem", None) or error).splitlines()[0])

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def write_to_storage(filesystem: FileSystem, path: str, content: bytes) -> None:
     """Write `content` to `path` of a pyarrow file system, such as a bucket."""
-    staging = f"{path}{STAGING}"
+    staging = f"{path}.{uuid.uuid4().hex[:8]}{STAGING}"
     with filesystem.open_output_stream(staging) as stream:
         stream.write(content)
     filesystem.move(staging, path)
@@ -48,6 +49,13 @@ def write_to_storage(filesystem: FileSystem, path: str, content: bytes) -> None:
 def move_directory(staging: Path, target: Path) -> None:
     """Rename a whole directory to `target`; OSError where that is a directory that holds something."""
     os.rename(staging, target)
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a file to a name of this call alone beside it, and return that; FileNotFoundError where it is gone."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{STAGING}")
+    os.rename(path, aside)
+    return aside
 
 
 @contextmanager
@@ -70,3 +78,12 @@ def staged_directory(target: Path, *, is_shared: bool = False) -> Iterator[Path]
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def crc32(file: Path) -> int:
+    """CRC-32 of a file: a single flipped bit always changes it. It guards against rot and not against intent."""
+    checksum = 0
+    with file.open("rb") as content:
+        while block := content.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+    return checksum

@@ -22,12 +22,17 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from proteinlm.platform.storage.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
@@ -45,7 +50,7 @@ HALTED_FILE = "halted.json"
 ATTEMPTS_FILE = "attempts.jsonl"
 LOCK_FILE = "lock"
 
-Mark = TypeVar("Mark")
+Mark = TypeVar("Mark", bound="DataclassInstance")
 
 EMBEDDINGS_FOLDER = "embeddings"
 """Beside the run directories: embeddings of frozen encoders, shared by all runs of a storage."""
@@ -73,23 +78,44 @@ def write_run_file(
     total_steps: int,
     code_version: str,
     data_hash: str,
+    inputs: Mapping[str, str],
 ) -> None:
-    """Write run.json; `settings` are the resolved ones, nested and as JSON values."""
+    """Write run.json; `settings` are the resolved ones, nested and as JSON values; `inputs` as in `RunFile`."""
     described = {
         "settings": settings,
         "task": task,
         "total_steps": total_steps,
         "code_version": code_version,
         "data_hash": data_hash,
+        "inputs": dict(inputs),
         "packages": {name: _version(name) for name in PACKAGES},
     }
     write_atomically(run_directory / RUN_FILE, json.dumps(described, indent=1) + "\n")
 
 
-def read_run_file(run_directory: Path) -> dict[str, Any] | None:
-    """Return what run.json holds; None where the run has not started yet."""
+@dataclass(frozen=True)
+class RunFile:
+    """What run.json holds of what later launches and tables ask for."""
+
+    settings: dict[str, Any]
+    task: str
+    total_steps: int
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Setting -> content hash of what it named: `corpus` or `data`, `pretrained`. Empty of an earlier version's run."""
+    data_hash: str = ""
+    """Content hash of the data set, in runs of earlier versions too."""
+
+
+def read_run_file(run_directory: Path) -> RunFile | None:
+    """Return what run.json holds; None where the run has not started yet. ValueError names a file that is torn."""
     path = run_directory / RUN_FILE
-    return _read_object(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    values = read_object(path)
+    try:
+        return TypeAdapter(RunFile).validate_python(values)  # which takes no notice of what else stands there
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged: {first_fault(error)}") from None
 
 
 def _version(package: str) -> str:
@@ -111,13 +137,21 @@ def code_version() -> str:
 
 
 def is_finished(run_directory: Path) -> bool:
-    """Whether the run in this directory ended with all its results written."""
-    return (run_directory / FINISHED_FILE).is_file()
+    """Whether the run in this directory ended with all its results written; ValueError where the mark is torn."""
+    path = run_directory / FINISHED_FILE
+    return path.is_file() and isinstance(read_as(Finished, path), Finished)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of a run, after so many optimizer steps."""
+
+    steps: int
 
 
 def mark_finished(run_directory: Path, steps: int) -> None:
     """Record that the run ended after `steps` optimizer steps; all its results must be in place."""
-    _write_object(run_directory / FINISHED_FILE, {"steps": steps})
+    _write_object(run_directory / FINISHED_FILE, asdict(Finished(steps)))
 
 
 @dataclass(frozen=True)
@@ -138,7 +172,7 @@ def take_stopped(run_directory: Path) -> Stopped | None:
     path = run_directory / STOPPED_FILE
     if not path.is_file():
         return None
-    stopped = _read_as(Stopped, path)
+    stopped = read_as(Stopped, path)
     path.unlink()
     return stopped
 
@@ -178,7 +212,7 @@ def mark_failed(run_directory: Path, failure: Failure) -> None:
 def read_failed(run_directory: Path) -> Failure | None:
     """Return why the trial failed, None where it did not; ValueError for a file that does not say it."""
     path = run_directory / FAILED_FILE
-    return _read_as(Failure, path) if path.is_file() else None
+    return read_as(Failure, path) if path.is_file() else None
 
 
 def mark_halted(run_directory: Path, halted: Stopped) -> None:
@@ -190,7 +224,7 @@ def mark_halted(run_directory: Path, halted: Stopped) -> None:
 def read_halted(run_directory: Path) -> Stopped | None:
     """Return where and why successive halving ended the trial, None where it did not."""
     path = run_directory / HALTED_FILE
-    return _read_as(Stopped, path) if path.is_file() else None
+    return read_as(Stopped, path) if path.is_file() else None
 
 
 def forget_outcome(run_directory: Path) -> None:
@@ -203,19 +237,31 @@ def _write_object(path: Path, values: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(values) + "\n")
 
 
-def _read_as(kind: type[Mark], path: Path) -> Mark:
+def read_as(kind: type[Mark], path: Path) -> Mark:
+    """The JSON object in the file as a `kind` (a dataclass); ValueError, naming the file, for anything else."""
+    values = read_object(path)
+    names = {one.name for one in fields(kind)}
+    if unknown := values.keys() - names:
+        raise ValueError(f"{path} is damaged: it holds {min(unknown)!r}; accepted: {', '.join(sorted(names))}")
     try:
-        return kind(**_read_object(path))
-    except TypeError as error:  # a key too few or too many
-        raise ValueError(f"{path}: {error}") from None
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged: {first_fault(error)}") from None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in the file; ValueError, naming the file, for anything else."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; accepted: a JSON object") from None
+        raise ValueError(f"{path} is damaged: {error}; accepted: a JSON object") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: found {values!r}; accepted: a JSON object")
+        raise ValueError(f"{path} is damaged: found {str(values)[:60]!r}; accepted: a JSON object")
     return values
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first of pydantic's faults in words: where it is, and what was expected."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}{': ' if where else ''}{first['msg']}"

@@ -1,27 +1,35 @@
 """Training checkpoints: the engine's state, and a small cursor that says how far the run is in its data.
 
-cursor.json   step (optimizer steps done), residues seen, world_size, steps skipped, and the newest validation metrics
-state/...     what the engine saved, one part per worker
+cursor.json            step (optimizer steps done), residues seen, world_size, steps skipped, newest validation metrics
+state/... or state.pt  what the engine saved, one part per worker
+checksums-00000.json   of one worker: file -> [bytes, CRC-32] of each file that it wrote; written last
+
+A checkpoint is whole where the files of all its workers are there with these sizes and checksums. A damaged one is
+passed over: a run goes on from the newest whole one.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from pydantic import TypeAdapter, ValidationError
 from torch import distributed as dist
 
 from proteinlm.platform.settings.sections import TrainingSection
-from proteinlm.platform.storage.atomic import move_directory
-from proteinlm.platform.storage.run_directory import CHECKPOINTS_FOLDER
-from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY, convert_to_universal
+from proteinlm.platform.storage.atomic import crc32, move_directory
+from proteinlm.platform.storage.run_directory import CHECKPOINTS_FOLDER, first_fault, read_object
+from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY, convert_to_universal, unreadable
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.job import Worker
 
 CURSOR_FILE = "cursor.json"
+CHECKSUMS_FILE = "checksums-{rank:05d}.json"
+FORMAT_VERSION = 2
+"""Version 1, which has no key of that name, had no checksums."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,35 @@ class Checkpoints(Protocol):
         """Return the name of a notice that a node will be taken away, the same on all workers; all call it together."""
 
 
-def save_checkpoint(directory: Path, engine: Engine, cursor: Cursor, is_first_worker: bool) -> None:
-    """Write this worker's part into `directory`, which exists and is its own."""
-    engine.save(directory)
-    if is_first_worker:
-        (directory / CURSOR_FILE).write_text(json.dumps(asdict(cursor)))
+def save_checkpoint(directory: Path, engine: Engine, cursor: Cursor, rank: int) -> None:
+    """Write the part of worker `rank` into `directory`, which exists and is its own, and its checksums last.
+
+    OSError that names the directory where it cannot be written, such as on a full disk.
+    """
+    try:
+        engine.save(directory)
+        if rank == 0:
+            described = {"format_version": FORMAT_VERSION, **asdict(cursor)}
+            (directory / CURSOR_FILE).write_text(json.dumps(described))
+        checksums = {
+            file.relative_to(directory).as_posix(): [file.stat().st_size, crc32(file)]
+            for file in sorted(directory.rglob("*"))
+            if file.is_file()
+        }
+        (directory / CHECKSUMS_FILE.format(rank=rank)).write_text(json.dumps(checksums))
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_of_writing(error):
+            raise
+        why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise OSError(
+            f"the checkpoint after step {cursor.step} could not be written to {directory} ({why}); is the disk full? "
+            "The checkpoint before it stays, and the same command goes on from there"
+        ) from error
+
+
+def _is_of_writing(error: RuntimeError) -> bool:
+    """Whether torch's writer of archives raised it: it says a failed write of its file in words of C++."""
+    return any(word in str(error) for word in ("iostream", "PytorchStreamWriter", "unexpected pos"))
 
 
 @dataclass(frozen=True)
@@ -82,14 +114,91 @@ class CheckpointWriter:
         """
         cursor = Cursor(step, residues, self.worker.world_size, metrics, skipped_steps)
         folder = self.checkpoints.staging()
-        save_checkpoint(folder, self.engine, cursor, self.worker.is_first)
+        save_checkpoint(folder, self.engine, cursor, self.worker.rank)
         told = {"step": step, "residues": residues, **metrics}
         self.checkpoints.take(folder, cursor.checkpoint_name(), told, wait=wait)
 
 
 def read_cursor(directory: Path) -> Cursor:
-    """Read the cursor of the checkpoint in `directory`."""
-    return Cursor(**json.loads((directory / CURSOR_FILE).read_text()))
+    """Read the cursor of the checkpoint in `directory`; ValueError that names the file where it is not whole."""
+    return _read_cursor(directory)[0]
+
+
+def _read_cursor(directory: Path) -> tuple[Cursor, int]:
+    """The cursor, and the version of the checkpoint's format."""
+    file = directory / CURSOR_FILE
+    values = _read_part(file)
+    version = values.pop("format_version", 1)
+    if unknown := values.keys() - {field.name for field in fields(Cursor)}:
+        raise ValueError(f"{file} is damaged: it holds {min(unknown)!r}, which no cursor has")
+    try:
+        return TypeAdapter(Cursor).validate_python(values), version
+    except ValidationError as error:
+        raise ValueError(f"{file} is damaged: {first_fault(error)}") from None
+
+
+def _read_part(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ValueError(f"{file} is missing")
+    return read_object(file)
+
+
+def check_whole(directory: Path) -> None:
+    """ValueError that names the file of the checkpoint in `directory` that is missing or damaged.
+
+    Of a checkpoint of an earlier version, which has no checksums, only the cursor is looked at.
+    """
+    cursor, version = _read_cursor(directory)
+    if version == 1:
+        return
+    for rank in range(cursor.world_size):
+        listed = directory / CHECKSUMS_FILE.format(rank=rank)
+        for name, about in _read_part(listed).items():
+            file = directory / name
+            if not file.is_file():
+                raise ValueError(f"{file} is missing")
+            if [file.stat().st_size, crc32(file)] != about:
+                raise ValueError(f"{file} is damaged: its size or checksum is not what {listed.name} says")
+
+
+def newest_whole(candidates: Sequence[Path]) -> tuple[Path | None, tuple[str, ...]]:
+    """The first whole checkpoint of `candidates`, newest first, and what is wrong with those before it.
+
+    (None, ()) where there is none at all; ValueError where all are damaged.
+    """
+    faults: list[str] = []
+    for folder in candidates:
+        try:
+            check_whole(folder)
+        except ValueError as error:
+            faults.append(str(error))
+        else:
+            return folder, tuple(faults)
+    if faults:
+        raise ValueError(
+            f"no checkpoint in {candidates[0].parent} is whole: {'; '.join(faults)}. Bring one back from a copy, or "
+            "remove them all to begin anew"
+        )
+    return None, ()
+
+
+def checkpoints_in(run_directory: Path) -> list[Path]:
+    """All checkpoints of a run, newest first, whole or not: in its directory (Ray Train's) or in checkpoints/."""
+    folders = (run_directory, run_directory / CHECKPOINTS_FOLDER)
+    found = [path for folder in folders for path in folder.glob("step_*_by_*") if path.is_dir()]
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+@contextmanager
+def loading(directory: Path) -> Iterator[None]:
+    """Run the body, which loads the checkpoint in `directory`; ValueError names the file that cannot be loaded."""
+    try:
+        yield
+    except Exception as error:  # a damaged or hostile file makes torch and DeepSpeed raise nearly anything
+        for file in sorted(directory.rglob("*.pt")):
+            if why := unreadable(file):
+                raise ValueError(f"{file} {why}") from error
+        raise
 
 
 def needs_conversion(cursor: Cursor, training: TrainingSection, world_size: int) -> bool:
@@ -144,9 +253,8 @@ class LocalCheckpoints:
 
     @contextmanager
     def newest(self) -> Iterator[Path | None]:
-        """Yields the newest checkpoint, None where there is none yet."""
-        finished = self._finished()
-        yield finished[-1] if finished else None
+        """Yields the newest whole checkpoint, None where there is none yet."""
+        yield newest_whole(self._finished()[::-1])[0]
 
     def take(self, folder: Path, name: str, metrics: Mapping[str, float], *, wait: bool) -> None:
         """Rename the finished checkpoint `folder` to `name`, and delete those that are too old."""

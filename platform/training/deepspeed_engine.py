@@ -6,6 +6,8 @@ a file for each parameter (DeepSpeed, checkpoint/ds_to_universal.py).
 """
 
 import math
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -130,7 +132,8 @@ class DeepSpeedEngine:
     def load(self, directory: Path) -> None:
         """Restore what `save` wrote on as many workers, or its universal form where the engine `loads_universal`."""
         own = [_settings(group) for group in self._engine.optimizer.param_groups]
-        path, _ = self._engine.load_checkpoint(str(directory), tag=STATE_DIRECTORY)
+        with plain_values_only():
+            path, _ = self._engine.load_checkpoint(str(directory), tag=STATE_DIRECTORY)
         if path is None:
             raise FileNotFoundError(f"no DeepSpeed state in checkpoint {directory}")
         # At stage 3 the universal form gives all groups the settings of the first one (biases would decay from now on),
@@ -157,7 +160,53 @@ def _settings(group: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key != "params"}
 
 
-CONVERTER = "deepspeed.checkpoint.ds_to_universal"
+FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""Makes torch.load pickle nothing but tensors, plain values and allowed classes, whatever its caller asks for."""
+
+
+@contextmanager
+def plain_values_only() -> Iterator[None]:
+    """Inside the body torch.load refuses all but tensors, plain values and three small classes of DeepSpeed.
+
+    DeepSpeed loads its checkpoints with weights_only=False, by which a checkpoint of a stranger could run code.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    before = os.environ.get(FORCE_WEIGHTS_ONLY)
+    os.environ[FORCE_WEIGHTS_ONLY] = "1"
+    try:
+        with torch.serialization.safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
+            yield
+    finally:
+        os.environ.pop(FORCE_WEIGHTS_ONLY)
+        if before is not None:
+            os.environ[FORCE_WEIGHTS_ONLY] = before
+
+
+def unreadable(file: Path) -> str:
+    """Why the file of tensors cannot be loaded, in words that follow its name; "" where it can."""
+    with plain_values_only():
+        try:
+            torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # torch raises nearly anything for a damaged file
+            asked = re.search(r"GLOBAL ((?:\w+\.)*\w+)", str(error))
+            if asked:
+                return f"asks for {asked[1]}: refused, for a checkpoint holds tensors and plain values alone"
+            return "is damaged: torch cannot read it"
+    return ""
+
+
+CONVERTER = "from proteinlm.platform.training.deepspeed_engine import run_converter; run_converter()"
+
+
+def run_converter() -> None:
+    """Be the process of `convert_to_universal`: DeepSpeed's command line, reading nothing but plain values."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    with plain_values_only():
+        ds_to_universal.main(ds_to_universal.parse_arguments())
 
 
 def convert_to_universal(state: Path, converted: Path) -> None:
@@ -169,8 +218,9 @@ def convert_to_universal(state: Path, converted: Path) -> None:
     converted.parent.mkdir(parents=True, exist_ok=True)
     folders = ["--input_folder", str(state), "--output_folder", str(converted)]
     # Engines other than Megatron's do not write the state that this flag fills in.
-    command = [sys.executable, "-m", CONVERTER, *folders, "--inject_missing_state"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", CONVERTER, *folders, "--inject_missing_state"]
+    searched = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # ours may not be installed
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=searched)
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise RuntimeError(f"the checkpoint in {state} could not be converted to the universal format: {last[0]}")

@@ -21,7 +21,9 @@ from proteinlm.models.config import renamed
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.settings.config import RunConfig
 from proteinlm.platform.settings.sections import of_result, settings_of_result
+from proteinlm.platform.storage.lock import held
 from proteinlm.platform.storage.run_directory import (
+    LOCK_FILE,
     check_writable,
     is_finished,
     read_run_file,
@@ -30,7 +32,7 @@ from proteinlm.platform.storage.run_directory import (
     withdraw_stop,
     write_run_file,
 )
-from proteinlm.platform.training.checkpoint import LocalCheckpoints
+from proteinlm.platform.training.checkpoint import LocalCheckpoints, checkpoints_in, newest_whole
 from proteinlm.platform.training.device import give_back_memory, settle
 from proteinlm.platform.training.job import TrainingJob, Worker
 from proteinlm.platform.training.loop import AS_ASKED, PAUSED
@@ -45,29 +47,55 @@ NOTABLE = 0.01
 """Stalls and skipped steps are shown from this share of the time or of the steps on."""
 
 
-def is_to_run(config: RunConfig, console: Console | None) -> bool:
-    """Whether the run has anything left to do; OSError or ValueError where its directory cannot be used for it."""
+@contextmanager
+def hold_run(config: RunConfig, patience: float = 0.0) -> Iterator[None]:
+    """Inside the body the run's directory is there and this process alone works in it.
+
+    OSError where it cannot be written, or where another process works there for more than `patience` seconds.
+    """
     check_writable(config.directory)
-    check_same_run(config)
+    with held(config.directory / LOCK_FILE, f"the run {config.directory}", patience):
+        yield
+
+
+def is_to_run(config: RunConfig, inputs: Mapping[str, str], console: Console | None) -> bool:
+    """Whether the run, which is held, has anything left to do; ValueError where it is of other settings or inputs.
+
+    `inputs`: setting -> content hash of what it names now.
+    """
+    check_same_run(config, inputs)
     finished = is_finished(config.directory)
     if finished and console:
         console.print(f"{config.directory} is finished; nothing to do")
     return not finished
 
 
-def run_training(config: RunConfig, job: TrainingJob, manifest: Manifest, console: Console | None) -> None:
+def describe_run(
+    config: RunConfig, manifest: Manifest, inputs: Mapping[str, str], *, task: str, total_steps: int, code_version: str
+) -> None:
+    """Write run.json: the settings of the run, and what its `inputs` (as in `is_to_run`) and data set are."""
+    write_run_file(
+        config.directory,
+        config.model_dump(mode="json"),
+        task=task,
+        total_steps=total_steps,
+        code_version=code_version,
+        data_hash=manifest.content_hash,
+        inputs=inputs,
+    )
+
+
+def run_training(
+    config: RunConfig, job: TrainingJob, manifest: Manifest, inputs: Mapping[str, str], console: Console | None
+) -> None:
     """Run `job` to its end, from scratch or from its newest checkpoint; StoppedError where it ends before that."""
     with connected(config.cluster.address) as size:
-        write_run_file(
-            config.directory,
-            config.model_dump(mode="json"),
-            task=job.task,
-            total_steps=job.total_steps,
-            code_version=job.code_version,
-            data_hash=manifest.content_hash,
+        describe_run(
+            config, manifest, inputs, task=job.task, total_steps=job.total_steps, code_version=job.code_version
         )
         take_stopped(job.directory)
         withdraw_stop(job.directory)
+        _tell_damaged(job.directory, console)
         with progress_bar(job.directory, job.total_steps, console), stopping_on_sigterm(job.directory):
             if config.runs_in_process:
                 run_in_process(job, config.cluster.use_gpu)
@@ -81,6 +109,13 @@ def run_training(config: RunConfig, job: TrainingJob, manifest: Manifest, consol
         if why == AS_ASKED:
             why = f"stopped after step {step}, as asked; the same command resumes from there"
         raise StoppedError(why, step)
+
+
+def _tell_damaged(run_directory: Path, console: Console | None) -> None:
+    """Say which checkpoints are damaged and where the run goes on; ValueError where none is whole."""
+    chosen, faults = newest_whole(checkpoints_in(run_directory))
+    if console and chosen and faults:
+        console.print(f"{'; '.join(faults)}: going on from {chosen.name}", markup=False, soft_wrap=True)
 
 
 def _train_on_workers(config: RunConfig, job: TrainingJob, size: ClusterSize) -> None:
@@ -140,12 +175,23 @@ def stopping_on_sigterm(run_directory: Path) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def check_same_run(config: RunConfig) -> None:
-    """ValueError where the run directory holds a run of other settings: resuming would mix two experiments."""
+def check_same_run(config: RunConfig, inputs: Mapping[str, str]) -> None:
+    """ValueError where the run directory holds a run of other settings or of other inputs, finished or not.
+
+    Resuming would mix two experiments, and a finished run's results would be taken for those of the new inputs.
+    `inputs`: setting -> content hash of what it names now; what is not in it is not compared.
+    """
     described = read_run_file(config.directory)
     if described is None:
         return
-    settings = described["settings"]
+    then = described.inputs or {"corpus": described.data_hash}  # an earlier version wrote no others
+    for name in inputs.keys() & then.keys():
+        if inputs[name] != then[name]:
+            raise ValueError(
+                f"{name}: its content is another than when the run in {config.directory} was started (content hash "
+                f"{inputs[name][:16]}, then {then[name][:16]}); choose another name, or bring the earlier content back"
+            )
+    settings = described.settings
     if isinstance(settings.get("model"), dict):  # a run of an earlier version may call a value by its earlier name
         settings = {**settings, "model": renamed(settings["model"])}
     before, now = of_result(type(config), settings), settings_of_result(config)

@@ -3,6 +3,7 @@
 PretrainConfig or FinetuneConfig, manifest -> TrainingJob.of_... -> plain dict -> worker -> Run
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -219,3 +220,14 @@ def crop_notice(batches: BatchSection, train: Split) -> str | None:
         f"the longest training protein has {train.longest:,} residues: of those above batches.max_length "
         f"({batches.max_length:,}) training sees {kept} (batches.crop: {batches.crop})"
     )
+
+
+def scored_notices(model: ModelConfig, manifest: Manifest, splits: Iterable[str]) -> list[str]:
+    """What scoring cuts off, a sentence for each of `splits` that has a protein too long for the model."""
+    longest = longest_scored(model)
+    return [
+        f"{split} has proteins of up to {manifest.split(split).longest:,} residues: of each the first {longest:,} are "
+        "scored (model.max_positions)"
+        for split in splits
+        if split in manifest.splits and manifest.split(split).longest > longest
+    ]

@@ -27,6 +27,7 @@ from proteinlm.platform.training.checkpoint import (
     CheckpointWriter,
     Cursor,
     loadable,
+    loading,
     needs_conversion,
     read_cursor,
 )
@@ -35,7 +36,7 @@ from proteinlm.platform.training.device import explained_out_of_memory, prepare_
 from proteinlm.platform.training.embedding_cache import EmbeddingStore, embeddings_of
 from proteinlm.platform.training.engine import Engine, PlainEngine
 from proteinlm.platform.training.evaluation import ContactValidation, Scores, Validation, write_predictions
-from proteinlm.platform.training.job import Run, TrainingJob, Worker, batch_plan
+from proteinlm.platform.training.job import Run, TrainingJob, Worker, batch_plan, longest_scored
 from proteinlm.platform.training.loop import Hooks, Interrupts, Outcome, Schedule, train
 from proteinlm.platform.training.selection import Chosen, Selection
 from proteinlm.platform.training.telemetry import Meter, batch_flops, matmul_peak
@@ -83,7 +84,7 @@ def make_or_restore(run: Run, checkpoints: Checkpoints) -> tuple[Engine, Cursor]
         cursor = read_cursor(folder)
         is_foreign = needs_conversion(cursor, job.training, worker.world_size)
         made = engine(loads_universal=is_foreign)
-        with loadable(folder, is_foreign, job.directory, worker.is_first) as state:
+        with loading(folder), loadable(folder, is_foreign, job.directory, worker.is_first) as state:
             made.load(state)
     return made, cursor
 
@@ -172,6 +173,7 @@ def finish(
         steps=chosen.step if chosen else outcome.step,
         residues=outcome.residues,
         settings={"chosen": asdict(chosen)} if chosen else None,
+        longest_scored=longest_scored(job.model),
     )
     is_pretraining = job.verb == "pretrain"
     columns = {split: scored.columns for split, scored in scores.items()}

@@ -11,6 +11,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from torch import distributed as dist
+
+from proteinlm.platform.training.checkpoint import checkpoints_in, newest_whole
 from proteinlm.platform.training.job import TrainingJob, Worker
 from proteinlm.platform.training.run_job import run_job
 
@@ -34,6 +37,7 @@ class RayCheckpoints:
 
     def __init__(self, run_directory: Path) -> None:
         digest = blake2b(str(run_directory).encode(), digest_size=8).hexdigest()
+        self._run_directory = run_directory
         self._prefix = f"proteinlm-checkpoint-{digest}-"
 
     def staging(self) -> Path:
@@ -42,7 +46,7 @@ class RayCheckpoints:
 
     @contextmanager
     def newest(self) -> Iterator[Path | None]:
-        """Yields the newest checkpoint of this run as a directory, None where there is none yet."""
+        """Yields the newest whole checkpoint of this run as a directory, None where there is none yet."""
         import ray.train
 
         checkpoint = ray.train.get_checkpoint()
@@ -50,7 +54,7 @@ class RayCheckpoints:
             yield None
             return
         with checkpoint.as_directory() as folder:
-            yield Path(folder)
+            yield _newest_whole(Path(folder), self._run_directory)
 
     def take(self, folder: Path, name: str, metrics: Mapping[str, float], *, wait: bool) -> None:
         """Report this worker's part, which Ray Train uploads and deletes; all workers call it."""
@@ -76,3 +80,22 @@ class RayCheckpoints:
         """Delete what a killed worker of this run left on this node without having uploaded it."""
         for folder in Path(tempfile.gettempdir()).glob(self._prefix + "*"):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _newest_whole(reported: Path, run_directory: Path) -> Path:
+    """`reported`, the newest checkpoint that Ray Train knows of, or an older one where that is damaged.
+
+    The first worker looks, and all take what it found.
+    """
+    found: list[Any] = [None]
+    if dist.get_rank() == 0:
+        older = [path for path in checkpoints_in(run_directory) if path.name < reported.name]
+        try:
+            found = [newest_whole([reported, *older])[0]]
+        except ValueError as error:  # raised by all of them below, or the others would wait
+            found = [error]
+    dist.broadcast_object_list(found, src=0)
+    if isinstance(found[0], ValueError):
+        raise found[0]
+    assert isinstance(found[0], Path)
+    return found[0]

@@ -6,19 +6,21 @@ Keys of a configuration are dotted names of settings, and two that are no settin
 the paper that it stands for, and `training_flops` sets its steps such that it spends as much.
 """
 
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from proteinlm.platform.settings.sections import RunName, Section
+from proteinlm.platform.settings.sections import MOST_PROCESSES, Processes, RunName, Section, Seed, UserPath
 
+MOST_TRIALS = 10_000
+"""Of a sweep that does not set `max_trials`."""
 LIKE, TRAINING_FLOPS = "like", "training_flops"
 SEED = "seed"
 
 Range = tuple[float, float]
-Seed = Annotated[int, Field(ge=0)]
 
 
 class Distribution(Section):
@@ -61,7 +63,7 @@ class Distribution(Section):
 class SearchSection(Section):
     """Configurations drawn at random: draw number i depends on the seed and i alone, so more trials change no draw."""
 
-    trials: int = Field(ge=1)
+    trials: int = Field(ge=1, le=10**7)
     """Configurations that keep the constraints."""
     seed: Seed = 0
     """Of the draws."""
@@ -76,7 +78,7 @@ class ConstraintSection(Section):
     """model.num_attention_heads divides model.hidden_size."""
     parameters: Range | None = None
     """Fewest and most parameters of encoder and language model head."""
-    training_flops: float | None = Field(None, gt=0)
+    training_flops: float | None = Field(None, gt=0, le=1e30)
     """Model FLOPs of pretraining, the same for all: it sets training.steps."""
 
     @model_validator(mode="after")
@@ -110,11 +112,11 @@ class HalvingSection(Section):
 class EstimateSection(Section):
     """What the plan's times are computed with."""
 
-    flops_per_worker: float | None = Field(None, gt=0)
+    flops_per_worker: float | None = Field(None, gt=0, le=1e21)
     """Model FLOP/s that a worker reaches; empty: `share_of_peak` of this machine's matmul peak, measured."""
     share_of_peak: float = Field(0.35, gt=0, le=1)
     """Share of the matmul peak that training is taken to reach."""
-    seconds_per_trial: float = Field(5.0, ge=0)
+    seconds_per_trial: float = Field(5.0, ge=0, le=1e6)
     """What a trial takes beside its computing."""
 
 
@@ -123,23 +125,25 @@ class SweepConfig(Section):
 
     name: RunName
     """The sweep's name; its directory is `<storage>/<name>`."""
-    storage: Path = Path("runs")
+    storage: UserPath = Path("runs")
     """Directory that holds sweeps; one that every node sees."""
     address: str | None = None
     """Ray address; empty: RAY_ADDRESS, else an embedded Ray on this machine."""
     seed: Seed = 0
     """Of pretraining, and of finetuning where `seeds` names none."""
-    workers_per_trial: int = Field(1, ge=1)
+    workers_per_trial: Processes = 1
     """Of pretraining trials; finetuning with the plain engine takes one."""
-    cpus_per_worker: float | None = Field(None, gt=0)
+    cpus_per_worker: float | None = Field(None, gt=0, le=MOST_PROCESSES)
     """Empty: such that as many workers as the cluster has CPUs fit beside the one CPU for reading data."""
-    threads_per_worker: int | None = Field(None, ge=1)
+    threads_per_worker: Processes | None = None
     """PyTorch threads; empty: the machine's cores shared by the trials that run at once."""
-    max_concurrent: int | None = Field(None, ge=1)
+    max_concurrent: Processes | None = None
     """Trials at once; empty: as many as fit."""
+    max_trials: int = Field(MOST_TRIALS, ge=1, le=10**7)
+    """A sweep of more trials, points of a grid that are left out among them, is refused before it is planned."""
     autoscaling: bool = False
     """True: nodes may be added, so trials are not held back for want of resources; `max_concurrent` bounds them."""
-    max_failures: int = Field(3, ge=0)
+    max_failures: int = Field(3, ge=0, le=10**12)
     """How often a trial whose process died is resumed from its checkpoint before it is given up."""
     pretrain: dict[str, Any] = Field(default_factory=dict)
     """Settings that all pretraining trials share, as for `proteinlm pretrain`."""
@@ -180,6 +184,20 @@ class SweepConfig(Section):
             raise ValueError("give pretrain and what to vary in it, or tasks, or both")
         if self.autoscaling and self.max_concurrent is None:
             raise ValueError("max_concurrent: missing; with autoscaling it bounds how many nodes are asked for")
+        return self
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> Self:
+        """Counted, not listed: a grid of ten lists of ten values has 10^10 points."""
+        points = len(self.configurations) or (self.search.trials if self.search else prod(map(len, self.grid.values())))
+        models = points if self.pretrain else 0
+        finetuned = prod(map(len, self.finetune_grid.values())) * max(1, len(self.seeds)) * len(self.tasks)
+        for what, count in (("pretraining", models), ("finetuning", max(1, models) * finetuned)):
+            if count > self.max_trials:
+                raise ValueError(
+                    f"max_trials is {self.max_trials:,}, and this sweep has {count:,} trials of {what}; make the lists "
+                    "shorter, or set max_trials to as many as you want"
+                )
         return self
 
     @model_validator(mode="after")

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig, forward_flops, num_parameters, training_bytes, training_flops
 from proteinlm.models.pretrained import read_config
 from proteinlm.platform.batches.order import BatchPlan
-from proteinlm.platform.data.manifest import Manifest, read_manifest
+from proteinlm.platform.data.manifest import Manifest, read_manifest, read_shard
 from proteinlm.platform.finetune import task_data
 from proteinlm.platform.settings.config import MODES, FinetuneConfig, PretrainConfig
 from proteinlm.tasks.catalog import build_task
@@ -127,5 +125,5 @@ def _per_residue(model: ModelConfig, manifest: Manifest, split: str) -> float:
 @cache
 def _lengths(corpus: Path) -> tuple[int, ...]:
     """Residues of each protein of the first training shard [B]."""
-    shard = corpus / read_manifest(corpus).split("train").shards[0].file
-    return tuple(pq.read_table(shard, columns=["length"]).column("length").to_pylist())
+    table = read_shard(corpus, read_manifest(corpus).split("train").shards[0], ["length"])
+    return tuple(table.column("length").to_pylist())

@@ -6,6 +6,7 @@
 Faults of all trials are collected as values; a fault that several configurations share is said once, with their names.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from proteinlm.platform.settings.loading import (
     set_dotted,
     validate,
 )
+from proteinlm.platform.settings.sections import MOST_STEPS
 from proteinlm.platform.settings.yaml_text import read_yaml
 from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY
 from proteinlm.sweeps.planning.config import SEED, SweepConfig
@@ -81,7 +83,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Plan:
 def _faults_of_trials(path: Path, overrides: Sequence[str]) -> Sequence[Fault]:
     """Faults of the trials of a file whose sections have faults of their own; those sections are left out."""
     try:
-        values = override(read_yaml(path), overrides)
+        values = override(read_yaml(path), overrides, SweepConfig)
     except SettingsError:
         return ()
     whole: dict[str, Any] = {"name": UNNAMED}
@@ -110,8 +112,8 @@ def plan_sweep(sweep: SweepConfig) -> Plan:
             except ValueError as error:
                 faults += _faults_in(error, source)
                 break  # the same fault on every model is one fault
-    names = [trial.name for trial in trials]
-    faults += [_twice(sweep.name, name) for name in sorted({name for name in names if names.count(name) > 1})]
+    names = Counter(trial.name for trial in trials)
+    faults += [_twice(sweep.name, name) for name in sorted(name for name, count in names.items() if count > 1)]
     if faults:
         raise SettingsError(list(_each_once(faults)))
     return Plan(sweep, trials, left_out)
@@ -154,7 +156,7 @@ def _pretraining(sweep: SweepConfig, point: Point) -> Trial | str:
     values = set_dotted(merge({SEED: sweep.seed}, sweep.pretrain), settings_of(point), point.source)
     flops = flops_of(point, sweep.constraints)
     if flops is not None:
-        values = merge(values, {"training": {"steps": 1, "epochs": None}})
+        values = merge(values, {"training": {"steps": MOST_STEPS, "epochs": None}})  # those of the FLOPs follow
     if not point.is_explicit and (why := shape_out_of_bounds(values.get("model"), sweep.constraints)):
         return why
     config = validate(PretrainConfig, merge(_shared(sweep, sweep.workers_per_trial), values), point.source)

@@ -14,6 +14,7 @@ import numpy as np
 from proteinlm.models.config import TABLE_7_SHAPES, expand_preset, num_parameters
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.loading import Fault, SettingsError
+from proteinlm.platform.settings.yaml_text import printable
 from proteinlm.sweeps.planning.config import LIKE, TRAINING_FLOPS, ConstraintSection, SearchSection, SweepConfig
 
 DRAWS_PER_TRIAL = 200
@@ -110,4 +111,4 @@ def size_out_of_bounds(config: PretrainConfig, constraints: ConstraintSection) -
 
 
 def _shown(changes: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in changes.items())
+    return ", ".join(f"{name}={printable(str(value))}" for name, value in changes.items())

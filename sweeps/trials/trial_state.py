@@ -4,12 +4,11 @@
     metrics.jsonl     the time of its last change is the run's last sign of life
     attempts.jsonl    {"event": "start", "time": seconds, "devices": 1.0, "device": "core" or "gpu",
                       "scheduled": seconds}, then {"event": "end", "time": seconds}
-    lock              held by the process that runs the trial
+    lock              held by the process that runs the trial (platform/storage/lock.py)
 
 An attempt is one process that ran the trial; one without an end was killed. Times are seconds since 1970.
 """
 
-import fcntl
 import json
 import math
 import time
@@ -21,7 +20,6 @@ from typing import Any, Literal
 
 from proteinlm.platform.storage.run_directory import (
     ATTEMPTS_FILE,
-    LOCK_FILE,
     METRICS_FILE,
     is_finished,
     read_failed,
@@ -30,8 +28,6 @@ from proteinlm.platform.storage.run_directory import (
 
 LONGEST = 300
 """Characters of a reason that tables show."""
-PATIENCE = 60.0
-"""Seconds to wait for the process of a killed sweep to end."""
 
 
 @dataclass(frozen=True)
@@ -152,23 +148,3 @@ def _note(run_directory: Path, said: dict[str, Any]) -> None:
     run_directory.mkdir(parents=True, exist_ok=True)
     with (run_directory / ATTEMPTS_FILE).open("a") as file:
         file.write(json.dumps(said) + "\n")
-
-
-@contextmanager
-def alone_in(run_directory: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Run the body while no other process runs this trial; RuntimeError where another does not end in time.
-
-    `patience`: seconds to wait. A killed sweep's processes may outlive it by seconds, and two writers would mix steps.
-    """
-    run_directory.mkdir(parents=True, exist_ok=True)
-    with (run_directory / LOCK_FILE).open("w") as file:
-        end = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise RuntimeError(f"{run_directory} is being run by another process, perhaps a sweep") from None
-                time.sleep(0.2)
-        yield

@@ -40,15 +40,17 @@ from proteinlm.platform.storage.run_directory import (
     mark_failed,
     mark_halted,
 )
-from proteinlm.platform.training.driver import PausedError, StoppedError, check_same_run
+from proteinlm.platform.training.driver import PausedError, StoppedError, check_same_run, hold_run
 from proteinlm.platform.training.tracking import last_logged_step, read_metrics
 from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.trials.halving import Halving
-from proteinlm.sweeps.trials.trial_state import alone_in, attempt
+from proteinlm.sweeps.trials.trial_state import attempt
 
 HEAD = {"node:__internal_head__": 0.001}
 """What a trial's own process reserves where its workers are a group of their own: nothing that they need. With Tune's
 default of one CPU for each trial, trials can take all CPUs and then wait for their workers for ever."""
+PATIENCE = 60.0
+"""Seconds to wait for the process of a killed sweep to end: it may outlive it, and two writers would mix steps."""
 TUNE_FOLDER = "tune"
 TUNE_SWITCHES = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 
@@ -139,7 +141,7 @@ def _check_inputs(trial: Trial) -> None:
         check_pretrain(trial.config)
     else:
         check_finetune(trial.config, is_planned=True)
-    check_same_run(trial.config)
+    check_same_run(trial.config, {})  # the name of a trial is known by the content of its inputs
 
 
 def _check_each(trials: list[Trial], check: Callable[[Trial], None]) -> None:
@@ -258,7 +260,8 @@ def run_trial(told: dict[str, Any]) -> dict[str, Any]:
     config = make.model_validate(told["values"])
     outcome: dict[str, Any] = {"trial": told["trial"]}
     try:
-        with alone_in(config.directory), attempt(config.directory, *_devices(config), told["scheduled"]):
+        config.directory.mkdir(parents=True, exist_ok=True)
+        with hold_run(config, PATIENCE), attempt(config.directory, *_devices(config), told["scheduled"]):
             forget_outcome(config.directory)
             pretrain(config) if isinstance(config, PretrainConfig) else finetune(config)
     except PausedError as pause:

@@ -11,7 +11,6 @@ DOORS: dict[str, tuple[str, ...]] = {
     "ray.tune": ("sweeps/",),
     "ray.util.metrics": ("platform/training/",),
     "deepspeed": ("platform/training/deepspeed_engine.py",),
-    "lmdb": ("platform/data/sources.py",),
     "safetensors": ("models/weights.py",),
     "transformers": ("models/huggingface.py",),
     "peft": ("tasks/finetuned.py",),
@@ -25,8 +24,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "tensorboard": ("platform/training/",),
     "torch.utils.tensorboard": ("platform/training/",),
     "typer": ("proteinlm/cli.py", "proteinlm/cli_data.py", "proteinlm/errors.py"),
-    # TAPE's LMDB values by a restricted unpickler; and our own objects between the stages of a corpus build.
-    "pickle": ("platform/data/unpickle.py", "platform/corpus/ray_tasks.py"),
+    # Our own objects between the stages of a corpus build; records of others go through platform/data/unpickle.py.
+    "pickle": ("platform/corpus/ray_tasks.py",),
 }
 WORKER_SIDE = ("platform/training/worker.py",)
 DRIVER_NAMES = {"DataParallelTrainer", "TorchTrainer", "ScalingConfig", "RunConfig", "FailureConfig"}

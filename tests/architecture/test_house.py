@@ -14,7 +14,7 @@ from proteinlm.platform.settings.yaml_text import read_yaml
 from tests.architecture.source import Modules
 
 LONGEST = 300  # lines
-OTHER_TESTS = {"architecture", "benchmarks", "made", "proteinlm"}
+OTHER_TESTS = {"architecture", "benchmarks", "fuzz", "made", "proteinlm"}
 
 
 def test_every_room_is_a_symlink_of_the_package(root: Path, rooms: tuple[str, ...]) -> None:

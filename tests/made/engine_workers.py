@@ -8,6 +8,7 @@ python -m tests.made.engine_workers RANK WORLD_SIZE PORT FOLDER     one worker o
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -29,7 +30,16 @@ from proteinlm.models.packed import pack
 from proteinlm.platform.batches.order import lanes_of, micro_batches_per_step
 from proteinlm.platform.batches.windows import blank_batch
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
-from proteinlm.platform.training.checkpoint import Cursor, loadable, needs_conversion, read_cursor, save_checkpoint
+from proteinlm.platform.training.checkpoint import (
+    Cursor,
+    check_whole,
+    loadable,
+    loading,
+    needs_conversion,
+    read_cursor,
+    save_checkpoint,
+)
+from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY, convert_to_universal
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.run_job import make_engine
 from proteinlm.tasks.catalog import build_task
@@ -154,16 +164,50 @@ def _stage(stage: int, rank: int, world_size: int, folder: Path) -> dict[str, An
         with loadable(checkpoint, is_foreign, folder, rank == 0) as state:
             whole.load(state)
     found["losses"] = losses(whole, first, first + STEPS, **place)
-    saved = folder / f"stage-{stage}-link-{link}"
-    saved.mkdir(exist_ok=True)
+    saved, own = folder / f"stage-{stage}-link-{link}", folder / f"stage-{stage}-link-{link}-of-{rank}"
+    own.mkdir()
+    save_checkpoint(own, whole, Cursor(first + STEPS, 0, world_size, {}), rank)
+    shutil.copytree(own, saved, dirs_exist_ok=True)  # as Ray Train merges them
     dist.barrier()
-    save_checkpoint(saved, whole, Cursor(first + STEPS, 0, world_size, {}), rank == 0)
-    dist.barrier()
+    check_whole(saved)
     found["saved"] = sorted(path.name for path in saved.rglob("*") if path.is_file())
     found["on"] = losses(whole, first + STEPS, first + STEPS + 2, **place)
     whole.load(saved) if link == 0 else None
+    found["poisoned"] = _gadgets(trained(), saved, folder, converts=stage == 1) if world_size == 1 else {}
     found["on_again"] = losses(whole, first + STEPS, first + STEPS + 2, **place) if link == 0 else found["on"]
     return found
+
+
+def _gadgets(engine: Engine, checkpoint: Path, folder: Path, *, converts: bool) -> dict[str, str]:
+    """What is said where a file of `checkpoint` holds a pickle that would run code: "load FILE" and "convert FILE"."""
+    said = {}
+    marker = folder / "code-ran"
+    for file in sorted(checkpoint.rglob("*.pt")):
+        honest = file.read_bytes()
+        torch.save({"module": Gadget(f"touch {marker}")}, file)
+        uses = {"load": lambda: engine.load(checkpoint)}
+        if converts:
+            uses["convert"] = lambda: convert_to_universal(checkpoint / STATE_DIRECTORY, folder / "gadget")
+        for name, use in uses.items():
+            try:
+                with loading(checkpoint):
+                    use()
+            except (ValueError, RuntimeError) as error:
+                said[f"{name} {file.name}"] = str(error)
+        file.write_bytes(honest)
+    assert not marker.exists(), "a checkpoint ran code"
+    engine.load(checkpoint)
+    return said
+
+
+class Gadget:
+    """Unpickled, it runs a command of the shell."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (self._command,)
 
 
 def _poisoned(stage: int, rank: int, world_size: int) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Source files of the kinds a corpus is built from, and a runner of its tasks without Ray."""
 
+import bz2
 import gzip
 import json
+import lzma
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,11 +11,12 @@ from typing import Any
 
 import lmdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from proteinlm.platform.corpus.scratch import Chunk
+from proteinlm.platform.corpus.chunks import Chunk, stream_parts
 from proteinlm.platform.data.manifest import Manifest
-from proteinlm.platform.data.sources import Source, stream_chunks
+from proteinlm.platform.data.sources import Source
 from proteinlm.platform.settings.config import CorpusConfig
 from proteinlm.platform.settings.loading import validate
 
@@ -49,8 +52,19 @@ def json_text(proteins: Sequence[tuple[str, str, str | None]]) -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> Path:
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(compressed(content, path.suffix))
     return path
+
+
+def compressed(content: bytes, ending: str) -> bytes:
+    """`content` as the ending of a compressed file asks for; as it is for any other ending."""
+    if ending == ".zst":
+        sink = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(sink, "zstd") as stream:
+            stream.write(content)
+        return bytes(sink.getvalue().to_pybytes())
+    made = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+    return made.get(ending, bytes)(content)
 
 
 def write_lmdb(path: Path, values: Sequence[Any], length: int | None = None) -> Path:
@@ -76,17 +90,16 @@ def corpus_rows(directory: Path, manifest: Manifest) -> dict[str, list[dict[str,
 class SerialRunner:
     """Runs tasks here, one after another and last first, so that nothing may lean on their order."""
 
-    def __init__(self, chunk_bytes: int, max_tasks: int | None = None) -> None:
-        self.chunk_bytes = chunk_bytes
+    def __init__(self, chunk_bytes: int, max_record_bytes: int, max_tasks: int | None = None) -> None:
+        self.chunk_bytes, self.max_record_bytes = chunk_bytes, max_record_bytes
 
     def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         return map(function, reversed(items))
 
     def map_streams(self, function: Callable[[Chunk], Any], sources: Sequence[tuple[int, Source]]) -> Iterator[Any]:
         for number, source in sources:
-            chunks = [
-                Chunk(number, place, text=text) for place, text in enumerate(stream_chunks(source, self.chunk_bytes))
-            ]
+            parts = stream_parts(source, self.chunk_bytes, self.max_record_bytes)
+            chunks = [Chunk(number, place, part=part) for place, part in enumerate(parts)]
             yield from map(function, reversed(chunks))
 
 

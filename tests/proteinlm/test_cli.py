@@ -88,7 +88,7 @@ def nucleotides(place: Path) -> list[str]:
     path = place / "corpus" / "manifest.json"
     values = json.loads(path.read_text())
     for split in values["splits"].values():
-        split["residue_counts"] = {"A": 5, "C": 5, "G": 5, "T": 5}
+        split["residue_counts"] = {"A": 500, "C": 500, "G": 500, "T": 500, "R": 1}
     path.write_text(json.dumps(values))
     return ["pretrain", str(place / "pretrain.yaml")]
 

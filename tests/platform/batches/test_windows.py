@@ -20,7 +20,7 @@ from proteinlm.platform.batches.windows import (
     to_batch,
     tokenise,
 )
-from proteinlm.platform.data.manifest import Manifest, Shard, Split
+from proteinlm.platform.data.manifest import Manifest, split_of, write_shard
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.masked_language_modeling import masked_language_modeling
 from proteinlm.tasks.task import Batch, Window
@@ -92,9 +92,7 @@ def test_labels_of_a_task_stay_with_their_residues(tmp_path: Path) -> None:
         "ss3": [[place % 3 for place in range(length)] for length in lengths],
         "valid_mask": [[True] * length for length in lengths],
     }
-    pq.write_table(pa.table(table), tmp_path / "shard.parquet")
-    shard = Shard(file="shard.parquet", rows=len(lengths), residues=sum(lengths), digest="")
-    split = Split(shards=(shard,), residue_counts={"A": 1}, longest=30)
+    split = split_of([write_shard(tmp_path, "train", 0, pa.table(table))])
     task = build_task("secondary_structure_q3")
     found = read_window(
         ReadOptions(str(tmp_path), split, "esm", task.name, {}, 0, 10), WindowSlice.of(split, 0, 3, True, epoch=2)

@@ -8,6 +8,7 @@ import gzip
 import json
 import random
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import pytest
 
 from proteinlm.platform.corpus import build as corpus_build
 from proteinlm.platform.corpus.build import Progress, build_corpus
+from proteinlm.platform.corpus.cleaning import HeldOut, sequence_key
+from proteinlm.platform.corpus.passes import Gathered
+from proteinlm.platform.corpus.scratch import Recipe, reject_reasons
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from tests.made.protein_files import (
     SerialRunner,
@@ -119,6 +123,20 @@ def test_valid_is_the_share_asked_for(tmp_path: Path) -> None:
     assert "valid" not in build(tmp_path, tmp_path / "a.fasta", valid_fraction=0.0, out="none", **big).splits
 
 
+def test_valid_is_drawn_by_the_half_of_the_key_that_does_not_order(tmp_path: Path) -> None:
+    """Else valid would be the first proteins of the shuffle, and no bucket but the first would have any."""
+    fraction = 0.2
+    big = {"chunk_bytes": 1 << 20, "bucket_bytes": 1 << 20, "seed": 5}
+    source = fasta(tmp_path, fasta_text(random_proteins(1500)))
+    rows = corpus_rows(tmp_path / "out", build(tmp_path, source, valid_fraction=fraction, **big))
+    keys = {split: [sequence_key(row["sequence"].encode(), 5) for row in found] for split, found in rows.items()}
+    draw = {split: [int.from_bytes(key[8:]) / 2**64 for key in found] for split, found in keys.items()}
+    place = {split: [int.from_bytes(key[:8]) / 2**64 for key in found] for split, found in keys.items()}
+    assert max(draw["valid"]) < fraction <= min(draw["train"])
+    assert 0.4 < sum(place["valid"]) / len(place["valid"]) < 0.6
+    assert all(found == sorted(found) for found in place.values())
+
+
 def test_nothing_is_lost_unseen(tmp_path: Path) -> None:
     """Duplicates and rejects of all sorts, over two sources: read = kept + rejected + duplicates."""
     name, sequence, family = PROTEINS[301]
@@ -192,6 +210,88 @@ def test_too_many_rejects_fail_and_are_listed(tmp_path: Path) -> None:
     assert left_over(tmp_path, "a.fasta", "out")
 
 
+def test_a_source_that_is_no_protein_stops_the_build_unless_it_is_insisted_on(tmp_path: Path) -> None:
+    generator = random.Random(2)
+    genes = [(f"g{number}", "".join(generator.choices("ACGT", k=90)), None) for number in range(40)]
+    source = fasta(tmp_path, fasta_text(genes), "genes.fasta")
+    message = r"genes\.fasta looks like nucleotides, not proteins \(40 of 40 records; 100\.0% .*accept_non_protein=true"
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, fasta(tmp_path), source)
+    assert left_over(tmp_path, "a.fasta", "genes.fasta")
+    taken = build(tmp_path, source, accept_non_protein=True)
+    assert taken.counts == {**taken.counts, "read": 40, "kept": 40, "rejected": 0}
+    assert taken.settings["accept_non_protein"] is True
+
+
+def test_nucleic_acids_among_proteins_are_rejects_of_their_own_reason(tmp_path: Path) -> None:
+    chains = b">1000_X mol:na length:9  RNA (9-MER)\nAGAUCUACU\n>1001_Y mol:na length:19\nGTACTGCATCCTAGCCTGA\n"
+    source = fasta(tmp_path, fasta_text(PROTEINS) + chains)
+    message = (
+        r"2 of 402 records were rejected.*max_reject_fraction\): 2 nucleotides, not a protein \(accept_non_protein"
+    )
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, source, max_reject_fraction=0.001)
+    counts = build(tmp_path, source).counts
+    assert counts == {**counts, "read": 402, "kept": 400, "rejected": 2}
+    assert reject_reasons(tmp_path / "out" / "rejects.jsonl") == (
+        "2 nucleotides, not a protein (accept_non_protein takes it)"
+    )
+
+
+def test_a_record_of_megabytes_is_one_reject_with_its_line(tmp_path: Path) -> None:
+    for name in ("a.fasta", "a.fasta.gz", "a.fasta.zst"):
+        half = fasta_text(PROTEINS[:200])
+        source = fasta(tmp_path, half + b">long\n" + b"A" * (3 << 20) + b"\n" + fasta_text(PROTEINS[200:]), name)
+        out = name.replace(".", "-")
+        counts = build(tmp_path, source, out=out, max_length=1000, chunk_bytes=50_000).counts
+        assert counts == {**counts, "read": 401, "kept": 400, "rejected": 1}
+        (reject,) = map(json.loads, (tmp_path / out / "rejects.jsonl").read_text().splitlines())
+        assert (reject["id"], reject["line"]) == ("long", half.count(b"\n") + 1)
+        assert reject["reason"].startswith("3,145,735 bytes in one record; accepted: 1,112,576 (max_length 1,000")
+
+
+@pytest.mark.parametrize("newline", [b"\r", b"\r\n"])
+def test_line_ends_of_old_macs_and_of_windows_give_the_same_corpus(tmp_path: Path, newline: bytes) -> None:
+    wanted = build(tmp_path, fasta(tmp_path), out="unix").content_hash
+    text = fasta_text([*PROTEINS, ("bad", "ACJ", None)]).replace(b"\n", newline)
+    for name, content in (("cr.fasta", text), ("cr.fasta.bz2", text), ("half.fasta", half_in_cr(text, newline))):
+        out = name.replace(".", "-")
+        made = build(tmp_path, fasta(tmp_path, content, name), out=out)
+        assert made.content_hash == wanted
+        (reject,) = map(json.loads, (tmp_path / out / "rejects.jsonl").read_text().splitlines())
+        assert reject["line"] == text.replace(b"\r\n", b"\r").replace(b"\r", b"\n").count(b"\n") - 1
+
+
+def half_in_cr(text: bytes, newline: bytes) -> bytes:
+    """Every second line ends in LF."""
+    lines = text.split(newline)
+    return b"".join(line + (b"\n" if number % 2 else newline) for number, line in enumerate(lines[:-1]))
+
+
+def test_counts_that_do_not_add_up_fail_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a second build removed a file of this one."""
+    true_gather = corpus_build.gather
+
+    def gather(bucket: int, recipe: Recipe, held_out: HeldOut) -> Gathered:
+        found = true_gather(bucket, recipe, held_out)
+        return replace(found, rows={**found.rows, "train": found.rows["train"] - 1})
+
+    monkeypatch.setattr(corpus_build, "gather", gather)
+    with pytest.raises(RuntimeError, match=r"out: the counts do not add up \(read 400, kept 39\d, rejected 0"):
+        build(tmp_path, fasta(tmp_path))
+    assert left_over(tmp_path, "a.fasta")
+
+
+def test_a_source_changed_in_place_is_another_source(tmp_path: Path) -> None:
+    text = bytearray(fasta_text(random_proteins(60_000)))
+    build(tmp_path, fasta(tmp_path, bytes(text)), chunk_bytes=1 << 20, bucket_bytes=1 << 20)
+    middle = text.index(b"\n>", len(text) // 2)
+    text[middle - 1] = ord("X")
+    assert len(text) > 3 << 20
+    with pytest.raises(ValueError, match=r"out holds another build \(sources: found"):
+        build(tmp_path, fasta(tmp_path, bytes(text)))
+
+
 def test_the_same_build_is_not_made_twice_and_no_other_is_overwritten(tmp_path: Path) -> None:
     source = fasta(tmp_path)
     manifest = build(tmp_path, source)
@@ -251,6 +351,9 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         build(tmp_path, source, valid_fraction=1.5)
     with pytest.raises(ValueError, match=r"shard_rows: found 0, expected greater than or equal to 1"):
         build(tmp_path, source, shard_rows=0)
+    for name, value in (("max_reject_fraction", -0.1), ("max_reject_fraction", float("nan")), ("seed", 2**63)):
+        with pytest.raises(ValueError, match=rf"{name}: found .*, expected (less than|greater than|a finite number)"):
+            build(tmp_path, source, **{name: value})
     with pytest.raises(ValueError, match=r"sources: .*at least 1 item"):
         build(tmp_path)
     with pytest.raises(OSError, match=r"cannot be made: .*a\.fasta is not a directory"):

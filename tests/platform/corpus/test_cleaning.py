@@ -3,54 +3,27 @@
 import gzip
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proteinlm.platform.corpus.chunks import Oversized
 from proteinlm.platform.corpus.cleaning import (
+    Cleaner,
     HeldOut,
     Protein,
     Reject,
     choose_held_out,
-    clean_sequence,
-    fasta_proteins,
-    json_proteins,
-    lmdb_proteins,
     read_clans,
 )
-from proteinlm.platform.data.sources import inspect_source
-from tests.made.protein_files import LETTERS, fasta_text, write_file, write_lmdb
+from proteinlm.platform.data.sources import Source, inspect_source
+from tests.made.protein_files import LETTERS, corpus_config, fasta_text, write_file, write_lmdb
 
 
-@pytest.mark.parametrize(
-    ("text", "residues"),
-    [
-        (b"acdEF", b"ACDEF"),
-        (b" AC\tD\r\nEF\n\n", b"ACDEF"),
-        (b"A-C..D", b"ACD"),
-        (b"ACD*\n", b"ACD"),
-        (b"ACXBUZO", b"ACXBUZO"),
-    ],
-)
-def test_what_is_cleaned(text: bytes, residues: bytes) -> None:
-    assert clean_sequence(text) == residues
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (b"", "empty sequence"),
-        (b" -..*\n", "empty sequence"),
-        (b"AC*D", r"stop codon '\*' inside the sequence, at residue 3"),
-        (b"A\nCJD", "unknown letter 'J' at residue 3"),
-        (b"AC1D", "unknown letter '1' at residue 3"),
-        ("ACéD".encode(), "unknown letter 'é' at residue 3"),
-    ],
-)
-def test_what_is_rejected_and_why(text: bytes, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        clean_sequence(text)
+def cleaner(**changes: Any) -> Cleaner:
+    return Cleaner(corpus_config([Path("a.fasta")], Path("out"), **changes))
 
 
 def test_fasta_headers_give_id_family_and_line() -> None:
@@ -58,7 +31,7 @@ def test_fasta_headers_give_id_family_and_line() -> None:
         b"\n>O67024/9-140 O67024/9-140 PF00578.24;AhpC-TSA;\nAC\nDE\n"
         b">sp|P1|X_Y Some protein OS=E. coli PFAM\nAC\n>\nACD\n>empty\n>short\nA"
     )
-    assert list(fasta_proteins(text, "a.fasta", 2)) == [
+    assert list(cleaner(min_length=2).fasta_proteins(text, "a.fasta")) == [
         Protein(1, "O67024/9-140", b"ACDE", "PF00578", None),
         Protein(4, "sp|P1|X_Y", b"AC", None, None),
         Reject(6, "", "no id"),
@@ -69,7 +42,7 @@ def test_fasta_headers_give_id_family_and_line() -> None:
 
 def test_text_before_the_first_header_is_refused_with_the_file() -> None:
     with pytest.raises(ValueError, match=r"a\.fasta is not FASTA: text before the first '>': 'ACDEF'"):
-        list(fasta_proteins(b"ACDEF\n>x\nACD\n", "a.fasta", 1))
+        list(cleaner().fasta_proteins(b"ACDEF\n>x\nACD\n", "a.fasta"))
 
 
 @settings(deadline=None, max_examples=50)
@@ -85,7 +58,7 @@ def test_the_way_a_fasta_is_wrapped_never_matters(
     proteins = [(f"p{number}", sequence, "PF00001") for number, sequence in enumerate(sequences)]
     written = [(name, sequence.lower() if lower else sequence, family) for name, sequence, family in proteins]
     text = fasta_text(written, width).replace(b"\n", newline)
-    read = [entry for entry in fasta_proteins(text, "a", 1) if isinstance(entry, Protein)]
+    read = [entry for entry in cleaner().fasta_proteins(text, "a") if isinstance(entry, Protein)]
     assert [(entry.id, entry.sequence.decode(), entry.family) for entry in read] == proteins
 
 
@@ -99,7 +72,7 @@ def test_json_lines_give_tapes_keys() -> None:
 nonsense
 {"id": "e", "primary": "ACD", "family": [1]}
 {"primary": "ACD"}"""
-    assert list(json_proteins(text, "a.jsonl", 1)) == [
+    assert list(cleaner().json_proteins(text, "a.jsonl")) == [
         Protein(0, "a", b"ACD", "PF02926", "CL0747"),
         Protein(1, "b", b"ACD", "PF00034", "CL0012"),
         Protein(3, "c", b"ACD", "PF00001", None),
@@ -114,11 +87,75 @@ nonsense
 def test_lmdb_records_without_an_id_are_numbered(tmp_path: Path) -> None:
     records = [{"primary": "ACD", "family": 34, "clan": 0}, {"primary": b"AC", "id": b"x"}, {"primary": 3, "id": "y"}]
     source = inspect_source(write_lmdb(tmp_path / "pfam_train.lmdb", records))
-    assert list(lmdb_proteins(source, 0, 3, "pfam_train", 1)) == [
+    assert list(cleaner().lmdb_proteins(source, 0, 3, "pfam_train")) == [
         Protein(0, "pfam_train/0", b"ACD", "PF00034", None),
         Protein(1, "x", b"AC", None, None),
         Reject(2, "y", "a int as sequence under the keys 'primary' or 'sequence'"),
     ]
+
+
+def test_records_that_only_look_like_records_are_rejects() -> None:
+    text = b"""{"id": ["a"], "primary": "ACD"}
+{"id": {"a": 1}, "primary": "ACD"}
+{"id": 1.5, "primary": "ACD"}
+{"id": true, "primary": "ACD"}
+{"id": "a", "id": "b", "primary": "ACD"}
+{"id": "c", "primary": "AC\\ud800D"}
+{"id": "d\\ud800", "primary": "ACD"}
+{"id": "e", "family": "\\udfff", "primary": "ACD"}
+{"id": "f", "primary": "ACD", "sequence": "ACE"}
+{"id": 7, "primary": "ACD", "sequence": "ACD"}"""
+    half = "half of a character (a lone surrogate), which is no text"
+    assert list(cleaner().json_proteins(text, "a.jsonl")) == [
+        Reject(0, "", "the id is ['a'], a list; accepted: text or a whole number"),
+        Reject(1, "", "the id is {'a': 1}, a dict; accepted: text or a whole number"),
+        Reject(2, "", "the id is 1.5, a float; accepted: text or a whole number"),
+        Reject(3, "", "the id is True, a bool; accepted: text or a whole number"),
+        Reject(4, "", "the line is not valid JSON: key 'id' is given twice"),
+        Reject(5, "", f"the line: key 'primary' holds {half}"),
+        Reject(6, "", f"the line: key 'id' holds {half}"),
+        Reject(7, "", f"the line: key 'family' holds {half}"),
+        Reject(8, "f", "the sequences under 'primary' and 'sequence' differ"),
+        Protein(9, "7", b"ACD", None, None),
+    ]
+
+
+def test_a_long_value_is_cut_in_the_reason() -> None:
+    (reject,) = cleaner().json_proteins(b'{"id": [' + b"1," * 5000 + b'1], "primary": "ACD"}', "a.jsonl")
+    assert isinstance(reject, Reject)
+    assert len(reject.reason) < 150
+
+
+def test_what_is_no_protein_is_a_reject_with_its_kind_unless_it_is_insisted_on() -> None:
+    text = b">x\nATGGCTTGCAAAGGTCTGAACTAA\n>y mol:na length:4\nACGT\n>z\nMKTAYIAK\n>s\nMdEvVpQpL#VyQdYaKvMd\n"
+    assert list(cleaner().fasta_proteins(text, "a")) == [
+        Reject(0, "x", "nucleotides, not a protein (accept_non_protein takes it)"),
+        Reject(2, "y", "nucleotides, not a protein (accept_non_protein takes it)"),
+        Protein(4, "z", b"MKTAYIAK", None, None),
+        Reject(6, "s", "structure-aware sequences (SaProt), not a protein (accept_non_protein takes it)"),
+    ]
+    taken = list(cleaner(accept_non_protein=True).fasta_proteins(text, "a"))
+    assert [type(entry) for entry in taken] == [Protein, Protein, Protein, Reject]
+    assert taken[3] == Reject(6, "s", "unknown letter '#' at residue 10")
+
+
+def test_proteins_and_records_above_the_limit_are_rejects_that_name_the_setting() -> None:
+    short = cleaner(max_length=10)
+    assert list(short.fasta_proteins(b">a\nACDEFGHIKLM\n>b\nACDEFGHIKL\n", "a")) == [
+        Reject(0, "a", "11 residues, more than max_length 10"),
+        Protein(2, "b", b"ACDEFGHIKL", None, None),
+    ]
+    most = short._config.max_record_bytes
+    reason = f"bytes in one record; accepted: {most:,} (max_length 10 sets it)"
+    (reject,) = short.fasta_proteins(b">a " + b"x" * most, "a")
+    assert reject == Reject(0, "a", f"{most + 2:,} {reason}")
+    (reject,) = short.json_proteins(b'{"id": "' + b"x" * most, "a")
+    assert reject == Reject(0, "", f"{most + 8:,} {reason}")
+    record = Oversized(b">a name\nACD", 1 << 30, 5, False)
+    assert short.oversized(record, Source("a", "fasta", None, 9), 3) == Reject(3, "a", f"{1 << 30:,} {reason}")
+    assert short.oversized(Oversized(b"\n\n", 1 << 30, 5, True), Source("a", "fasta", None, 9), 3) is None
+    with pytest.raises(ValueError, match="a is not FASTA: text before the first '>': 'ACD'"):
+        short.oversized(Oversized(b"ACD\n", 1 << 30, 5, False), Source("a", "fasta", None, 9), 0)
 
 
 CLANS = b"PF00001\tCL0192\tGPCR_A\t7tm_1\tx\nPF00009\t\t\tx\tx\nPF00010\t\\N\t\\N\tx\tx\n"

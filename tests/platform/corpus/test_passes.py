@@ -5,6 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proteinlm.models.sequences import Composition
 from proteinlm.platform.corpus.passes import shard_plans
 from proteinlm.platform.corpus.scratch import (
     MAX_CHUNKS,
@@ -48,10 +49,10 @@ def test_places_order_as_records_were_given(parts: list[tuple[int, int, int]]) -
 
 
 def test_lines_are_counted_over_chunks_from_1_and_records_of_an_lmdb_from_0() -> None:
-    sources = (Source("a.fasta", "fasta", False, 9), Source("b.lmdb", "lmdb", False, 9))
+    sources = (Source("a.fasta", "fasta", None, 9), Source("b.lmdb", "lmdb", None, 9))
     lines = LineNumbers(Recipe("work", sources, ("a", "b"), {}, 1, CONFIG))
     for source, chunk, count in ((1, 1, 5), (0, 1, 7), (0, 0, 10), (1, 0, 5)):
-        lines.add(Scattered(source, chunk, count, 0, 0, ()))
+        lines.add(Scattered(source, chunk, count, 0, 0, Composition(), ()))
     lines.finish()
     assert lines.locate(place_of(0, 0, 0)) == ("a.fasta", 1)
     assert lines.locate(place_of(0, 1, 3)) == ("a.fasta", 14)

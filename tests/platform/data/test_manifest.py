@@ -1,10 +1,13 @@
 """A data set's digest knows every value and nothing of how Arrow holds it; a build that stands there is told apart."""
 
 import hashlib
+import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from proteinlm.platform.data.manifest import (
@@ -12,6 +15,7 @@ from proteinlm.platform.data.manifest import (
     Split,
     content_digest,
     read_manifest,
+    read_shard,
     split_of,
     standing_build,
     write_manifest,
@@ -58,7 +62,7 @@ def test_how_arrow_holds_the_rows_does_not(tmp_path: Path) -> None:
     assert content_digest(pa.concat_tables([table, table]).slice(3)) == expected
     assert content_digest(make_table(length=pa.array([3, 2, 1], pa.int64()))) == expected
     written = write_shard(tmp_path, "train", 0, table)
-    assert content_digest(pa.parquet.read_table(tmp_path / written.shard.file)) == expected == written.shard.digest
+    assert content_digest(pq.read_table(tmp_path / written.shard.file)) == expected == written.shard.digest
 
 
 def test_a_corpus_has_the_digest_of_version_1() -> None:
@@ -110,3 +114,75 @@ def test_an_older_manifest_is_read_and_a_newer_one_refused(tmp_path: Path) -> No
 def test_the_digest_stays_what_it_is() -> None:
     """Rows of results carry it: another layout of the bytes would be other data."""
     assert content_digest(make_table()) == "916d486474301cbb4c0d2da7aa6190ff535813c8d6e21e0bace5dc63ad337a14"
+
+
+def test_a_shard_is_read_as_it_was_written(tmp_path: Path) -> None:
+    shard = write_shard(tmp_path, "train", 0, make_table()).shard
+    assert read_shard(tmp_path, shard).equals(make_table())
+    assert read_shard(tmp_path, shard, ["id", "score"]).equals(make_table().select(["id", "score"]))
+    unchecked = shard.model_copy(update={"checksum": None})  # of an earlier version
+    assert read_shard(tmp_path, unchecked, ["id"]).equals(make_table().select(["id"]))
+    of_version_1 = {"checksum": None, "digest": content_digest(make_table().select(["id", "sequence"]))}
+    assert read_shard(tmp_path, shard.model_copy(update=of_version_1)).equals(make_table())
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+def test_every_flipped_bit_of_a_shard_is_noticed_or_changes_nothing(is_checked: bool, tmp_path: Path) -> None:
+    shard = write_shard(tmp_path, "train", 0, make_table()).shard
+    if not is_checked:
+        shard = shard.model_copy(update={"checksum": None})
+    file = tmp_path / shard.file
+    honest, generator, noticed = file.read_bytes(), random.Random(0), 0
+    for _ in range(300):
+        place, bit = generator.randrange(len(honest)), 1 << generator.randrange(8)
+        file.write_bytes(honest[:place] + bytes([honest[place] ^ bit]) + honest[place + 1 :])
+        try:
+            assert read_shard(tmp_path, shard).equals(make_table())
+        except ValueError as error:
+            assert str(file) in str(error)  # noqa: PT017  (no error is right too)
+            noticed += 1
+    assert noticed == 300 if is_checked else noticed > 100
+
+
+def test_another_shard_in_its_place_is_named(tmp_path: Path) -> None:
+    shard = write_shard(tmp_path, "train", 0, make_table()).shard
+    other = write_shard(tmp_path, "valid", 0, make_table(score=pa.array([1.0, 2.0, 3.0], pa.float64()))).shard
+    whole = (tmp_path / other.file).read_bytes()
+    (tmp_path / shard.file).write_bytes(whole)
+    with pytest.raises(ValueError, match=r"train/shard-00000\.parquet is damaged or was exchanged: its checksum"):
+        read_shard(tmp_path, shard)
+    with pytest.raises(ValueError, match=r"its rows are not those of manifest\.json"):
+        read_shard(tmp_path, shard.model_copy(update={"checksum": None}))
+    fewer = shard.model_copy(update={"checksum": other.checksum, "rows": 2})
+    with pytest.raises(ValueError, match=r"it has 3 rows, not 2 as in manifest\.json"):
+        read_shard(tmp_path, fewer)
+    longer = shard.model_copy(update={"checksum": other.checksum, "residues": 7})
+    with pytest.raises(ValueError, match=r"it has 6 residues, not 7 as in manifest\.json"):
+        read_shard(tmp_path, longer)
+    (tmp_path / shard.file).unlink()
+    with pytest.raises(ValueError, match=r"train/shard-00000\.parquet is missing"):
+        read_shard(tmp_path, shard)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: found["splits"]["train"].update(shards=[]), "the split train has no shards"),
+        (lambda found: found["splits"]["train"]["shards"][0].update(file="/etc/x.parquet"), "shards.0.file: .*below"),
+        (lambda found: found["splits"]["train"]["shards"][0].update(file="../x.parquet"), "shards.0.file: .*below"),
+        (lambda found: found["splits"]["train"]["shards"][0].update(rows=-1), "shards.0.rows: .*greater than or equal"),
+        (lambda found: found.pop("counts"), "counts: Field required"),
+    ],
+)
+def test_a_manifest_that_lies_is_named(change: Any, message: str, tmp_path: Path) -> None:
+    split = split_of([write_shard(tmp_path, "train", 0, make_table())])
+    write_manifest(tmp_path, Manifest(kind="corpus", splits={"train": split}, settings={}, counts={}))
+    found = json.loads((tmp_path / "manifest.json").read_text())
+    change(found)
+    (tmp_path / "manifest.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=f"manifest.json.*{message}"):
+        read_manifest(tmp_path)
+    for torn in (b"", b"{", "{}".encode("utf-16"), b"[1]", b"null"):
+        (tmp_path / "manifest.json").write_bytes(torn)
+        with pytest.raises(ValueError, match=r"manifest\.json is not a manifest of this version"):
+            read_manifest(tmp_path)

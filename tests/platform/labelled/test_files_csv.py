@@ -1,5 +1,6 @@
 """Tables with commas: what a cell is, what a record lacks, and lines and headers that are refused."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_a_bad_line_is_named_and_the_next_one_follows(tmp_path: Path) -> None:
         (b"sequence,a,a\nMK,1,2\n", "line 1 names the column 'a' more than once"),
         (b'sequence,a\nMK,"1\n', r"a\.csv line 2 is not valid CSV: unexpected end of data"),
         (b'sequence,a\nMK,"1"2\n', r"a\.csv line 2 is not valid CSV"),
-        (b"sequence,a\nMK,\xff\n", r"a\.csv is not text in UTF-8"),
+        (b"sequence,a\nMK,\xff\n", r"a\.csv line 2 is not text in UTF-8: column 'a'"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -96,3 +97,28 @@ def test_a_label_for_each_residue_fits_into_a_cell(tmp_path: Path) -> None:
     manifest = build_task_shards("secondary_structure_q3", tmp_path, tmp_path / "out", SplitOptions(seed=0))
     assert np.array_equal(read_split(tmp_path / "out", manifest, "train")["ss3"].to_pylist(), [[0, 1, 2]])
     assert manifest.counts["train_labels"] == 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("[0 1 2]", [0, 1, 2]),
+        ("[ 0 -1\n  2]", [0, -1, 2]),
+        ("[1. 0.5 2e-3 nan]", [1.0, 0.5, 0.002, None]),
+        ("[ True False]", [True, False]),
+        ("[[0. 1. 2.]\n [3. 4. 5.]]", [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]),
+        ("[7]", [7]),
+        ("[]", []),
+    ],
+)
+def test_arrays_as_numpy_prints_them_are_read(tmp_path: Path, cell: str, value: list[object]) -> None:
+    (found,) = read(tmp_path / "a.csv", f'sequence,ss3\nMKT,"{cell}"\n')
+    assert json.loads(json.dumps(found["ss3"]).replace("NaN", "null")) == value
+
+
+@pytest.mark.parametrize(
+    "cell", ["[0 1 ... 2]", "[0 x 1]", "[1_0 2]", "[0 1", "[0 1] 2", "[0 1]]", "[[0 1] 2", "[0 ١]"]
+)
+def test_what_is_no_whole_array_is_named(tmp_path: Path, cell: str) -> None:
+    with pytest.raises(ValueError, match=r"line 2: key 'ss3' is not a valid list: '\["):
+        read(tmp_path / "a.csv", f'sequence,ss3\nMKT,"{cell}"\n')

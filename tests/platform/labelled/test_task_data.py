@@ -238,6 +238,7 @@ def test_each_option_has_shards_of_its_own_in_a_storage(source: Path, tmp_path: 
         "max_test_examples": 3,
         "files": {"valid": "secondary_structure_cb513"},
         "valid_fraction": 0.2,
+        "accept_non_protein": True,
     }
     assert changes.keys() == {field.name for field in fields(SplitOptions)}
     options = [SplitOptions(seed=1), *(SplitOptions(**{"seed": 1, name: value}) for name, value in changes.items())]

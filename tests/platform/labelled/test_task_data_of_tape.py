@@ -108,7 +108,7 @@ BROKEN: dict[str, tuple[str, str, Any, str]] = {
     "a mask of 2": ("secondary_structure_q3", "valid_mask", [1, 2, 1, 1], "has 2 at residue 2; accepted: one 0 or 1"),
     "no mask": ("secondary_structure_q3", "valid_mask", MISSING, r"is missing \(found 'id', "),
     "a residue that there is not": ("stability", "primary", "MKJT", "has 'J' at residue 3; accepted: a string of"),
-    "lower-case residues": ("fluorescence", "primary", "MKTv", "has 'v' at residue 4"),
+    "a stop inside": ("fluorescence", "primary", "MKT*V", r"has stop codon '\*' inside the sequence, at residue 4"),
     "an empty sequence": ("remote_homology", "primary", "", "is an empty sequence"),
     "a number for a sequence": ("stability", "primary", 7, r"has 7 \(int\); accepted: a string of the letters"),
     "no sequence": ("contact_prediction", "primary", MISSING, r"\(or 'sequence'\) is missing"),

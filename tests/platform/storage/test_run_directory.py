@@ -2,12 +2,15 @@
 
 import json
 import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from proteinlm.platform.storage.run_directory import (
     Failure,
+    RunFile,
     Stopped,
     forget_outcome,
     is_finished,
@@ -35,12 +38,12 @@ def content(path: Path) -> dict[str, object]:
 
 def test_a_run_is_described_and_finished(tmp_path: Path) -> None:
     assert read_run_file(tmp_path) is None
-    write_run_file(tmp_path, {"seed": 3}, task="stability", total_steps=7, code_version="1", data_hash="ab")
-    described = read_run_file(tmp_path)
-    assert described == content(tmp_path / "run.json")
-    assert described is not None
-    assert (described["settings"], described["total_steps"], described["data_hash"]) == ({"seed": 3}, 7, "ab")
-    assert set(described["packages"]) >= {"proteinlm", "torch", "ray"}
+    about = {"task": "stability", "total_steps": 7, "code_version": "1", "data_hash": "ab"}
+    write_run_file(tmp_path, {"seed": 3}, **about, inputs={"data": "ab"})
+    assert read_run_file(tmp_path) == RunFile({"seed": 3}, "stability", 7, {"data": "ab"}, "ab")
+    packages = content(tmp_path / "run.json")["packages"]
+    assert isinstance(packages, dict)
+    assert set(packages) >= {"proteinlm", "torch", "ray"}
     assert not is_finished(tmp_path)
     mark_finished(tmp_path, 7)
     assert is_finished(tmp_path)
@@ -81,10 +84,27 @@ def test_how_a_trial_ended_is_read_until_it_runs_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[1]", '{"why": ', "{}", '{"why": "x", "when": 3}'])
 def test_a_mark_that_does_not_say_what_it_must_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "failed.json").write_text(text)
-    with pytest.raises(ValueError, match=r"failed\.json: "):
+    with pytest.raises(ValueError, match=r"failed\.json is damaged: "):
         read_failed(tmp_path)
 
 
 def test_a_pause_crosses_processes_with_its_step() -> None:
     pause = pickle.loads(pickle.dumps(PausedError("paused after step 4", 4)))
     assert (pause.step, str(pause)) == (4, "paused after step 4")
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b"{}", b"[]", b"null", b'{"settings": 1}', b'{"steps": "x"}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("run.json", read_run_file),
+        ("finished.json", is_finished),
+        ("stopped.json", take_stopped),
+        ("failed.json", read_failed),
+        ("halted.json", read_halted),
+    ],
+)
+def test_a_torn_file_is_named(name: str, read: Callable[[Path], object], torn: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(torn)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path / name))} is damaged: \S"):
+        read(tmp_path)

@@ -1,11 +1,25 @@
 """A checkpoint is the engine's state and a cursor; another number of workers gets it converted."""
 
+import json
+import random
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from proteinlm.platform.training import checkpoint
-from proteinlm.platform.training.checkpoint import Cursor, loadable, needs_conversion, read_cursor, save_checkpoint
+from proteinlm.platform.training.checkpoint import (
+    Cursor,
+    LocalCheckpoints,
+    check_whole,
+    loadable,
+    loading,
+    needs_conversion,
+    newest_whole,
+    read_cursor,
+    save_checkpoint,
+)
 from tests.made import engine_workers
 from tests.made.engine_workers import plain_engine, training
 
@@ -14,7 +28,7 @@ def test_an_engine_goes_on_from_its_checkpoint_bit_for_bit(tmp_path: Path) -> No
     trained = plain_engine()
     engine_workers.losses(trained, 0, 3)
     cursor = Cursor(step=3, residues=99, world_size=1, figures={"valid/loss": 2.5}, skipped_steps=1)
-    save_checkpoint(tmp_path, trained, cursor, is_first_worker=True)
+    save_checkpoint(tmp_path, trained, cursor, rank=0)
     resumed = plain_engine()
     assert read_cursor(tmp_path) == cursor
     resumed.load(tmp_path)
@@ -47,3 +61,86 @@ def test_the_first_worker_converts_and_cleans_up(tmp_path: Path, monkeypatch: py
 def test_names_sort_by_step_and_tell_workers_apart() -> None:
     names = [Cursor(step, 0, size, {}).checkpoint_name() for step, size in ((1000, 2), (20, 2), (20, 4))]
     assert sorted(names) == ["step_00000020_by_2", "step_00000020_by_4", "step_00001000_by_2"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the plain engine."""
+    folder = tmp_path_factory.mktemp("saved") / "step_00000003_by_1"
+    folder.mkdir()
+    save_checkpoint(folder, plain_engine(), Cursor(3, 99, 1, {"valid/loss": 2.5}), rank=0)
+    return folder
+
+
+@pytest.fixture
+def copied(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / saved.name))
+
+
+@pytest.mark.parametrize("name", ["state.pt", "cursor.json", "checksums-00000.json"])
+def test_every_flipped_bit_is_noticed(name: str, copied: Path) -> None:
+    check_whole(copied)
+    file = copied / name
+    honest = file.read_bytes()
+    generator = random.Random(0)
+    for _ in range(100):
+        place, bit = generator.randrange(len(honest)), 1 << generator.randrange(8)
+        file.write_bytes(honest[:place] + bytes([honest[place] ^ bit]) + honest[place + 1 :])
+        with pytest.raises(ValueError, match=r"is (damaged|missing)"):
+            check_whole(copied)
+
+
+@pytest.mark.parametrize("name", ["state.pt", "cursor.json", "checksums-00000.json"])
+@pytest.mark.parametrize("share", [0.0, 0.5, None])
+def test_a_file_cut_short_or_missing_is_named(name: str, share: float | None, copied: Path) -> None:
+    file = copied / name
+    if share is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
+    with pytest.raises(ValueError, match=rf"{name}.* is (damaged|missing)|{name} says"):
+        check_whole(copied)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_checksums(copied: Path) -> None:
+    cursor = json.loads((copied / "cursor.json").read_text())
+    del cursor["format_version"]
+    (copied / "cursor.json").write_text(json.dumps(cursor))
+    (copied / "checksums-00000.json").unlink()
+    check_whole(copied)
+    plain_engine().load(copied)
+
+
+def test_a_run_goes_on_from_the_newest_whole_checkpoint(saved: Path, tmp_path: Path) -> None:
+    kept = LocalCheckpoints(tmp_path, keep=3)
+    folders = [Path(shutil.copytree(saved, tmp_path / "checkpoints" / f"step_{step:08d}_by_1")) for step in (1, 2, 3)]
+    (folders[2] / "state.pt").write_bytes(b"torn")
+    (folders[1] / "cursor.json").unlink()
+    with kept.newest() as chosen:
+        assert chosen == folders[0]
+    assert [fault.partition(" is ")[2] for fault in newest_whole(folders[::-1])[1]] == [
+        "damaged: its size or checksum is not what checksums-00000.json says",
+        "missing",
+    ]
+    (folders[0] / "state.pt").unlink()
+    with pytest.raises(
+        ValueError, match=r"no checkpoint in .* is whole: .*state.pt is damaged.*; .*state.pt is missing"
+    ):
+        newest_whole(folders[::-1])
+    assert newest_whole([]) == (None, ())
+
+
+def test_a_plain_checkpoint_that_would_run_code_is_refused_by_name(copied: Path, tmp_path: Path) -> None:
+    torch.save({"model": engine_workers.Gadget(f"touch {tmp_path / 'code-ran'}")}, copied / "state.pt")
+    with pytest.raises(ValueError, match=r"state\.pt asks for posix\.system: refused"), loading(copied):
+        plain_engine().load(copied)
+    assert not (tmp_path / "code-ran").exists()
+
+
+def test_a_full_disk_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(OSError, match=r"the checkpoint after step 3 could not be written .* is the disk full"):
+        save_checkpoint(tmp_path, plain_engine(), Cursor(3, 9, 1, {}), rank=0)

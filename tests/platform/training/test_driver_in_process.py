@@ -1,6 +1,7 @@
 """A job in this process: checkpoints are whole or not there, and a killed run goes on as if it had never stopped."""
 
 import ctypes
+import json
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ STEPS = 150
 def put(checkpoints: LocalCheckpoints, step: int) -> None:
     folder = checkpoints.staging()
     (folder / "state").write_text(str(step))
+    (folder / "cursor.json").write_text(json.dumps({"step": step, "residues": 0, "world_size": 1, "figures": {}}))
     checkpoints.take(folder, f"step_{step:08d}_by_1", {}, wait=True)
 
 

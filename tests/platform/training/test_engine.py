@@ -67,7 +67,18 @@ def test_a_loaded_checkpoint_goes_on_bit_for_bit(stage: str, deepspeed: dict[int
 def test_a_checkpoint_holds_state_and_no_scripts(stage: str, world_size: int, deepspeed: dict[int, Any]) -> None:
     names = deepspeed[world_size][stage]["saved"]
     assert {name.rpartition(".")[2] for name in names} == {"pt", "json"}
-    assert [name for name in names if name.endswith(".json")] == ["cursor.json"]
+    checksums = [f"checksums-{rank:05d}.json" for rank in range(world_size)]
+    assert [name for name in names if name.endswith(".json")] == [*checksums, "cursor.json"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_checkpoint_that_would_run_code_is_refused_by_name(stage: str, deepspeed: dict[int, Any]) -> None:
+    said = deepspeed[1][stage]["poisoned"]
+    files = {name for name in deepspeed[1][stage]["saved"] if name.endswith(".pt")}
+    assert {name.removeprefix("load ") for name in said if name.startswith("load ")} == files
+    for name, message in said.items():
+        file = name.partition(" ")[2]
+        assert f"{file} asks for posix.system: refused" in message, (name, message)
 
 
 @pytest.mark.parametrize("world_size", CHAIN)

@@ -32,7 +32,7 @@ def test_a_trial_stands_as_its_files_say(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[1]", '{"why": '])
 def test_a_file_that_is_no_object_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "failed.json").write_text(text)
-    with pytest.raises(ValueError, match=r"failed\.json: .*accepted: a JSON object"):
+    with pytest.raises(ValueError, match=r"failed\.json is damaged: .*accepted: a JSON object"):
         read_state(tmp_path)
 
 

@@ -1,9 +1,7 @@
 """What a trial leaves for its sweep: how it ended, when it held its devices, and that it ran alone."""
 
 import json
-import multiprocessing
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from proteinlm.platform.storage.run_directory import (
     mark_failed,
     mark_halted,
 )
-from proteinlm.sweeps.trials.trial_state import alone_in, attempt, read_state
+from proteinlm.sweeps.trials.trial_state import attempt, read_state
 
 
 def test_an_outcome_is_said_and_forgotten(tmp_path: Path) -> None:
@@ -45,25 +43,6 @@ def test_attempts_are_noted_with_their_ends_also_when_they_fail(tmp_path: Path) 
     ]
     times = [line["time"] for line in lines]
     assert times == sorted(times)
-
-
-def hold(run: str, seconds: float) -> None:
-    with alone_in(Path(run)):
-        (Path(run) / "held").touch()
-        time.sleep(seconds)
-
-
-def test_a_second_process_waits_for_the_first_to_go(tmp_path: Path) -> None:
-    holder = multiprocessing.get_context("spawn").Process(target=hold, args=(str(tmp_path), 60.0))
-    holder.start()
-    while not (tmp_path / "held").exists():
-        time.sleep(0.01)
-    with pytest.raises(RuntimeError, match="is being run by another process"), alone_in(tmp_path, patience=0.3):
-        pass
-    holder.kill()
-    with alone_in(tmp_path, patience=30.0):  # a killed process holds nothing
-        pass
-    holder.join()
 
 
 def test_a_killed_attempt_ended_at_the_last_sign_of_life(tmp_path: Path) -> None:

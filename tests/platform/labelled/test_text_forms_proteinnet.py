@@ -48,6 +48,8 @@ def test_windows_line_ends_change_nothing(tmp_path: Path) -> None:
     [
         ("MKT", "MKT\nMKV", r"\[PRIMARY\] has 2 lines; accepted: 1"),
         ("350.", "35O.", r"\[TERTIARY\] holds what is no number: .*35O"),
+        ("350.", "35_0.", r"\[TERTIARY\] holds what is no number: '35_0.'"),
+        ("350.", "٣50.", r"\[TERTIARY\] holds what is no number: '٣50.'"),
         ("\t0\t2.\n[MASK]", "\t0\n[MASK]", r"\[TERTIARY\] has \[9, 9, 8\] numbers in its lines"),
         ("1.\t300.\t2.\t1.\t450.\t2.\t1.\t0\t2.\n", "", r"\[TERTIARY\] has 2 lines; accepted: 3"),
         ("[TERTIARY]\n", "[TERTIARY]\n1\n2\n3\n[SECONDARY]\n", r"\[TERTIARY\] has \[1, 1, 1\] numbers in its lines"),

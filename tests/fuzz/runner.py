@@ -1,0 +1,244 @@
+"""Seeded fuzzing: honest inputs are damaged and read in a child process, under limits of time and memory.
+
+A target is a reader and honest inputs for it:
+
+    def read(path: Path) -> None: ...            # reads the file `path` as the product does
+    TARGETS = [Target("fasta", read, {"a.fasta": b">x ..."})]
+
+    if __name__ == "__main__":
+        sys.exit(main(TARGETS))                  # python -m tests.fuzz.NAME --seconds 300 [--seed 0] [--keep FOLDER]
+
+Each try draws an honest input, damages it, and reads it. Accepted is that it is read, or refused by a ValueError or
+OSError whose message has the file's name and is short and printable. All else is a finding: another exception, a
+message that names nothing, a crash, more time or memory than the limits. What was drawn depends on the seed and the
+number of the try alone, so a finding can be made again; `--keep` stores its input.
+"""
+
+import argparse
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import string
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+SECONDS_FOR_ONE = 5.0
+"""A try that takes longer hangs."""
+MEMORY_FOR_ONE = 1 << 30
+"""Bytes that a child may take beyond what it had at its start."""
+LONGEST_MESSAGE = 4000
+TRIES_OF_A_CHILD = 500
+"""Then a new one starts, so that what one try leaves behind does not help or hurt many others."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is fuzzed."""
+
+    name: str
+    read: Callable[[Path], object]
+    """Reads a file as the product does."""
+    honest: Mapping[str, bytes]
+    """File name -> honest content: what is damaged."""
+    words: tuple[bytes, ...] = ()
+    """Pieces of this format that damage also inserts."""
+    must_name: bool = True
+    """Whether a refusal must have the file's name in it."""
+
+
+@dataclass
+class Findings:
+    """What came of the tries of a target."""
+
+    tries: int = 0
+    accepted: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
+    """By the kind of error."""
+    found: list[str] = field(default_factory=list)
+    """What should not have happened, each with its seed and try."""
+
+    def __str__(self) -> str:
+        refused = sum(self.refusals.values())
+        return f"{self.tries:,} tries: {self.accepted:,} read, {refused:,} refused, {len(self.found)} findings"
+
+
+# ------------------------------------------------------------------------------------------------------------ damage
+
+_NUMBERS = (b"0", b"-1", b"1e999", b"NaN", b"99999999999999999999999", b"18446744073709551616", b"0x10", b"1_0")
+_PIECES = (
+    *(b"\x00", b"\xff", b"\r", b"\n", b"\r\n", b"\n\n", b"\t", b" ", b'"', b"'", b",", b"[", b"]", b"{", b"}", b":"),
+    *(b"\xef\xbb\xbf", b"\xff\xfe", b"\x1b]0;x\x07", b"\\ud800", "é".encode(), "\u202e".encode(), b"\xed\xa0\x80"),
+    *(b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"null", b"true", *_NUMBERS),
+)
+
+
+def damaged(content: bytes, generator: random.Random, words: Sequence[bytes] = ()) -> bytes:
+    """`content` after one to eight damages of random kinds."""
+    for _ in range(min(8, 1 + int(generator.expovariate(0.7)))):
+        content = _damage(content, generator, words)
+    return content
+
+
+def _damage(content: bytes, generator: random.Random, words: Sequence[bytes]) -> bytes:
+    size = len(content)
+    first, last = sorted((generator.randint(0, size), generator.randint(0, size)))
+    piece = generator.choice((*_PIECES, *words, *words))
+    kinds: list[Callable[[], bytes]] = [
+        lambda: content[:first],  # cut
+        lambda: content[:first] + content[last:],  # a part is missing
+        lambda: content[:last] + content[first:last] + content[last:],  # a part twice
+        lambda: content[:first] + piece + content[first:],
+        lambda: content[:first] + piece + content[first + len(piece) :],
+        lambda: content[:first] + generator.randbytes(generator.randint(1, 16)) + content[first:],
+        lambda: _flipped(content, first, 1 << generator.randrange(8)),
+        lambda: content[:first] + piece * generator.choice((10, 1000, 100_000)) + content[first:],
+        lambda: content.replace(*generator.choice([(b"\n", b"\r"), (b"\n", b"\r\n"), (b"\n", b""), (b",", b";")])),
+        lambda: content.decode("latin-1").swapcase().encode("latin-1", "replace"),
+        lambda: content[last:] + content[:last],
+        lambda: b"",
+    ]
+    weights = [3, 3, 3, 6, 6, 3, 6, 1, 1, 1, 1, 0.2]
+    return generator.choices(kinds, weights)[0]()
+
+
+def _flipped(content: bytes, place: int, bit: int) -> bytes:
+    if place >= len(content):
+        return content
+    return content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
+
+
+# ------------------------------------------------------------------------------------------------------------- tries
+
+
+def fuzz(target: Target, seconds: float, seed: int = 0, keep: Path | None = None) -> Findings:
+    """Try for `seconds`; findings stay in `keep`, where one is given."""
+    findings, end = Findings(), time.monotonic() + seconds
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        while time.monotonic() < end:
+            _run_child(target, seed, findings, Path(folder), end)
+            if keep and findings.found:
+                keep.mkdir(parents=True, exist_ok=True)
+                for path in Path(folder).glob("finding-*"):
+                    path.replace(keep / path.name)
+    return findings
+
+
+def _run_child(target: Target, seed: int, findings: Findings, folder: Path, end: float) -> None:
+    """Up to `TRIES_OF_A_CHILD` tries in one child; a try that hangs or crashes ends the child and is a finding."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=_child, args=(target, seed, findings.tries, folder, theirs, end), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        while ours.poll(SECONDS_FOR_ONE + 1):
+            message = ours.recv()
+            if message is None:
+                break
+            _count(findings, *message)
+        else:
+            child.kill()
+            _count(findings, findings.tries, "hang", f"more than {SECONDS_FOR_ONE:g} seconds")
+    except EOFError:
+        child.join()
+        name = signal.Signals(-child.exitcode).name if (child.exitcode or 0) < 0 else f"exit code {child.exitcode}"
+        _count(findings, findings.tries, "crash", name)
+    finally:
+        if child.is_alive():
+            child.kill()
+        child.join()
+    if findings.found and findings.found[-1].startswith(f"try {findings.tries - 1} "):
+        for path in folder.glob("now-*"):
+            path.replace(folder / f"finding-{target.name}-{seed}-{findings.tries - 1}-{path.name[4:]}")
+
+
+def _count(findings: Findings, number: int, outcome: str, text: str) -> None:
+    findings.tries = number + 1
+    if outcome == "read":
+        findings.accepted += 1
+    elif outcome == "refused":
+        findings.refusals[text] += 1
+    else:
+        findings.found.append(f"try {number} {outcome}: {text}")
+
+
+def _child(target: Target, seed: int, first: int, folder: Path, pipe: Connection, end: float) -> None:
+    """Tries from number `first` on, until the first finding or the end of the time."""
+    _limit_memory()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries say
+    for number in range(first, first + TRIES_OF_A_CHILD):
+        if time.monotonic() > end:
+            break
+        generator = random.Random(f"{target.name} {seed} {number}")
+        name = generator.choice(sorted(target.honest))
+        path = folder / f"now-{name}"
+        path.write_bytes(damaged(target.honest[name], generator, target.words))
+        outcome, text = attempt(target, path)
+        pipe.send((number, outcome, text))
+        if outcome not in ("read", "refused"):
+            break
+        path.unlink(missing_ok=True)
+    pipe.send(None)
+
+
+def _limit_memory() -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + MEMORY_FOR_ONE
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def attempt(target: Target, path: Path) -> tuple[str, str]:
+    """What came of reading `path`: "read", "refused" with the error's kind, or what is wrong with a description."""
+    begin = time.monotonic()
+    try:
+        target.read(path)
+        outcome, text = "read", ""
+    except (ValueError, OSError) as error:
+        wrong = wrong_message(str(error), path, target.must_name)
+        outcome, text = ("message", f"{wrong}: {str(error)[:300]!r}") if wrong else ("refused", type(error).__name__)
+    except MemoryError:
+        outcome, text = "memory", f"more than {MEMORY_FOR_ONE:,} bytes"
+    except Exception:
+        outcome, text = "traceback", traceback.format_exc()[-1500:]
+    took = time.monotonic() - begin
+    if took > SECONDS_FOR_ONE:
+        outcome, text = "hang", f"{took:.1f} seconds ({outcome})"
+    return outcome, text
+
+
+def wrong_message(message: str, path: Path, must_name: bool) -> str | None:
+    """What is wrong with a refusal's message, None where nothing is."""
+    if must_name and path.name not in message:
+        return "the file is not named"
+    if len(message) > LONGEST_MESSAGE:
+        return f"{len(message):,} characters"
+    if strange := sorted(
+        {letter for letter in message if not letter.isprintable() and letter not in string.whitespace}
+    ):
+        return f"it is not printable: {sorted(strange)[:5]!r}"
+    return None
+
+
+def main(targets: Sequence[Target]) -> int:
+    """Fuzz each target for its part of `--seconds`; the exit code is 1 where there are findings."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="folder for the inputs of findings")
+    arguments = parser.parse_args()
+    is_clean = True
+    for target in targets:
+        findings = fuzz(target, arguments.seconds / len(targets), arguments.seed, arguments.keep)
+        print(f"{target.name}: {findings}")
+        for text in findings.found:
+            print(f"  {text}")
+        is_clean = is_clean and not findings.found
+    return 0 if is_clean else 1
