@@ -56,17 +56,17 @@ class ModelConfig(BaseModel):
     """Where the values came from, kept for tables; it was expanded before (`expand_preset`)."""
     alphabet: str = "esm"
     """esm (33 tokens), tape (30) or proteinlm (31)."""
-    hidden_size: int = Field(gt=0, le=1_000_000)
+    hidden_size: int = Field(gt=0)
     """Width of the residual stream."""
-    num_hidden_layers: int = Field(gt=0, le=10_000)
+    num_hidden_layers: int = Field(gt=0)
     """Layers of the encoder."""
-    num_attention_heads: int = Field(gt=0, le=100_000)
+    num_attention_heads: int = Field(gt=0)
     """Attention heads of a layer; they divide `hidden_size`."""
-    intermediate_size: int | None = Field(default=None, gt=0, le=10_000_000)
+    intermediate_size: int | None = Field(default=None, gt=0)
     """Width of the MLP; None is 4 x hidden_size."""
     position: Literal["learned", "rotary"] = "rotary"
     """learned: a table of positions added to the tokens (the paper, ESM-1b); rotary: in attention (ESM-2)."""
-    max_positions: int = Field(default=2176, gt=0, le=10_000_000)
+    max_positions: int = Field(default=2176, gt=0)
     """Tokens of the longest protein, special tokens counted; only learned positions have this limit."""
     token_dropout: bool = False
     """ESM's: embeddings of mask tokens are zero, and those of a protein's other tokens are scaled up by the share of
@@ -79,7 +79,7 @@ class ModelConfig(BaseModel):
     """LayerNorm's term that keeps its division finite."""
     initializer_range: float = Field(default=0.02, gt=0.0, le=100.0)
     """Standard deviation of random weights; projections into the residual stream start smaller by sqrt(2 x layers)."""
-    vocab_multiple: int = Field(default=1, gt=0, le=1_000_000)
+    vocab_multiple: int = Field(default=1, gt=0)
     """The token table is padded to a multiple of this; the padding is never an input nor a logit."""
     gelu: Literal["exact", "tanh"] = "exact"
     """GELU of the MLP (the language model head's is always exact, as in the paper)."""

@@ -13,7 +13,8 @@ from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig, shape_name
 from proteinlm.models.pretrained import check_pretrained, content_hash_of, load_pretrained
 from proteinlm.platform.data.manifest import Manifest, read_manifest
-from proteinlm.platform.labelled.task_data import SplitOptions, notices_of, read_split, shared_task_shards
+from proteinlm.platform.labelled.split_files import SplitOptions
+from proteinlm.platform.labelled.task_data import notices_of, read_split, shared_task_shards
 from proteinlm.platform.results.measure import Measured, measure
 from proteinlm.platform.results.rows import append_rows
 from proteinlm.platform.settings.config import MODES, FinetuneConfig
@@ -128,7 +129,12 @@ def check_finetune(config: FinetuneConfig, is_planned: bool = False) -> ModelCon
 
 def task_data(config: FinetuneConfig) -> Path:
     """Return the directory of the task's shards, made if needed; runs of a storage with the same records share it."""
-    options = SplitOptions(
+    return shared_task_shards(config.task, config.data, config.storage, split_options(config))
+
+
+def split_options(config: FinetuneConfig) -> SplitOptions:
+    """Which of the task's records become which split."""
+    return SplitOptions(
         seed=config.seed,
         max_train_examples=config.max_train_examples,
         max_test_examples=config.max_test_examples,
@@ -136,7 +142,6 @@ def task_data(config: FinetuneConfig) -> Path:
         valid_fraction=config.valid_fraction,
         accept_non_protein=config.accept_non_protein,
     )
-    return shared_task_shards(config.task, config.data, config.storage, options)
 
 
 def run_baseline(config: FinetuneConfig, data: Path, manifest: Manifest, code_version: str) -> None:

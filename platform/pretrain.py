@@ -5,7 +5,8 @@ from rich.console import Console
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.sequences import letters_verdict
 from proteinlm.platform.data.manifest import Manifest, read_manifest
-from proteinlm.platform.labelled.task_data import SplitOptions, shared_task_shards
+from proteinlm.platform.labelled.split_files import SplitOptions
+from proteinlm.platform.labelled.task_data import shared_task_shards
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.sections import ProbeSection
 from proteinlm.platform.training.driver import hold_run, is_to_run, run_training

@@ -10,7 +10,6 @@ for the same one. Runs of one storage that read the same records share one build
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +26,21 @@ from proteinlm.platform.data.manifest import (
     write_shard,
 )
 from proteinlm.platform.labelled.files import (
-    ENDINGS,
-    TEST_SPLIT,
     FileReading,
     Row,
     checked_rows,
     faults_message,
     is_simulated,
 )
+from proteinlm.platform.labelled.split_files import (
+    SplitOptions,
+    file_digest,
+    find_split_files,
+    records_digest,
+    records_folder,
+    task_of,
+)
 from proteinlm.platform.storage.atomic import staged_directory
-from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.records import TaskSchema, shown
 from proteinlm.tasks.task import Task
 
@@ -44,36 +48,6 @@ SHARD_ROWS = 512
 NOTICES_FILE = "notices.json"
 """Beside the manifest: sentences for the screen, and the ids of each split's proteins whose sequence is in train."""
 SHOWN_IDS = 5
-
-
-@dataclass(frozen=True)
-class SplitOptions:
-    """Which of a task's records become which split; with the records themselves, all that the shards depend on."""
-
-    seed: int
-    """Of the shuffle of the train split, and of what is cut off for valid."""
-    max_train_examples: int | None = None
-    """The first so many proteins of the shuffled train split; None: all."""
-    max_test_examples: int | None = None
-    """At most so many proteins of every test split, the same ones for all seeds; None: all."""
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Split -> file or file stem in the source folder, where the names differ from `<file stem>_<split>`."""
-    valid_fraction: float = 0.0
-    """Above 0: no valid file is read; this share of the train file's sequences is cut off."""
-    accept_non_protein: bool = False
-    """Whether sequences that look like something else than proteins are taken."""
-
-    def told(self) -> dict[str, object]:
-        """All options by name; what is off, and came later than the first builds, is not told."""
-        return {name: value for name, value in asdict(self).items() if name != "accept_non_protein" or value}
-
-    def __post_init__(self) -> None:
-        for name in ("max_train_examples", "max_test_examples"):
-            most = getattr(self, name)
-            if most is not None and most < 1:
-                raise ValueError(f"{name} is {most}; accepted: at least 1, or none for all")
-        if not 0 <= self.valid_fraction < 1:
-            raise ValueError(f"valid_fraction is {self.valid_fraction}; accepted: 0 (a valid file is read) to below 1")
 
 
 def build_task_shards(
@@ -93,7 +67,7 @@ def build_task_shards(
     Raises ValueError for wrong records, a split without a single label, and an `out` that holds another build;
     FileNotFoundError where a split that is needed has no file.
     """
-    task, schema = _task_of(task_name)
+    task, schema = task_of(task_name)
     folder, directory = Path(source), Path(out)
     if shard_rows < 1:
         raise ValueError(f"shard_rows is {shard_rows}; accepted: at least 1")
@@ -101,7 +75,7 @@ def build_task_shards(
     told = {name: value for name, value in options.told().items() if name != "files"}  # `sources` says which they are
     settings: dict[str, object] = {
         "task": task_name,
-        "sources": {split: {"file": path.name, "sha256": _file_digest(path)} for split, path in paths.items()},
+        "sources": {split: {"file": path.name, "sha256": file_digest(path)} for split, path in paths.items()},
         **told,
         "shard_rows": shard_rows,
         "is_simulated": is_simulated(folder) if simulated is None else simulated,
@@ -136,49 +110,6 @@ def build_task_shards(
 def read_split(directory: Path | str, manifest: Manifest, split: str) -> pa.Table:
     """All rows of a split in order; for baselines and other readers that want a whole split in memory."""
     return pa.concat_tables([read_shard(directory, shard) for shard in manifest.split(split).shards])
-
-
-def find_split_files(task: Task, folder: Path, files: Mapping[str, str], *, needs_valid: bool) -> dict[str, Path]:
-    """Split -> file: `files`, else `<file stem>_<split>` for the splits that the task names and the simulated one."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder} for the records of task {task.name!r}")
-    assert task.records is not None
-    paths: dict[str, Path] = {}
-    for split in (task.train_split, *task.valid_splits, *task.test_splits, TEST_SPLIT):
-        if split in task.valid_splits and not needs_valid:
-            continue
-        found = _with_ending(folder, f"{task.records.file_stem}_{split}")
-        if split not in files and found is not None:
-            paths[split] = found
-    for split, name in files.items():
-        found = folder / name if (folder / name).exists() else _with_ending(folder, name)
-        if found is None:
-            raise FileNotFoundError(
-                f"file {name!r} of split {split!r} is not in {folder} (tried it and {', '.join(ENDINGS)})"
-            )
-        paths[split] = found
-    for split in (task.train_split, *(task.valid_splits if needs_valid else ())):
-        if split not in paths:
-            raise FileNotFoundError(
-                f"task {task.name!r}: {folder} has no {task.records.file_stem}_{split} ({' or '.join(ENDINGS)})"
-            )
-    return paths
-
-
-def _task_of(task_name: str) -> tuple[Task, TaskSchema]:
-    task = build_task(task_name)
-    if task.records is None:
-        raise ValueError(f"task {task_name!r} has no labelled records: it reads what `proteinlm corpus build` makes")
-    return task, task.records
-
-
-def _with_ending(folder: Path, stem: str) -> Path | None:
-    return next((folder / (stem + ending) for ending in ENDINGS if (folder / (stem + ending)).exists()), None)
-
-
-def _file_digest(path: Path) -> str:
-    with (path / "data.mdb" if path.is_dir() else path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_splits(
@@ -282,17 +213,13 @@ def _write_split(directory: Path, split: str, rows: list[Row], schema: TaskSchem
 FOLDER = "task-data"
 
 
-def records_folder(task: str, data: Path) -> Path:
-    """Where the task's records lie: `data`, or the folder in it that is named as the task's files are."""
-    schema = build_task(task).records
-    folder = data / schema.file_stem if schema else data
-    return folder if folder.is_dir() else data
-
-
 def shared_task_shards(task: str, data: Path, storage: Path, options: SplitOptions) -> Path:
-    """Return the directory of the task's shards in `storage`, made if needed; raises as `build_task_shards` does."""
+    """Return the directory of the task's shards in `storage`, made if needed; raises as `build_task_shards` does.
+
+    It is known by the content of the records: of a file that changed new shards are made, beside the earlier ones.
+    """
     source = records_folder(task, data)
-    known_by = json.dumps([FORMAT_VERSION, task, str(source.resolve()), options.told()], sort_keys=True)
+    known_by = json.dumps([FORMAT_VERSION, task, records_digest(task, data, options), options.told()], sort_keys=True)
     out = storage / FOLDER / f"{task}-{hashlib.sha256(known_by.encode()).hexdigest()[:12]}"
     build_task_shards(task, source, out, options)
     return out

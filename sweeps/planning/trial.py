@@ -12,15 +12,20 @@ result except the seed. So a finished trial is never run again, and a trial whos
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from proteinlm.platform.data.manifest import MANIFEST_FILE, read_manifest
+from proteinlm.models.pretrained import content_hash_of
+from proteinlm.platform.data.manifest import read_manifest
+from proteinlm.platform.finetune import split_options
+from proteinlm.platform.labelled.split_files import SplitOptions, records_digest
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.sections import settings_of_result
 from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY
 from proteinlm.sweeps.planning.config import LIKE, SEED
+from proteinlm.tasks.contact_prediction import NAME as CONTACTS
 
 Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 IN_NO_NAME = {
@@ -58,18 +63,34 @@ class Trial:
 
 
 def identity(config: PretrainConfig | FinetuneConfig, model: Trial | None = None) -> str:
-    """Return 8 hex digits that stand for all that determines a run's result except its seed: settings and corpus.
+    """Return 8 hex digits that stand for all that determines a run's result except its seed: settings and contents.
 
-    `model` is the trial of the same plan whose model is finetuned: it is known by its configuration, wherever the
-    sweep's directory lies. A model from elsewhere is known by its path.
+    Corpus, records and a model from elsewhere are known by their content, wherever they lie; what is not there yet, by
+    its path. `model` is the trial of the same plan whose model is finetuned: it is known by its configuration.
     """
     values = {name: value for name, value in settings_of_result(config).items() if value is not None and name != SEED}
-    if isinstance(config, PretrainConfig) and (config.corpus / MANIFEST_FILE).is_file():
-        values["corpus"] = read_manifest(config.corpus).content_hash
-    if isinstance(config, FinetuneConfig) and config.pretrained:
-        is_of_model = model is not None and config.pretrained == model.config.directory / MODEL_DIRECTORY
-        values["pretrained"] = model.configuration if model and is_of_model else str(config.pretrained.resolve())
+    if isinstance(config, PretrainConfig):
+        values["corpus"] = _content(config.corpus, lambda: read_manifest(config.corpus).content_hash)
+        if probe := config.probe:
+            values["probe.data"] = _content(
+                probe.data, lambda: records_digest(CONTACTS, probe.data, SplitOptions(config.seed))
+            )
+    else:
+        options = split_options(config)
+        values["data"] = _content(config.data, lambda: records_digest(config.task, config.data, options))
+        if pretrained := config.pretrained:
+            is_of_model = model is not None and pretrained == model.config.directory / MODEL_DIRECTORY
+            outside = _content(pretrained, lambda: content_hash_of(pretrained))
+            values["pretrained"] = model.configuration if model and is_of_model else outside
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _content(path: Path, digest: Callable[[], str]) -> str:
+    """What `digest` says of the content at `path`; the path where nothing readable is there: checks name that later."""
+    try:
+        return digest()
+    except (OSError, ValueError):
+        return str(path.resolve())
 
 
 def extras(changes: Mapping[str, Any]) -> list[str]:

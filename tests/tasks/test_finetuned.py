@@ -10,7 +10,8 @@ import torch
 
 from proteinlm.models import model_directory
 from proteinlm.models.config import ModelConfig, expand_preset
-from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, read_split
+from proteinlm.platform.labelled.split_files import SplitOptions
+from proteinlm.platform.labelled.task_data import build_task_shards, read_split
 from proteinlm.tasks.catalog import TAPE_TASKS, build_task
 from proteinlm.tasks.finetuned import Adapters, Finetuned, load_finetuned, make_task_model, save_finetuned
 from proteinlm.tasks.task import Batch, TaskModel

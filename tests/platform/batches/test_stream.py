@@ -10,7 +10,8 @@ from proteinlm.platform.batches.order import BatchPlan
 from proteinlm.platform.batches.stream import training_steps, validation_batches
 from proteinlm.platform.batches.windows import ReadOptions
 from proteinlm.platform.data.manifest import Manifest, read_manifest
-from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards
+from proteinlm.platform.labelled.split_files import SplitOptions
+from proteinlm.platform.labelled.task_data import build_task_shards
 from proteinlm.platform.simulated.proteins import simulate
 from proteinlm.tasks.task import Batch
 from tests.made.small_corpus import write_small_corpus

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from proteinlm.platform.labelled.files import read_records
-from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, read_split
+from proteinlm.platform.labelled.split_files import SplitOptions
+from proteinlm.platform.labelled.task_data import build_task_shards, read_split
 from tests.made.protein_files import write_file
 
 

@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from proteinlm.platform.data.manifest import Manifest
+from proteinlm.platform.labelled.split_files import SplitOptions
 from proteinlm.platform.labelled.task_check import show_check
-from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, notices_of, read_split
+from proteinlm.platform.labelled.task_data import build_task_shards, notices_of, read_split
 from tests.made.protein_files import write_file
 
 SPLITS = ("train", "valid", "test")

@@ -11,7 +11,8 @@ import pyarrow.parquet
 import pytest
 
 from proteinlm.platform.data.manifest import MANIFEST_FILE, read_manifest
-from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, read_split, shared_task_shards
+from proteinlm.platform.labelled.split_files import SplitOptions
+from proteinlm.platform.labelled.task_data import build_task_shards, read_split, shared_task_shards
 from proteinlm.platform.results.measure import split_rule
 
 Q3, Q8 = "secondary_structure_q3", "secondary_structure_q8"

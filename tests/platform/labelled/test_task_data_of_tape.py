@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from proteinlm.platform.labelled.files import read_records
-from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, read_split
+from proteinlm.platform.labelled.split_files import SplitOptions
+from proteinlm.platform.labelled.task_data import build_task_shards, read_split
 from proteinlm.tasks.catalog import build_task
 from tests.made.tape_records import FILE_STEMS, tape_record, write_as_tape
 

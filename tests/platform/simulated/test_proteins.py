@@ -10,7 +10,8 @@ import pytest
 
 from proteinlm.models.alphabet import STANDARD_AMINO_ACIDS
 from proteinlm.platform.labelled.files import TEST_SPLIT, is_simulated
-from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, read_split
+from proteinlm.platform.labelled.split_files import SplitOptions
+from proteinlm.platform.labelled.task_data import build_task_shards, read_split
 from proteinlm.platform.simulated.families import SS3_OF_STRUCTURE, STRUCTURES, profiles, substitutions
 from proteinlm.platform.simulated.proteins import Simulated, simulate
 from proteinlm.tasks.baselines import fit_baselines

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from proteinlm.platform.labelled.task_data import SplitOptions, build_task_shards, read_split
+from proteinlm.platform.labelled.split_files import SplitOptions
+from proteinlm.platform.labelled.task_data import build_task_shards, read_split
 from proteinlm.platform.training.evaluation import Scores, write_predictions
 from proteinlm.platform.training.job import Run, Worker
 from proteinlm.tasks.catalog import build_task
