@@ -64,7 +64,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is not a whole safetensors file: {error}") from error
+        raise ValueError(f"{file} is not a whole safetensors file: {printable(str(error))}") from None
 
 
 def _read_pickle(file: Path, with_values: bool) -> dict[str, Tensor]:
@@ -77,7 +77,7 @@ def _read_pickle(file: Path, with_values: bool) -> dict[str, Tensor]:
         if isinstance(error, OSError) and error.filename is not None:
             raise
         reason = str(error) if type(error) is ValueError else f"{type(error).__name__} while it was read"
-        raise ValueError(f"{file} is not a file of tensors: {reason}") from None
+        raise ValueError(f"{file} is not a file of tensors: {printable(reason)}") from None
     if not isinstance(state, dict):
         raise ValueError(f"{file} holds {type(state).__name__}; accepted: tensors by name")
     for name, tensor in state.items():

@@ -15,7 +15,6 @@ from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.packed import pack
 from proteinlm.models.pretrained import _content_hash, is_tied, load_pretrained, save_pretrained
-from tests.made.model_fuzz import fuzz
 
 
 def saved(directory: Path, **changes: object) -> tuple[ProteinEncoder, LanguageModelHead]:
@@ -206,10 +205,3 @@ def test_a_directory_of_an_earlier_version_read_from_an_esm_computes_what_it_did
     packed = pack(*alphabet.encode(["MKTAYIAKQR", "GAV"]), alphabet)
     logits = [one.head(one.encoder.eval()(packed)) for one in (exact, earlier) if one.head is not None]
     torch.testing.assert_close(*logits, atol=1e-6, rtol=1e-6)
-
-
-def test_random_damage_is_refused_by_name_or_does_no_harm(tmp_path: Path) -> None:
-    """Ours, finetuned ones and ESM's in all wrappings; more of it: python -m tests.made.model_fuzz 20000."""
-    refused, wrong = fuzz(tmp_path, tries=600, seed=13)
-    assert wrong == []
-    assert refused > 200

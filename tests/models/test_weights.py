@@ -185,6 +185,14 @@ def test_tensors_that_do_not_fit_are_named_before_values_are_read(tmp_path: Path
             check_pretrained(file.parent)
 
 
+def test_what_a_safetensors_header_says_reaches_no_terminal_as_it_is(tmp_path: Path) -> None:
+    file = saved_ours(tmp_path / "ours")
+    file.write_bytes(file.read_bytes().replace(b'"F32"', '"\ufeff"'.encode(), 1))
+    with pytest.raises(ValueError, match="is not a whole safetensors file") as caught:
+        load_pretrained(file.parent)
+    assert str(caught.value).isprintable()
+
+
 def test_double_precision_is_read_where_fp32_holds_it(tmp_path: Path) -> None:
     file = esm_as_bin(tmp_path / "esm")
     before = load_pretrained(file.parent).encoder.state_dict()
