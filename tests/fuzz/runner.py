@@ -52,6 +52,8 @@ class Target:
     """Pieces of this format that damage also inserts."""
     must_name: bool = True
     """Whether a refusal must have the file's name in it."""
+    damage: Callable[[bytes, random.Random], bytes] | None = None
+    """Takes the place of `damaged`, where given."""
 
 
 @dataclass
@@ -180,7 +182,10 @@ def _child(target: Target, seed: int, first: int, folder: Path, pipe: Connection
         generator = random.Random(f"{target.name} {seed} {number}")
         name = generator.choice(sorted(target.honest))
         path = folder / f"now-{name}"
-        path.write_bytes(damaged(target.honest[name], generator, target.words))
+        honest = target.honest[name]
+        path.write_bytes(
+            target.damage(honest, generator) if target.damage else damaged(honest, generator, target.words)
+        )
         outcome, text = attempt(target, path)
         pipe.send((number, outcome, text))
         if outcome not in ("read", "refused"):
