@@ -68,17 +68,21 @@ def build_corpus(config: CorpusConfig, on_progress: Progress | None = None) -> M
     _check_place(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with held(out.with_name(f".{out.name}.lock"), f"the corpus {out}"):
-        return _build(config, sources, clan_of, settings, progress)
+        return _build(config, sources, stamps, clan_of, settings, progress)
 
 
 def _build(
     config: CorpusConfig,
     sources: tuple[Source, ...],
+    stamps: Sequence[tuple[int, int]],
     clan_of: dict[str, str],
     settings: dict[str, object],
     progress: Progress,
 ) -> Manifest:
-    """Build the corpus at `config.out`, which is held, or return the one that stands there."""
+    """Build the corpus at `config.out`, which is held, or return the one that stands there.
+
+    `stamps`: those of `sources` before their digests were taken for `settings`.
+    """
     out = config.out.absolute()
     if (standing := _standing(out, settings, progress)) is not None:
         return standing  # another process made it just now

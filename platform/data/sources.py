@@ -1,8 +1,6 @@
 """Where proteins come from: what a file or LMDB directory is, its bytes decompressed, its JSON and LMDB records.
 
-Its ending says what a file holds, its first bytes whether it is compressed: names and compression may disagree. A
-corpus build cuts sources into chunks (platform/corpus/chunks.py); records with labels are read in
-platform/labelled/files.py.
+Its ending says what a file holds, its first bytes whether it is compressed: names and compression may disagree.
 """
 
 import bz2
@@ -71,7 +69,7 @@ def inspect_source(path: Path, suffixes: Mapping[str, Kind] = SUFFIXES, accepted
     """What `path` is, judged by its name and first bytes; FileNotFoundError or ValueError say what is wrong with it.
 
     `suffixes`: which endings are accepted, without .gz and its like; `accepted` says so in words. LMDB directories
-    always are. A file of another format of the field is named as what it is.
+    always are.
     """
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
@@ -279,12 +277,12 @@ def lmdb_length(source: Source) -> int:
             raise ValueError(f"{source.path} num_examples: {error}") from None
         if isinstance(length, bool) or not isinstance(length, int) or length < 0:
             raise ValueError(f"{source.path} num_examples is {str(length)[:20]!r}; a count is expected")
-        others = database.num_entries - 1
-        if length > others:
+        if length > (others := database.num_entries - 1):
             raise ValueError(f"{source.path} record {others} is missing, though num_examples counts {length:,}")
         if length < others and database.get(str(length).encode()) is not None:
-            counted = f"{source.path} holds {others:,} records, and its num_examples says {length:,}"
-            raise ValueError(f"{counted}: it was written half, or appended to; write it anew")
+            raise ValueError(
+                f"{source.path} holds {others:,} records, and its num_examples says {length:,}; write it anew"
+            )
         return length
 
 
@@ -293,8 +291,7 @@ def lmdb_records(source: Source, start: int, stop: int) -> Iterator[tuple[int, d
     with TapeLmdb(source.path) as database:
         for number in range(start, stop):
             where = f"{source.path} record {number}"
-            content = database.get(str(number).encode())
-            if content is None:
+            if (content := database.get(str(number).encode())) is None:
                 raise ValueError(f"{where} is missing, though num_examples counts it")
             try:
                 found: dict[str, object] | ValueError = as_record(load_plain(content), where)

@@ -29,7 +29,7 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
         pretrain(first.model_copy(update={"training": first.training.model_copy(update={"steps": 90})}))
 
     start = first.directory / "model"
-    still = in_process(tmp_path, "still", steps=1, learning_rate=1e-12).model_copy(update={"pretrained": start})
+    still = in_process(tmp_path, "still", steps=6, learning_rate=1e-12).model_copy(update={"pretrained": start})
     pretrain(still)
     rows = {(row.run, row.split, row.metric): row for row in gather_rows([tmp_path / "runs"])}
     value, before = (rows[run, "valid", "loss"].value for run in ("still", "first"))
