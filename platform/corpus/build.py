@@ -32,6 +32,7 @@ from proteinlm.platform.data.manifest import Manifest, Split, WrittenShard, spli
 from proteinlm.platform.data.sources import Source, fingerprint, inspect_sources, lmdb_length
 from proteinlm.platform.settings.config import CorpusConfig
 from proteinlm.platform.storage.atomic import staged_directory
+from proteinlm.platform.storage.lock import held
 
 Progress = Callable[[str, int, int | None], None]
 """(what is being done, units done, units in all where known)"""
@@ -61,11 +62,25 @@ def build_corpus(config: CorpusConfig, on_progress: Progress | None = None) -> M
     settings = content_settings(config)
     out = config.out.absolute()
     progress = on_progress or (lambda what, done, total: None)
-    standing = standing_build(out, "corpus", settings)
-    if standing is not None:
-        progress("this very corpus is there already", 1, 1)
+    if (standing := _standing(out, settings, progress)) is not None:
         return standing
     _check_place(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with held(out.with_name(f".{out.name}.lock"), f"the corpus {out}"):
+        return _build(config, sources, clan_of, settings, progress)
+
+
+def _build(
+    config: CorpusConfig,
+    sources: tuple[Source, ...],
+    clan_of: dict[str, str],
+    settings: dict[str, object],
+    progress: Progress,
+) -> Manifest:
+    """Build the corpus at `config.out`, which is held, or return the one that stands there."""
+    out = config.out.absolute()
+    if (standing := _standing(out, settings, progress)) is not None:
+        return standing  # another process made it just now
     beside = out.with_name(out.name + ".rejects.jsonl")
     work = config.work
     with connected(work.address), staged_directory(out, is_shared=True) as staging, quiet_data(work.chunk_bytes):
@@ -77,6 +92,13 @@ def build_corpus(config: CorpusConfig, on_progress: Progress | None = None) -> M
         shutil.rmtree(recipe.scratch())
         write_manifest(staging, manifest)
     return manifest
+
+
+def _standing(out: Path, settings: Mapping[str, object], progress: Progress) -> Manifest | None:
+    standing = standing_build(out, "corpus", settings)
+    if standing is not None:
+        progress("this very corpus is there already", 1, 1)
+    return standing
 
 
 def content_settings(config: CorpusConfig) -> dict[str, object]:
@@ -238,6 +260,6 @@ def _labels(sources: Sequence[Source]) -> tuple[str, ...]:
     return tuple(f"{stem}-{n}" if stems.count(stem) > 1 else stem for n, stem in enumerate(stems))
 
 
-def _buckets(sources: Sequence[Source], bucket_bytes: int) -> int:
+def _buckets(sources: tuple[Source, ...], bucket_bytes: int) -> int:
     text = sum(source.size * (COMPRESSION_RATIO if source.compression else 1) for source in sources)
     return min(MAX_BUCKETS, max(1, round(text / bucket_bytes)))

@@ -3,11 +3,11 @@
     measure -> append_rows(run directory, rows) -> <storage>/<name>/rows.jsonl -> gather_rows(directories) -> tables
 
 Many trials write at once, each into its own file, on local disk, S3 or GCS alike (pyarrow's file systems). A run that
-is done again appends its rows again; of equal rows `gather_rows` keeps the later ones.
+is done again appends its rows again; of equal rows of one file `gather_rows` keeps the later ones.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -117,17 +117,52 @@ def append_rows(directory: Path | str, rows: Sequence[ResultRow]) -> None:
 def gather_rows(paths: Sequence[Path | str]) -> list[ResultRow]:
     """The rows of all runs at or under `paths` (directories, `rows.jsonl` files or URIs), ordered by file and line.
 
-    Of rows with the same `key` one is kept: the last of its file, and of several files the one created last.
+    Of rows of one file with the same `key` the last is kept. Runs of one name in several directories stay apart: their
+    `run` and `configuration` then begin with as much of the directory as tells them apart.
     Raises FileNotFoundError for a path that is not there and ValueError, with file and line, for a line that is no row.
     """
-    kept: dict[tuple[str | int, ...], ResultRow] = {}
+    found: dict[str, list[ResultRow]] = {}
     for path in paths:
         filesystem, location = _open(path)
         for file in _row_files(filesystem, location, path):
-            for key, row in _rows(filesystem, file).items():
-                if key not in kept or _time(row) >= _time(kept[key]):
-                    kept[key] = row
-    return list(kept.values())
+            found[f"{filesystem.type_name}:{file}"] = list(_rows(filesystem, file).values())
+    twice = _equal_names(found)
+    return [
+        _beginning_with(_beginning(file, twice[row.configuration]), row) if row.configuration in twice else row
+        for file, rows in found.items()
+        for row in rows
+    ]
+
+
+def _beginning_with(storage: str, row: ResultRow) -> ResultRow:
+    return row.model_copy(update={"run": storage + row.run, "configuration": storage + row.configuration})
+
+
+def _equal_names(found: Mapping[str, Sequence[ResultRow]]) -> dict[str, list[str]]:
+    """The configurations that have a run of one name in several files -> all files that have rows of them."""
+    files: dict[str, dict[str, list[str]]] = {}
+    for file, rows in found.items():
+        for configuration, run in dict.fromkeys((row.configuration, row.run) for row in rows):
+            files.setdefault(configuration, {}).setdefault(run, []).append(file)
+    return {
+        configuration: sorted({file for of_run in runs.values() for file in of_run})
+        for configuration, runs in files.items()
+        if any(len(of_run) > 1 for of_run in runs.values())
+    }
+
+
+def _beginning(file: str, files: Sequence[str]) -> str:
+    """As many folders of a run's storage as tell `file` from the others of `files`: "lab/runs/".
+
+    Where all lie in one storage (a run directory was copied), it is the run directory.
+    """
+    parts = [other.split("/")[:-2] for other in files]  # without run directory and rows.jsonl
+    mine = file.split("/")[:-2]
+    if all(other == mine for other in parts):
+        return file.split("/")[-2] + "/"
+    others = [other for other in parts if other != mine]
+    depth = next((n for n in range(1, len(mine)) if all(other[-n:] != mine[-n:] for other in others)), len(mine))
+    return "/".join(mine[-depth:]) + "/"
 
 
 def _rows(filesystem: "FileSystem", file: str) -> dict[tuple[str | int, ...], ResultRow]:
@@ -176,7 +211,3 @@ def _is_file(filesystem: "FileSystem", location: str) -> bool:
 def _read(filesystem: "FileSystem", location: str) -> bytes:
     with filesystem.open_input_stream(location) as stream:
         return bytes(stream.read())
-
-
-def _time(row: ResultRow) -> datetime:
-    return datetime.fromisoformat(row.created)

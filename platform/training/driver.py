@@ -53,8 +53,15 @@ def hold_run(config: RunConfig, patience: float = 0.0) -> Iterator[None]:
 
     OSError where it cannot be written, or where another process works there for more than `patience` seconds.
     """
-    check_writable(config.directory)
-    with held(config.directory / LOCK_FILE, f"the run {config.directory}", patience):
+    with hold_directory(config.directory, f"the run {config.directory}", patience):
+        yield
+
+
+@contextmanager
+def hold_directory(directory: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+    """Inside the body `directory`, of a run or of many, is there and is this process's alone; as `hold_run`."""
+    check_writable(directory)
+    with held(directory / LOCK_FILE, what, patience):
         yield
 
 

@@ -34,13 +34,12 @@ from proteinlm.platform.settings.config import MODES, FinetuneConfig, PretrainCo
 from proteinlm.platform.storage.run_directory import (
     Failure,
     Stopped,
-    check_writable,
     forget_outcome,
     is_finished,
     mark_failed,
     mark_halted,
 )
-from proteinlm.platform.training.driver import PausedError, StoppedError, check_same_run, hold_run
+from proteinlm.platform.training.driver import PausedError, StoppedError, check_same_run, hold_directory, hold_run
 from proteinlm.platform.training.tracking import last_logged_step, read_metrics
 from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.trials.halving import Halving
@@ -77,16 +76,16 @@ def run_trials(
     Returns the names of those that did not come to their end; a trial that halving stopped, or whose model it stopped,
     is not one of them. ValueError where the cluster can never place a trial.
     """
-    check_writable(directory)
-    finished = {trial.name for trial in trials if is_finished(directory / trial.name)}
-    if console:
-        console.print(f"{len(trials)} trials, {len(finished)} of them finished")
-    if len(finished) < len(trials):
-        with connected(use.address) as size:
-            trials = [with_share(trial, size, use.max_concurrent) for trial in trials]
-            if not use.autoscaling:
-                check_all_fit(trials, size)
-            _run(trials, finished, use, size, directory, console, halving)
+    with hold_directory(directory, f"the folder of trials {directory}"):
+        finished = {trial.name for trial in trials if is_finished(directory / trial.name)}
+        if console:
+            console.print(f"{len(trials)} trials, {len(finished)} of them finished")
+        if len(finished) < len(trials):
+            with connected(use.address) as size:
+                trials = [with_share(trial, size, use.max_concurrent) for trial in trials]
+                if not use.autoscaling:
+                    check_all_fit(trials, size)
+                _run(trials, finished, use, size, directory, console, halving)
     stopped = _mark_stopped(halving, directory) if halving else set()
     ended = {trial.name for trial in trials if is_finished(directory / trial.name)} | stopped
     return [trial.name for trial in trials if trial.name not in ended and trial.needs not in stopped]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proteinlm.platform.results.comparison import make_tables
 from proteinlm.platform.results.rows import ResultRow, append_rows, gather_rows
 from proteinlm.platform.storage.run_directory import ROWS_FILE
 from tests.made.result_rows import make_row
@@ -61,12 +62,27 @@ def test_figures_that_differ_in_any_part_of_the_key_stay_apart(tmp_path: Path, n
     assert len(gather_rows([tmp_path])) == 3
 
 
-def test_of_several_files_the_row_created_last_is_kept(tmp_path: Path) -> None:
-    append_rows(tmp_path / "a", [make_row(value=1.0, created="2021-12-03T10:00:00+01:00")])
-    append_rows(tmp_path / "b", [make_row(value=2.0, created="2021-12-03T09:30:00+00:00")])
-    append_rows(tmp_path / "c", [make_row(value=3.0, created="2021-12-02T10:00:00+00:00")])
-    assert [row.value for row in gather_rows([tmp_path / "a", tmp_path / "b", tmp_path / "c"])] == [2.0]
-    assert [row.value for row in gather_rows([tmp_path])] == [2.0]
+def test_runs_of_one_name_in_two_storages_stay_two_lines(tmp_path: Path) -> None:
+    """Two laboratories call their first run `first`; a seed beside one of them stays with it."""
+    for storage, value in (("one/runs", 1.0), ("two/runs", 2.0)):
+        append_rows(tmp_path / storage / "first", [make_row(run="first", configuration="first", value=value)])
+    seed = make_row(run="first-seed-1", configuration="first", seed=1, value=3.0)
+    append_rows(tmp_path / "one/runs/first-seed-1", [seed])
+    rows = gather_rows([tmp_path / "one", tmp_path / "two", tmp_path / "one"])
+    assert [(row.run, row.configuration, row.value) for row in rows] == [
+        ("one/runs/first-seed-1", "one/runs/first", 3.0),
+        ("one/runs/first", "one/runs/first", 1.0),
+        ("two/runs/first", "two/runs/first", 2.0),
+    ]
+    (table,) = make_tables(rows)
+    assert [line.facts["run"] for line in table.lines] == ["one/runs/first", "two/runs/first"]
+    assert [row.run for row in gather_rows([tmp_path / "one"])] == ["first-seed-1", "first"]
+
+
+def test_a_copy_of_a_run_directory_is_a_line_of_its_own(tmp_path: Path) -> None:
+    for folder, value in (("first", 1.0), ("first-copy", 2.0)):
+        append_rows(tmp_path / folder, [make_row(run="first", configuration="first", value=value)])
+    assert [row.run for row in gather_rows([tmp_path])] == ["first-copy/first", "first/first"]
 
 
 def test_rows_are_found_by_file_and_by_uri(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -11,8 +12,12 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
+from proteinlm.models.pretrained import save_pretrained
 from proteinlm.platform.finetune import finetune
+from proteinlm.platform.results.comparison import make_tables
 from proteinlm.platform.results.rows import gather_rows
 from proteinlm.platform.settings.config import FinetuneConfig
 from proteinlm.platform.settings.loading import validate
@@ -109,3 +114,36 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     kept = process.memory_info().rss
     give_back_memory()
     assert kept - process.memory_info().rss > 200e6
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_whose_records_or_model_changed_says_so_and_stops(tmp_path: Path) -> None:
+    """The same command on other labels or other weights: neither the earlier rows nor a mixture."""
+    few = {"training": config(tmp_path, "x").training.model_copy(update={"steps": 6}), "with_baselines": True}
+    run = config(tmp_path, "run").model_copy(update=few)
+    simulate(tmp_path / "records", num_families=20, proteins_per_family=6, seed=0)
+    first = finetune(run)
+    assert finetune(run) == first, "finished, and nothing changed"
+    shutil.rmtree(tmp_path / "records")
+    simulate(tmp_path / "records", num_families=20, proteins_per_family=6, seed=1)
+    with pytest.raises(ValueError, match=r"data: its content is another than when the run in .*run was started"):
+        finetune(run)
+    second = finetune(run.model_copy(update={"name": "other"}))
+    assert first[1] != second[1], "baselines are known by what they were fitted on"
+    rows = [*gather_rows(first), *gather_rows(second)]
+    assert len({row.data_hash for row in rows if row.split == "valid"}) == 2
+    table = make_tables(rows)[0]
+    assert len({cell.note for line in table.lines for cell in line.cells[table.columns[0]]}) == 2, "two measures"
+
+    def saved(seed: int) -> None:
+        torch.manual_seed(seed)
+        assert run.model is not None
+        encoder = ProteinEncoder(run.model)
+        save_pretrained(tmp_path / "pretrained", encoder, LanguageModelHead(run.model, encoder.token_embedding), {})
+
+    saved(0)
+    full = {"name": "full", "mode": "full", "pretrained": tmp_path / "pretrained", "model": None}
+    finetune(run.model_copy(update=full))
+    saved(1)
+    with pytest.raises(ValueError, match=r"pretrained: its content is another than when the run in .*full was started"):
+        finetune(run.model_copy(update=full))
