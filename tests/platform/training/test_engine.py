@@ -108,6 +108,13 @@ def test_the_plain_engine_skips_a_step_that_is_not_finite() -> None:
     assert not engine.train_step(step, 1e-2, seed=0).is_skipped
 
 
+def test_the_plain_engines_gradient_knows_no_micro_batches_and_is_clipped() -> None:
+    whole, cut = (np.array(engine_workers.moved(engine_workers.plain_engine(LINEAR), cuts)) for cuts in (1, 3))
+    assert np.linalg.norm(cut - whole) <= 1e-5 * np.linalg.norm(whole)
+    clipped = engine_workers.plain_engine(LINEAR.model_copy(update={"gradient_clip": 1e-3}))
+    assert np.linalg.norm(engine_workers.moved(clipped, cuts=1)) == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_dropout_is_drawn_from_the_step_and_the_rows_of_each_micro_batch() -> None:
     """So that a resumed run draws what one that never stopped does, and no two micro batches share their masks."""
     engine = engine_workers.plain_engine()
@@ -135,3 +142,4 @@ def test_fp16_scales_its_loss_dynamically_and_bf16_keeps_fp32_weights() -> None:
     assert "bf16" not in settings("bf16")
     assert settings("fp32")["gradient_accumulation_steps"] == 3
     assert settings("fp32")["zero_optimization"]["stage"] == 2
+    assert settings("fp32")["gradient_clipping"] == engine_workers.OPTIMIZER.gradient_clip > 0
