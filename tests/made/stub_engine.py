@@ -35,11 +35,13 @@ class StubEngine:
 
     def __init__(self, not_finite: Sequence[int] = ()) -> None:
         self.rates: list[float] = []
+        self.seeds: list[int] = []
         self.logged: list[tuple[int, dict[str, float]]] = []
         self._not_finite = not_finite
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepReport:
         self.rates.append(learning_rate)
+        self.seeds.append(seed)
         return StepReport(loss=1.0, scored=1, gradient_norm=1.0, is_skipped=len(self.rates) in self._not_finite)
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:

@@ -41,6 +41,21 @@ def test_epochs_are_permuted_differently_and_by_the_seed() -> None:
     assert order(0, 0) != order(1, 0)
 
 
+def test_lanes_take_the_windows_in_turn_in_an_order_that_stays_what_it_is() -> None:
+    """Sums over a global batch round by its order: another one would change the losses of a run that is resumed."""
+    plan = BatchPlan(split_of(5), seed=0, lanes=3, micro_batch_residues=1000)
+    read = [[plan.lane_window(lane, round_) for lane in range(3)] for round_ in range(3)]
+    assert read == [[plan.window(index) for index in (first, first + 1, first + 2)] for first in (0, 3, 6)]
+    assert [[(place.epoch, place.shard) for place in places] for places in read] == [
+        [(0, 0), (0, 2), (0, 3)],
+        [(0, 1), (0, 4), (1, 2)],
+        [(1, 0), (1, 1), (1, 3)],
+    ]
+    alone = share_of(plan, 0, 1, 0, 3)
+    assert [[place for place, _ in step] for step in alone] == read
+    assert [[place for place, _ in step] for step in share_of(plan, 1, 2, 0, 3)] == [[places[1]] for places in read]
+
+
 def test_a_window_is_never_cut_into_more_micro_batches_than_it_has_proteins() -> None:
     assert BatchPlan(split_of(3, residues=9000), 0, lanes=1, micro_batch_residues=100).micro_batches == 10
 

@@ -85,6 +85,14 @@ def test_a_shard_says_what_it_holds(tmp_path: Path) -> None:
     ]
 
 
+def test_the_masks_of_validation_come_from_the_content(tmp_path: Path) -> None:
+    """Runs on one split score the same masks, and a split of other proteins gets others."""
+    one, same = (split_of([write_shard(tmp_path, name, 0, make_table())]) for name in ("one", "same"))
+    other = split_of([write_shard(tmp_path, "other", 0, make_table(id=["a", "b", "d"]))])
+    assert one.mask_seed == same.mask_seed == int(one.content_hash[:12], 16)
+    assert one.mask_seed != other.mask_seed
+
+
 def test_a_standing_build_is_this_one_or_named_as_another(tmp_path: Path) -> None:
     assert standing_build(tmp_path / "none", "corpus", {"seed": 0}) is None
     (tmp_path / "empty").mkdir()

@@ -29,7 +29,14 @@ def test_a_single_figure_is_not_the_best_of_anything() -> None:
 
 
 @pytest.mark.parametrize(
-    "difference", [{"definition": "right class of 8"}, {"data_hash": "def"}, {"split_rule": "random"}, {"mask_seed": 1}]
+    "difference",
+    [
+        {"definition": "right class of 8"},
+        {"data_hash": "def"},
+        {"split_rule": "random"},
+        {"mask_seed": 1},
+        {"num_proteins": 512},
+    ],
 )
 def test_what_is_measured_otherwise_is_never_ranked(difference: dict[str, object]) -> None:
     rows = [make_row(), baseline(value=0.9, **difference)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from proteinlm.platform.storage.atomic import crc32
 from proteinlm.platform.training import checkpoint
 from proteinlm.platform.training.checkpoint import (
     Cursor,
@@ -99,6 +100,21 @@ def test_a_file_cut_short_or_missing_is_named(name: str, share: float | None, co
     else:
         file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
     with pytest.raises(ValueError, match=rf"{name}.* is (damaged|missing)|{name} says"):
+        check_whole(copied)
+
+
+def test_the_part_of_every_worker_is_looked_at(copied: Path) -> None:
+    cursor = json.loads((copied / "cursor.json").read_text())
+    (copied / "cursor.json").write_text(json.dumps(cursor | {"world_size": 2}))
+    (copied / "second.pt").write_bytes(b"part")
+    listed = {name: [(copied / name).stat().st_size, crc32(copied / name)] for name in ("state.pt", "cursor.json")}
+    (copied / "checksums-00000.json").write_text(json.dumps(listed))
+    with pytest.raises(ValueError, match=r"checksums-00001\.json is missing"):
+        check_whole(copied)
+    (copied / "checksums-00001.json").write_text(json.dumps({"second.pt": [4, crc32(copied / "second.pt")]}))
+    check_whole(copied)
+    (copied / "second.pt").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"second\.pt is damaged: .* checksums-00001\.json says"):
         check_whole(copied)
 
 

@@ -1,5 +1,6 @@
 """The engines agree: a global batch gives the same loss and gradient for any workers, micro batches and ZeRO stage."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,29 @@ def test_the_plain_engine_skips_a_step_that_is_not_finite() -> None:
     assert not engine.train_step(step, 1e-2, seed=0).is_skipped
 
 
+def test_the_plain_engines_gradient_knows_no_micro_batches_and_is_clipped() -> None:
+    whole, cut = (np.array(engine_workers.moved(engine_workers.plain_engine(LINEAR), cuts)) for cuts in (1, 3))
+    assert np.linalg.norm(cut - whole) <= 1e-5 * np.linalg.norm(whole)
+    clipped = engine_workers.plain_engine(LINEAR.model_copy(update={"gradient_clip": 1e-3}))
+    assert np.linalg.norm(engine_workers.moved(clipped, cuts=1)) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_dropout_is_drawn_from_the_step_and_the_rows_of_each_micro_batch() -> None:
+    """So that a resumed run draws what one that never stopped does, and no two micro batches share their masks."""
+    engine = engine_workers.plain_engine()
+    drawn: list[int] = []
+    (step,) = engine_workers.global_batches(0, 1)
+    step = [replace(batch, rows=(10 * number, *batch.rows)) for number, batch in enumerate(step)]
+    with engine.module() as whole:
+        whole.register_forward_pre_hook(lambda _, __: drawn.append(torch.initial_seed()))
+    for seed in (7, 7, 8):
+        torch.manual_seed(len(drawn))  # whatever was drawn before
+        engine.train_step(step, 1e-2, seed=seed)
+    first, again, next_ = (drawn[place : place + len(step)] for place in range(0, len(drawn), len(step)))
+    assert first == again
+    assert len({*first, *next_}) == 2 * len(step)
+
+
 def test_fp16_scales_its_loss_dynamically_and_bf16_keeps_fp32_weights() -> None:
     def settings(precision: str) -> dict[str, Any]:
         section = engine_workers.training(2).model_copy(update={"precision": precision})
@@ -118,3 +142,4 @@ def test_fp16_scales_its_loss_dynamically_and_bf16_keeps_fp32_weights() -> None:
     assert "bf16" not in settings("bf16")
     assert settings("fp32")["gradient_accumulation_steps"] == 3
     assert settings("fp32")["zero_optimization"]["stage"] == 2
+    assert settings("fp32")["gradient_clipping"] == engine_workers.OPTIMIZER.gradient_clip > 0

@@ -47,6 +47,15 @@ def test_steps_are_counted_from_the_checkpoint_and_cadences_kept() -> None:
     assert engine.rates == pytest.approx([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
 
 
+def test_each_step_has_a_seed_of_its_own_that_a_resumed_run_has_too() -> None:
+    section = TrainingSection(steps=10, validate_every=4, checkpoint_every=3)
+    whole, resumed = StubEngine(), StubEngine()
+    trained(whole, section)
+    trained(resumed, section, first_step=4)
+    assert len(set(whole.seeds)) == 10
+    assert resumed.seeds == whole.seeds[4:]
+
+
 def test_a_checkpoint_out_of_turn_and_an_end_as_asked() -> None:
     section = TrainingSection(steps=10, validate_every=10, checkpoint_every=10)
     outcome, saved = trained(StubEngine(), section, {2: Decision(save=True, stop=False), 5: Decision(True, True)})

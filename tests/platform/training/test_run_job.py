@@ -3,14 +3,21 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.pretrained import save_pretrained
-from proteinlm.platform.training.run_job import make_model
+from proteinlm.platform.data.manifest import Manifest, read_manifest, split_of, write_manifest, write_shard
+from proteinlm.platform.settings.sections import TrainingSection
+from proteinlm.platform.training.checkpoint import CheckpointWriter, LocalCheckpoints, read_cursor
+from proteinlm.platform.training.job import Run, TrainingJob, Worker
+from proteinlm.platform.training.run_job import make_model, make_or_restore, run_job
+from proteinlm.platform.training.tracking import read_metrics
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import TaskModel
 from tests.made.jobs import SHAPE, job
+from tests.made.small_models import secondary_structure_table
 
 
 def made(**changes: Any) -> TaskModel:
@@ -32,3 +39,41 @@ def test_pretrained_weights_are_taken_and_frozen_ones_are_not_trained(tmp_path: 
     assert trained
     assert all(name.startswith("head.") for name in trained)
     assert all(parameter.requires_grad for parameter in made(pretrained=tmp_path / "model").parameters())
+
+
+ALONE = Worker(0, 1, torch.device("cpu"))
+
+
+def job_on_files(folder: Path, *, steps: int) -> TrainingJob:
+    """A finetuning of `steps` steps on three proteins."""
+    table = secondary_structure_table()
+    table = table.append_column("id", pa.array([str(row) for row in range(len(table))]))
+    lengths = [len(sequence) for sequence in table.column("sequence").to_pylist()]
+    table = table.append_column("length", pa.array(lengths, pa.int32()))
+    splits = {name: split_of([write_shard(folder / "data", name, 0, table)]) for name in ("train", "valid")}
+    name = "secondary_structure_q3"
+    write_manifest(folder / "data", Manifest(kind=name, splits=splits, settings={}, counts={}))
+    training = TrainingSection(steps=steps, engine="plain", precision="fp32", log_every=1)
+    (folder / "run").mkdir()
+    places = {"data": folder / "data", "directory": folder / "run", "threads_per_worker": 1}
+    return job(**places, mode="scratch", training=training, total_steps=steps, keep_model=False)
+
+
+def test_a_resumed_run_counts_on_from_its_checkpoint(tmp_path: Path) -> None:
+    """Steps, residues and skipped steps: it goes on from the first and reports the others as one that never stopped."""
+    told = job_on_files(tmp_path, steps=6)
+    checkpoints = LocalCheckpoints(tmp_path / "run", keep=1)
+    manifest = read_manifest(told.data)
+    run = Run(told, manifest, told.build_task(manifest), ALONE)
+    engine, cursor = make_or_restore(run, checkpoints)
+    assert (cursor.step, cursor.residues, cursor.skipped_steps) == (0, 0, 0)
+    writer = CheckpointWriter(engine, ALONE, checkpoints)
+    writer.save(4, residues=1000, skipped_steps=3, metrics={}, wait=True)
+    run_job(told, ALONE, checkpoints, workers_on_node=1)
+    rows = [row for row in read_metrics(told.directory) if "loss" in row]
+    assert [(row["step"], row["skipped_steps"]) for row in rows] == [(5, 3.0), (6, 3.0)]
+    with checkpoints.newest() as newest:
+        assert newest is not None
+        last = read_cursor(newest)
+    assert (last.step, last.skipped_steps) == (6, 3)
+    assert last.residues > 1000

@@ -4,14 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from proteinlm.models.config import num_parameters
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.loading import SettingsError, validate
+from proteinlm.platform.settings.sections import settings_of_result
 from proteinlm.sweeps.planning.config import SweepConfig
 from proteinlm.sweeps.planning.cost import pretraining_cost
 from proteinlm.sweeps.planning.plan import plan_sweep
-from proteinlm.sweeps.planning.trial import Trial
+from proteinlm.sweeps.planning.trial import Trial, identity
 from tests.made.planned_sweep import BASE, FIRST, SECOND, readable, sweep
 from tests.made.small_corpus import write_small_corpus
 
@@ -61,6 +63,36 @@ def test_a_name_changes_with_what_determines_the_result_and_with_nothing_else() 
     assert [a == b for a, b in zip(before, pretrained_anew, strict=True)] == [False, False, False, False, True]
     finetuned_anew = names(finetune={"training": {"steps": 4}})
     assert [a == b for a, b in zip(before, finetuned_anew, strict=True)] == [True, True, False, False, False]
+
+
+def another(value: Any) -> Any:
+    """A value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value / 3 + 0.01  # a share stays one
+    if isinstance(value, Path):
+        return value / "other"
+    return (*value, *value) if isinstance(value, tuple) else f"{value}-other"
+
+
+def with_another(settings: BaseModel, name: str) -> BaseModel:
+    """`settings` with another value of the dotted `name`, unchecked."""
+    key, _, rest = name.partition(".")
+    value = getattr(settings, key)
+    return settings.model_copy(update={key: with_another(value, rest) if rest else another(value)})
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # a text that is none of the accepted ones
+@pytest.mark.parametrize("number", [0, 2])
+def test_every_setting_that_determines_the_result_is_in_the_name(number: int) -> None:
+    config = plan_trials(sweep())[number].config
+    names = {name for name, value in settings_of_result(config).items() if value not in (None, {}) and name != "seed"}
+    assert {"optimizer.learning_rate", "training.steps", "batches.lanes"} < names
+    assert [name for name in sorted(names) if identity(with_another(config, name)) == identity(config)] == []
+    assert identity(with_another(config, "seed")) == identity(config)
 
 
 def test_the_corpus_is_known_by_its_content(tmp_path: Path) -> None:
