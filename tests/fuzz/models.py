@@ -56,7 +56,7 @@ def _read(load: Callable[[Path], object], honest: Mapping[str, bytes], path: Pat
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     for name, content in honest.items():
-        (directory / name).write_bytes(path.read_bytes() if path.name == f"now-{name}" else content)
+        (directory / name).write_bytes(path.read_bytes() if path.name == name else content)
     try:
         load(directory)
     except (ValueError, OSError) as error:
