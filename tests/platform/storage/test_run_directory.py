@@ -27,7 +27,7 @@ from proteinlm.platform.storage.run_directory import (
     withdraw_stop,
     write_run_file,
 )
-from proteinlm.platform.training.driver import PausedError
+from proteinlm.platform.training.stopping import PausedError
 
 
 def content(path: Path) -> dict[str, object]:
