@@ -31,8 +31,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-SECONDS_FOR_ONE = 5.0
-"""A try that takes longer hangs."""
+SECONDS_FOR_ONE = 30.0
+"""A try that takes longer hangs; a busy machine may stall for seconds, so what a try computes has a limit of its own."""
 COMPUTED_FOR_ONE = 1.0
 """Seconds of the processor that a try may take: a busy machine is no fault."""
 MEMORY_FOR_ONE = 1 << 30
