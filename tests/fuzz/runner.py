@@ -32,9 +32,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 SECONDS_FOR_ONE = 30.0
-"""A try that takes longer hangs; a busy machine may stall for seconds, so what a try computes has a limit of its own."""
-COMPUTED_FOR_ONE = 1.0
-"""Seconds of the processor that a try may take: a busy machine is no fault."""
+"""A try that takes longer hangs. A busy machine may stall for seconds: what a try computes has a limit of its own."""
+COMPUTED_FOR_ONE = 3.0
+"""Seconds of the processor that a try may take; the first one of a child loads libraries."""
 MEMORY_FOR_ONE = 1 << 30
 """Bytes that a child may take beyond what it had at its start."""
 LONGEST_MESSAGE = 4000
