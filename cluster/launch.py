@@ -5,6 +5,7 @@ A worker is a function of a plain dict. The group is restarted from its newest c
 where the last one stopped. An elastic group restarts with as many workers as there is room for.
 """
 
+import json
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -21,6 +22,9 @@ DATA_CPUS = 1.0
 
 BACKEND_ON_GPU = "cpu:gloo,cuda:nccl"
 """NCCL reduces gradients on GPUs, gloo counts and decisions on CPUs."""
+
+SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
+"""Ray Train's list of the checkpoints of a run, in its directory."""
 
 START_RETRIES = 3
 """How often a worker group that could not start is tried again (Ray's default is for ever)."""
@@ -84,6 +88,7 @@ def launch(
 
     Checkpoints and Ray Train's own state lie in `<storage>/<name>`.
     """
+    forget_lost_checkpoints(storage / name)
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -129,6 +134,23 @@ def _away_from_signals(call: Callable[[], Result]) -> Result:
 
     threading.Thread(target=run, daemon=True).start()
     return done.result()
+
+
+def forget_lost_checkpoints(run_directory: Path) -> None:
+    """Delete Ray Train's list of a run's checkpoints where it is torn, or where one that it names is gone.
+
+    With such a list Ray Train refuses to start. Without it a run goes on from the checkpoints that are there.
+    """
+    listed = run_directory / SNAPSHOT_FILE
+    if not listed.is_file():
+        return
+    try:
+        results = json.loads(listed.read_bytes())["checkpoint_results"]
+        is_sound = all((run_directory / result["checkpoint_dir_name"]).is_dir() for result in results)
+    except (ValueError, KeyError, TypeError):
+        is_sound = False
+    if not is_sound:
+        listed.unlink()
 
 
 def worker_message(error: BaseException) -> str:

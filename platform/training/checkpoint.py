@@ -189,6 +189,11 @@ def checkpoints_in(run_directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 
+def has_checksums(directory: Path) -> bool:
+    """Whether the checkpoint in `directory` says what belongs to it: those of earlier versions do not."""
+    return (directory / CHECKSUMS_FILE.format(rank=0)).is_file()
+
+
 @contextmanager
 def loading(directory: Path) -> Iterator[None]:
     """Run the body, which loads the checkpoint in `directory`; ValueError names the file that cannot be loaded."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import distributed as dist
 
-from proteinlm.platform.training.checkpoint import checkpoints_in, newest_whole
+from proteinlm.platform.training.checkpoint import checkpoints_in, has_checksums, newest_whole
 from proteinlm.platform.training.job import TrainingJob, Worker
 from proteinlm.platform.training.run_job import run_job
 
@@ -50,11 +50,7 @@ class RayCheckpoints:
         import ray.train
 
         checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-            return
-        with checkpoint.as_directory() as folder:
-            yield _newest_whole(Path(folder), self._run_directory)
+        yield _newest_whole(Path(checkpoint.path).name if checkpoint else "", self._run_directory)
 
     def take(self, folder: Path, name: str, metrics: Mapping[str, float], *, wait: bool) -> None:
         """Report this worker's part, which Ray Train uploads and deletes; all workers call it."""
@@ -82,20 +78,20 @@ class RayCheckpoints:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _newest_whole(reported: Path, run_directory: Path) -> Path:
-    """`reported`, the newest checkpoint that Ray Train knows of, or an older one where that is damaged.
+def _newest_whole(reported: str, run_directory: Path) -> Path | None:
+    """The newest whole checkpoint in the run directory, None where there is none; the first worker looks for all.
 
-    The first worker looks, and all take what it found.
+    `reported` is the name of the newest one that Ray Train knows of, "" where it knows of none. A later one counts
+    where its checksums say that all of it is there: Ray's own list, which is not written in one step, may be lost.
     """
     found: list[Any] = [None]
     if dist.get_rank() == 0:
-        older = [path for path in checkpoints_in(run_directory) if path.name < reported.name]
+        candidates = [path for path in checkpoints_in(run_directory) if path.name <= reported or has_checksums(path)]
         try:
-            found = [newest_whole([reported, *older])[0]]
+            found = [newest_whole(candidates)[0]]
         except ValueError as error:  # raised by all of them below, or the others would wait
             found = [error]
     dist.broadcast_object_list(found, src=0)
     if isinstance(found[0], ValueError):
         raise found[0]
-    assert isinstance(found[0], Path)
-    return found[0]
+    return found[0]  # type: ignore[no-any-return]

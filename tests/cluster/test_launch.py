@@ -1,9 +1,11 @@
 """What a worker group reserves, and which ones are refused instead of waited for."""
 
+from pathlib import Path
+
 import pytest
 
 from proteinlm.cluster.connect import ClusterSize
-from proteinlm.cluster.launch import check_fits, worker_group, worker_message
+from proteinlm.cluster.launch import check_fits, forget_lost_checkpoints, worker_group, worker_message
 
 TWO_CORES = ClusterSize(cpus=2, gpus=0, nodes=1)
 
@@ -46,3 +48,26 @@ def test_the_message_is_the_worker_s_own() -> None:
 
     assert worker_message(GroupError()) == "worker 1: ValueError: lanes are wrong"
     assert worker_message(RuntimeError("no layers\nhere")) == "here"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_kept"),
+    [
+        ('{"checkpoint_results": [{"checkpoint_dir_name": "step_1"}]}', True),
+        ('{"checkpoint_results": []}', True),
+        ('{"checkpoint_results": [{"checkpoint_dir_name": "step_1"}, {"checkpoint_dir_name": "removed"}]}', False),
+        ("{", False),
+        ("", False),
+        ("[]", False),
+        ('{"checkpoint_results": [1]}', False),
+    ],
+)
+def test_a_list_of_checkpoints_that_are_gone_is_no_reason_to_refuse_a_run(
+    text: str, is_kept: bool, tmp_path: Path
+) -> None:
+    forget_lost_checkpoints(tmp_path)
+    (tmp_path / "step_1").mkdir()
+    listed = tmp_path / "checkpoint_manager_snapshot.json"
+    listed.write_text(text)
+    forget_lost_checkpoints(tmp_path)
+    assert listed.exists() == is_kept
