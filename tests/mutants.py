@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEAST_CAUGHT = 0.95
 AT_ONCE = 2
 LONGEST = 300.0
-"""Seconds of one mutant's tests. One that makes them hang is caught."""
+"""Seconds that one mutant's tests may take; all tests on the unchanged source may take three times as long."""
 LIBRARIES = (
     "pytest",
     "torch",
@@ -115,11 +115,16 @@ class Job:
         """Since the start."""
         return time.monotonic() - self._start
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its process has ended, or has taken too long."""
+        return not self.process.is_alive() or self.seconds > LONGEST * (1 if self.mutant else 3)
+
     def outcome(self) -> str:
-        """CAUGHT, SURVIVED or what went wrong, when the process has ended or has taken too long."""
+        """CAUGHT, SURVIVED or what went wrong, when it `is_over`."""
         if self.process.is_alive():
             self.process.kill()
-            outcome = CAUGHT
+            outcome = f"error: no end after {self.seconds:.0f} s"
         else:
             code, said = self.process.exitcode or 0, self._said.read_text().strip()
             outcome = _OUTCOMES.get(code) or f"error {code}: {said[-300:]}"
@@ -141,7 +146,7 @@ def outcomes(jobs: Sequence[tuple[Sequence[str], Mutant | None]]) -> Iterator[tu
             except ValueError as error:
                 yield mutant, f"error: {error}", 0.0
         wait([job.process.sentinel for job in running], timeout=1.0)
-        for job in [job for job in running if not job.process.is_alive() or job.seconds > LONGEST]:
+        for job in [job for job in running if job.is_over]:
             running.remove(job)
             yield job.mutant, job.outcome(), job.seconds
 
@@ -180,7 +185,10 @@ def summary(results: Sequence[Result], seconds: float) -> int:
     """Print the share that was caught and all others; returns the exit code."""
     caught = [result for result in results if result.outcome == CAUGHT]
     share = len(caught) / max(1, len(results))
-    print(f"{len(caught)} of {len(results)} caught ({share:.1%}) in {seconds / 60:.1f} minutes")
+    used = os.times()
+    computed = (used.user + used.system + used.children_user + used.children_system) / 60
+    minutes = f"{seconds / 60:.1f} minutes ({computed:.1f} of a processor)"
+    print(f"{len(caught)} of {len(results)} caught ({share:.1%}) in {minutes}")
     for result in results:
         if result.outcome != CAUGHT:
             print(f"  {result.mutant.number} {result.mutant.file}: {result.outcome}")

@@ -522,9 +522,8 @@ MUTANTS = (
         "platform/settings/sections.py",
         "epsilon: float = Field(1e-8, gt=0, le=1)",
         "epsilon: float = Field(1e-8, gt=0)",
-        "tests/platform/settings/test_loading_as_typed.py::test_a_value_out_of_range_is_refused_by_its_name",
-        "-k",
-        "epsilon",
+        "tests/platform/settings/test_loading_as_typed.py::test_a_value_out_of_range_is_refused_by_its_name"
+        "[optimizer.epsilon]",
     ),
     _mutant(
         59,
