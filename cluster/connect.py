@@ -6,9 +6,17 @@ embedded Ray. An embedded Ray never joins another cluster that runs on the machi
 
 import logging
 import os
+import shutil
+import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WAIT_WITHOUT_SPINNING = ("OMP_WAIT_POLICY", "PASSIVE")
+"""Environment variable of OpenMP, which is read when torch is loaded."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ def cluster_size() -> ClusterSize:
 def connected(address: str | None = None, num_cpus: int | None = None) -> Iterator[ClusterSize]:
     """Run the body connected to Ray, yielding the cluster's size; ConnectionError names an address that did not answer.
 
-    `num_cpus` is that of an embedded Ray (default: the machine's cores, at least 2, so that reading data has one).
+    `num_cpus` is that of an embedded Ray (default: `usable_cores`, at least 2, so that reading data has one).
     """
     import ray
 
@@ -43,24 +51,113 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
     address = address or os.environ.get("RAY_ADDRESS")
     # A report waits for the controller's next poll, 2 s apart by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    wants_logs = bool(os.environ.get("PROTEINLM_WORKER_LOGS"))
-    try:
-        if address:
-            ray.init(address=address, log_to_driver=wants_logs, logging_level=logging.WARNING)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus or max(2, os.cpu_count() or 2),
-                # Ray Train's placement group cleaner asks the dashboard's State API; without it groups leak.
-                include_dashboard=True,
-                log_to_driver=wants_logs,
-                logging_level=logging.WARNING,
-            )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConnectionError(
-            f"cluster.address: no Ray answered at {address or 'an embedded start'}: {error}"
-        ) from error
-    try:
+    with _joined(address) if address else _embedded(num_cpus or max(2, usable_cores())):
         yield cluster_size()
+
+
+def usable_cores() -> int:
+    """The number of this machine's cores that this process may use: batch systems give a job a part of them."""
+    mine = getattr(os, "sched_getaffinity", None)
+    return len(mine(0)) if mine else os.cpu_count() or 1
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    import ray
+
+    try:
+        ray.init(address=address, **_quietly())
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConnectionError(f"cluster.address: no Ray answered at {address}: {error}") from error
+    try:
+        yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _embedded(num_cpus: int) -> Iterator[None]:
+    """A Ray of this process's own; its session folder, with its logs, is left where the body failed."""
+    import ray
+
+    check_socket_paths(ray_folder())
+    # Threads of one worker wait for each other by spinning, which on cores shared by several workers takes the others'
+    # time: thirty times slower. Workers inherit it.
+    os.environ.setdefault(*WAIT_WITHOUT_SPINNING)
+    with _unheard_by_children(signal.SIGHUP, signal.SIGUSR1):
+        try:
+            # Ray Train's placement group cleaner asks the dashboard's State API; without it groups leak.
+            context = ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **_quietly())
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConnectionError(f"no embedded Ray started on this machine: {error}") from error
+    session = Path(context.address_info["session_dir"])  # type: ignore[attr-defined]  # declared for other contexts too
+    try:
+        yield
+    except ValueError:  # a wrong input, of which Ray's logs say nothing
+        _end(session)
+        raise
+    except Exception as error:
+        ray.shutdown()
+        error.add_note(f"Ray's logs: {session / 'logs'}")
+        raise
+    except BaseException:
+        _end(session)
+        raise
+    else:
+        _end(session)
+
+
+def _end(session: Path) -> None:
+    """Shut the embedded Ray down and remove what it left in the temporary directory."""
+    import ray
+
+    ray.shutdown()
+    shutil.rmtree(session, ignore_errors=True)
+    newest = session.parent / "session_latest"
+    with suppress(OSError):  # another Ray of the same user may be at it
+        if newest.is_symlink() and newest.readlink().name == session.name:
+            newest.unlink()
+
+
+def _quietly() -> dict[str, Any]:
+    return {"log_to_driver": bool(os.environ.get("PROTEINLM_WORKER_LOGS")), "logging_level": logging.WARNING}
+
+
+def ray_folder() -> Path:
+    """The folder in which an embedded Ray makes its session folder."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"
+
+
+LONGEST_SOCKET_PATH = 107
+"""Bytes of a Unix socket's path (sun_path, less its final zero)."""
+SOCKET_IN_SESSION = "session_2026-11-27_06-49-55_123456_1234567/sockets/plasma_store"
+"""The longest path of a socket in Ray's folder: date, time, microseconds, and a process number of up to 7 digits."""
+
+
+def check_socket_paths(folder: Path) -> None:
+    """ValueError where the paths of Ray's sockets in `folder` would be longer than the system takes."""
+    is_own = bool(os.environ.get("RAY_TMPDIR"))
+    length = len(os.fsencode(folder / SOCKET_IN_SESSION))
+    if length > LONGEST_SOCKET_PATH:
+        raise ValueError(
+            f"{'RAY_TMPDIR' if is_own else 'TMPDIR'}: {folder.parent} is {length - LONGEST_SOCKET_PATH} letters too "
+            f"long for Ray, whose sockets lie in it; export RAY_TMPDIR=/tmp, or another short folder of a local disk"
+        )
+
+
+@contextmanager
+def _unheard_by_children(*signals: signal.Signals) -> Iterator[None]:
+    """Processes that are started in the body never hear these signals, for they inherit that they are ignored.
+
+    A terminal that closes sends SIGHUP to all of its processes, Slurm its notice to all of a job step: Ray would die
+    before its workers could save a checkpoint.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)

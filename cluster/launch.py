@@ -5,12 +5,16 @@ A worker is a function of a plain dict. The group is restarted from its newest c
 where the last one stopped. An elastic group restarts with as many workers as there is room for.
 """
 
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from proteinlm.cluster.connect import ClusterSize
+
+Result = TypeVar("Result")
 
 DATA_CPUS = 1.0
 """CPUs left free for Ray Data's tasks: without one, a run hangs and says nothing."""
@@ -102,10 +106,29 @@ def launch(
         ),
     )
     try:
-        result = trainer.fit()
+        result = _away_from_signals(trainer.fit)
     except Exception as error:  # Ray wraps what a worker raised in several layers of its own
         raise LaunchError(worker_message(error)) from error
     return dict(result.metrics or {})
+
+
+def _away_from_signals(call: Callable[[], Result]) -> Result:
+    """Return what `call` returns, called in a thread of its own where this is the main one.
+
+    In the main thread Ray Train takes over Ctrl-C: it ends the workers without a checkpoint, and this process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return call()
+    done: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.result()
 
 
 def worker_message(error: BaseException) -> str:

@@ -218,7 +218,7 @@ ALPHABETS: Mapping[str, Alphabet] = MappingProxyType(
 def get_alphabet(name: str) -> Alphabet:
     """The built-in alphabet of that name; ValueError that names the accepted ones where there is none."""
     if name not in ALPHABETS:
-        near = get_close_matches(name, ALPHABETS, n=1)
+        near = get_close_matches(name[:80], ALPHABETS, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"unknown alphabet {name!r}{hint}; accepted: {', '.join(ALPHABETS)}")
+        raise ValueError(f"unknown alphabet {name[:80]!r}{hint}; accepted: {', '.join(ALPHABETS)}")
     return ALPHABETS[name]

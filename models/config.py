@@ -105,25 +105,30 @@ class ModelConfig(BaseModel):
     def _heads_fit(self) -> "ModelConfig":
         if self.hidden_size % self.num_attention_heads != 0:
             raise ValueError(
-                f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})"
+                f"num_attention_heads ({_size(self.num_attention_heads)}) must divide hidden_size "
+                f"({_size(self.hidden_size)})"
             )
         if self.position == "rotary" and self.head_size % 2 != 0:
             raise ValueError(
-                f"rotary positions need an even head size, found hidden_size {self.hidden_size} / "
-                f"num_attention_heads {self.num_attention_heads} = {self.head_size}; or take position: learned"
+                f"rotary positions need an even head size, found hidden_size {_size(self.hidden_size)} / "
+                f"num_attention_heads {_size(self.num_attention_heads)} = {_size(self.head_size)}; or take position: "
+                "learned"
             )
         return self
 
     @model_validator(mode="after")
     def _can_be_held(self) -> "ModelConfig":
         if self.num_hidden_layers > MOST_LAYERS:
-            raise ValueError(f"num_hidden_layers is {self.num_hidden_layers:.4g}; accepted: up to {MOST_LAYERS:,}")
-        if (parameters := num_parameters(self)) > MOST_PARAMETERS:
-            raise ValueError(
-                f"hidden_size {self.hidden_size:.4g}, intermediate_size {self.mlp_size:.4g}, max_positions "
-                f"{self.max_positions:.4g} and vocab_multiple {self.vocab_multiple:.4g} make {parameters:.4g} "
-                f"parameters; accepted: up to {MOST_PARAMETERS:.4g}"
-            )
+            raise ValueError(f"num_hidden_layers is {_size(self.num_hidden_layers)}; accepted: up to {MOST_LAYERS:,}")
+        if num_parameters(self) > MOST_PARAMETERS:
+            sizes = {
+                "hidden_size": self.hidden_size,
+                "intermediate_size": self.mlp_size,
+                "max_positions": self.max_positions,
+                "vocab_multiple": self.vocab_multiple,
+            }
+            found = ", ".join(f"{name} {_size(size)}" for name, size in sizes.items())
+            raise ValueError(f"{found} make more parameters than a model has; accepted: up to {MOST_PARAMETERS:,}")
         return self
 
     @property
@@ -140,6 +145,11 @@ class ModelConfig(BaseModel):
     def padded_vocab_size(self) -> int:
         """Rows of the token table: the alphabet's size rounded up to `vocab_multiple`."""
         return -(-get_alphabet(self.alphabet).size // self.vocab_multiple) * self.vocab_multiple
+
+
+def _size(number: int) -> str:
+    """A number of a few digits, however many it has."""
+    return str(number) if number < 10**15 else "10^15 or more"
 
 
 _PAPER: Mapping[str, object] = {
@@ -217,7 +227,7 @@ def expand_preset(values: Mapping[str, object]) -> dict[str, object]:
     if not isinstance(preset, str) or preset not in PRESETS:
         near = get_close_matches(str(preset), PRESETS, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"unknown model preset {preset!r}{hint}; accepted: {', '.join(PRESETS)}")
+        raise ValueError(f"unknown model preset {repr(preset)[:60]}{hint}; accepted: {', '.join(PRESETS)}")
     return {**PRESETS[preset], **values}
 
 

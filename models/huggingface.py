@@ -1,9 +1,16 @@
 """Weights to and from the ecosystem's own class, transformers' EsmForMaskedLM.
 
-Out: `esm_config` and `to_esm_state`, a model of ours as one of theirs. In: `from_esm_config` and `from_esm_state`, what
-lies in a directory that one of their ESM classes saved, read without transformers (pretrained.py finds the files).
-Rotary positions make an ESM-2, learned ones an ESM-1b or ESM-1v; token dropout and the LayerNorm on the embedding are
-kept in both directions.
+Both sides compute the same function; what differs is how it is written down:
+
+- names: `esm.encoder.layer.3.LayerNorm` there is `layers.3.feed_forward_norm` here (`LAYER_NAMES`, `HEAD_NAMES`);
+- queries, keys and values are three matrices [D, D] there, and here one, `qkv` [3 D, D], one below the other;
+- learned positions are counted from pad_id + 1 there and from 0 here, so their table has two rows more (ESM's pad_id
+  is 1), which nothing reads;
+- the decoder of the language model head is the token table on both sides (tied); their files may have it twice.
+
+Rotary positions make an ESM-2, learned ones an ESM-1v, with a LayerNorm on the embedding an ESM-1b; token dropout is a
+field on both sides. Out: `esm_config` and `to_esm_state`. In: `from_esm_config` and `from_esm_state`, which need no
+transformers (pretrained.py finds and reads the files); `esm_layout` says what a file must hold.
 
 Shapes: V rows of the token table, D hidden.
 """
@@ -35,7 +42,7 @@ ACCEPTED: Mapping[str, tuple[object, ...]] = {
     "add_cross_attention": (False, None),
     "rope_theta": (10000, None),
 }
-"""Values of an EsmConfig's fields that our encoder computes; a missing field has the second, or ESM's own default."""
+"""Values of an EsmConfig's fields that our encoder computes; with None among them the field may be missing."""
 
 NOT_READ = (
     *("contact_head.", "pooler.", "classifier."),  # heads
@@ -56,6 +63,7 @@ LAYER_NAMES: Mapping[str, str] = {
 """Modules of a layer, ESM's name -> ours; queries, keys and values aside, which are one matrix here."""
 HEAD_NAMES: Mapping[str, str] = {"lm_head.dense": "dense", "lm_head.layer_norm": "norm"}
 PROJECTIONS = ("query", "key", "value")
+"""In the order in which `qkv` has them."""
 
 
 def esm_config(config: ModelConfig) -> "EsmConfig":

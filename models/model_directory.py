@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from torch import Tensor
 
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.weights import MOST_NESTED, digest_of, refuse_pointer, shown, write_weights
+from proteinlm.models.weights import MOST_NESTED, digest_of, printable, refuse_pointer, shown, write_weights
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
+MOST_FAULTS = 20
+"""Of one configuration in one message."""
 MOST_JSON_BYTES = 16 << 20
 """The index of ESM-2 of 15 billion parameters, the longest JSON beside published weights, has a hundredth of it."""
 
@@ -103,7 +106,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except RecursionError:
         raise ValueError(f"{file} is nested deeper than {MOST_NESTED} levels") from None
     except ValueError as error:  # of JSON, of UTF-8, of a number with thousands of digits
-        raise ValueError(f"{file} is not JSON: {error}") from None
+        raise ValueError(f"{file} is not JSON: {printable(str(error))}") from None
     level = [value]
     for _ in range(MOST_NESTED):
         level = [inner for outer in level for inner in _inside(outer)]
@@ -137,11 +140,13 @@ def read_model_config(file: Path, values: object) -> ModelConfig:
     try:
         return ModelConfig(**values)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'model'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
-        )
+        faults = "; ".join(map(_fault, error.errors()[:MOST_FAULTS]))
         raise ValueError(f"{file}, section 'model': {faults}") from error
+
+
+def _fault(fault: ErrorDetails) -> str:
+    where = printable(".".join(map(str, fault["loc"])), 80) or "model"
+    return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def check_digest(file: Path, description: Mapping[str, Any]) -> str:

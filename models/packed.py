@@ -1,10 +1,20 @@
-"""A micro batch without padding: one stream of tokens, and how its proteins attend in groups of near-equal length.
+"""A micro batch without padding: its proteins one after the other, in one stream of N tokens.
 
-Attention needs rectangles [b, L]. Proteins are sorted by length and cut into groups whose longest is at most a tenth
-longer than the shortest, and all groups lie one after the other in a padded stream of P slots. Everything outside
-attention works on the N real tokens. Where all proteins already lie group by group and are equally long inside each,
-P is N and the two streams are the same: nothing is gathered. Where attention takes cumulative lengths instead (flash,
-attention.py), neither groups nor slots are used.
+Proteins differ in length. The usual batch is a rectangle [B, L] filled up with padding, which is computed for nothing.
+Embedding, LayerNorm and MLP treat each token alone, so they need no rectangle: here they run on the N real tokens,
+[N, D]. Three proteins of 3, 4 and 3 tokens:
+
+    tokens              c A e c B B e c C e     (c <cls>, e <eos>)
+    positions           0 1 2 0 1 2 3 0 1 2     each protein begins at 0 again
+    protein_index       0 0 0 1 1 1 1 2 2 2
+    cumulative_lengths  0     3       7     10  where each protein begins, and N
+
+Attention alone looks from token to token, and only within a protein. On GPUs with variable-length flash attention the
+cumulative lengths are all it needs (attention.py). Elsewhere it needs rectangles after all, but small ones: proteins
+are sorted by length and cut into *groups* whose longest is at most a tenth (or four tokens) longer than the shortest.
+The groups lie one after the other in a second, padded stream of P slots. `source` says which token a slot holds,
+`slot` in which slot a token lies: one gather leads into the rectangles and one out of them. Where the proteins already
+lie group by group and are equally long inside each, both streams are the same and nothing is gathered.
 
 Shapes: N tokens of the micro batch (special tokens included), B proteins, P slots of the padded stream (P >= N),
 b proteins of one group, L tokens of its longest.
@@ -34,7 +44,9 @@ class AttentionGroup:
     """Proteins that attend in one padded call: slots [start, start + num_proteins * length) of the padded stream."""
 
     start: int
+    """The group's first slot."""
     num_proteins: int
+    """b."""
     length: int
     """L, tokens of the longest protein."""
     key_mask: Tensor | None
@@ -65,7 +77,7 @@ class Packed:
     is_residue: Tensor
     """[N] bool, true for the tokens between a protein's special ones: residues, hidden ones too."""
     is_mask: Tensor
-    """[N] bool, true for <mask>."""
+    """[N] bool, true for <mask>: residues that the model does not see. Token dropout counts them (encoder.py)."""
 
     @property
     def num_tokens(self) -> int:
@@ -102,7 +114,8 @@ class Packed:
 def pack(tokens: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]], alphabet: Alphabet) -> Packed:
     """The micro batch of proteins whose `tokens` [N] of `alphabet` lie one after the other, `lengths` [B] tokens each.
 
-    A protein begins with <cls> and ends with the alphabet's end token, if it has one.
+    A protein begins with <cls> and ends with the alphabet's end token, if it has one, as `Alphabet.encode` makes them;
+    residues may have been replaced by <mask> since.
 
     Raises ValueError where there is no protein, one without tokens, or lengths that do not add up to N.
     """

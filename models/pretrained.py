@@ -87,16 +87,13 @@ def load_pretrained(directory: str | Path) -> Pretrained:
     path = Path(directory)
     config, description = _described(path)
     if is_esm(description):
-        state = _read_esm(path, config)
+        state = _converted(config, _esm_tensors(path, config))
         digest = _esm_digest(path)
+        encoder, head = _without_memory(config, has_head=any(name.startswith("head.") for name in state))
     else:
         state = read_weights(path / WEIGHTS_FILE)
         digest = check_digest(path / WEIGHTS_FILE, description)
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
-        encoder = ProteinEncoder(config)
-        has_head = not is_esm(description) or any(name.startswith("head.") for name in state)
-        head = LanguageModelHead(config, encoder.token_embedding) if has_head else None
-    if not is_esm(description):
+        encoder, head = _without_memory(config)
         check_weights(path / WEIGHTS_FILE, state, _named(encoder, head, with_decoder=TIED in state))
     encoder.load_state_dict(_below(state, "encoder."), assign=True)
     if head is not None:
@@ -110,6 +107,23 @@ def load_pretrained(directory: str | Path) -> Pretrained:
         extra=extra if isinstance(extra, dict) else {},
         content_hash=_content_hash(config, digest),
     )
+
+
+def check_pretrained(directory: str | Path) -> ModelConfig:
+    """The architecture of a pretrained directory whose weights have its names, shapes and types.
+
+    Takes milliseconds, also for large models: no value is read. What only values show (NaN, a digest) is left to
+    `load_pretrained`; raises as that does.
+    """
+    path = Path(directory)
+    config, description = _described(path)
+    if is_esm(description):
+        _esm_tensors(path, config, with_values=False)
+    else:
+        state = read_weights(path / WEIGHTS_FILE, with_values=False)
+        expected = _named(*_without_memory(config), with_decoder=TIED in state)
+        check_weights(path / WEIGHTS_FILE, state, expected, with_values=False)
+    return config
 
 
 def read_config(directory: str | Path) -> ModelConfig:
@@ -152,21 +166,34 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def _read_esm(path: Path, config: ModelConfig) -> dict[str, Tensor]:
-    """The tensors of an ESM directory, checked, under the names of our file."""
+def _esm_tensors(path: Path, config: ModelConfig, *, with_values: bool = True) -> dict[str, Tensor]:
+    """The tensors of an ESM directory, checked, under ESM's names."""
     state: dict[str, Tensor] = {}
     files: dict[str, Path] = {}
     for file in _esm_files(path):
-        for name, tensor in read_weights(file).items():
+        for name, tensor in read_weights(file, with_values=with_values).items():
             plain = esm_name(name, config)
             if plain in files:
                 raise ValueError(f"{file}: {shown(name)} is there a second time, first in {files[plain].name}")
             if plain is not None:
                 state[plain], files[plain] = tensor, file
-    check_weights(path, state, esm_layout(config, state), accepted=FLOATING, files=files)
+    expected = esm_layout(config, state)
+    check_weights(path, state, expected, accepted=FLOATING, files=files, with_values=with_values)
+    return state
+
+
+def _converted(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """ESM's tensors under the names of our file."""
     encoder, head = from_esm_state(config, state)
     named = {f"encoder.{name}": tensor for name, tensor in encoder.items()}
     return {**named, **{f"head.{name}": tensor for name, tensor in head.items()}}
+
+
+def _without_memory(config: ModelConfig, *, has_head: bool = True) -> tuple[ProteinEncoder, LanguageModelHead | None]:
+    """Modules on the device "meta": no memory and no random numbers for weights that are replaced at once."""
+    with torch.device("meta"):
+        encoder = ProteinEncoder(config)
+        return encoder, LanguageModelHead(config, encoder.token_embedding) if has_head else None
 
 
 def _esm_files(path: Path) -> list[Path]:

@@ -46,13 +46,15 @@ def write_weights(file: Path, state: Mapping[str, Tensor]) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
+def read_weights(file: Path, *, with_values: bool = True) -> dict[str, Tensor]:
     """All tensors of a safetensors file, or of a .bin that torch.save wrote, by name, on the CPU. No code is run.
 
-    Raises ValueError with the file's name where it is not a whole one, or a .bin asks for more than tensors.
+    Without `with_values` a .bin's bytes stay on the disk, where its tensors are mapped, and are not compared with their
+    CRC-32: for names, shapes and types (safetensors are mapped in any case). Raises ValueError with the file's name
+    where it is not a whole one, or a .bin asks for more than tensors.
     """
     refuse_pointer(file)
-    return _read_pickle(file) if file.suffix == ".bin" else _read_safetensors(file)
+    return _read_pickle(file, with_values) if file.suffix == ".bin" else _read_safetensors(file)
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -62,20 +64,20 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is not a whole safetensors file: {error}") from error
+        raise ValueError(f"{file} is not a whole safetensors file: {printable(str(error))}") from None
 
 
-def _read_pickle(file: Path) -> dict[str, Tensor]:
+def _read_pickle(file: Path, with_values: bool) -> dict[str, Tensor]:
     if not zipfile.is_zipfile(file):
         raise ValueError(f"{file} is not a whole archive of torch.save; one of a torch before 1.6 must be saved again")
     try:
-        _check_archive(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+        _check_archive(file, with_values)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=not with_values)
     except Exception as error:  # over a file that is damaged, or made to do harm, torch raises nearly everything
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         reason = str(error) if type(error) is ValueError else f"{type(error).__name__} while it was read"
-        raise ValueError(f"{file} is not a file of tensors: {reason}") from None
+        raise ValueError(f"{file} is not a file of tensors: {printable(reason)}") from None
     if not isinstance(state, dict):
         raise ValueError(f"{file} holds {type(state).__name__}; accepted: tensors by name")
     for name, tensor in state.items():
@@ -86,8 +88,11 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def _check_archive(file: Path) -> None:
-    """ValueError unless each record is whole (torch does not look) and the pickle asks for tensors alone."""
+def _check_archive(file: Path, with_values: bool) -> None:
+    """ValueError unless the pickle asks for tensors alone and, `with_values`, each record has its CRC-32.
+
+    torch compares no CRC-32, and an archive of its own holds nothing that is compressed or there twice.
+    """
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         names = {record.filename for record in records}
@@ -100,7 +105,7 @@ def _check_archive(file: Path) -> None:
             raise ValueError(f"it has {len(pickles)} pickles; accepted: one, data.pkl")
         if pickles[0].file_size > MOST_PICKLE_BYTES:
             raise ValueError(f"its list of tensors is longer than {MOST_PICKLE_BYTES:,} bytes")
-        if damaged := archive.testzip():
+        if with_values and (damaged := archive.testzip()):
             raise ValueError(f"its record {shown(damaged)} is damaged (CRC-32)")
         _check_pickle(archive.read(pickles[0]))
 
@@ -150,10 +155,12 @@ def check_weights(
     *,
     accepted: Sequence[torch.dtype] = (torch.float32,),
     files: Mapping[str, Path] | None = None,
+    with_values: bool = True,
 ) -> None:
     """ValueError that names the first tensor which is missing, surplus, of another shape or type, or not finite.
 
-    `expected` may be on the device "meta"; of several files, `files` says which one a tensor is from.
+    `expected` may be on the device "meta"; of several files, `files` says which one a tensor is from. Without
+    `with_values` no number is read.
     """
     missing, surplus = expected.keys() - found.keys(), found.keys() - expected.keys()
     if missing or surplus:
@@ -167,6 +174,8 @@ def check_weights(
                 f"{place}: {name} is {tensor.dtype} {list(tensor.shape)}, but config.json asks for "
                 f"{' or '.join(map(str, accepted))} {list(wanted.shape)}"
             )
+        if not with_values:
+            continue
         low, high = (float(bound) for bound in tensor.aminmax())
         if not -LARGEST <= low <= high <= LARGEST:  # NaN is neither
             raise ValueError(f"{place}: {name} has values from {low} to {high}; accepted: finite numbers of fp32")
@@ -190,3 +199,9 @@ def shown(value: object) -> str:
     """A value from a file for a message: one line, control characters escaped, at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def printable(text: str, most: int = 300) -> str:
+    """Text with parts from a file for a message: control characters escaped, at most `most` characters."""
+    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[: most + 1])
+    return plain if len(plain) <= most else f"{plain[: most - 3]}..."

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig, shape_name
-from proteinlm.models.pretrained import content_hash_of, load_pretrained, read_config
+from proteinlm.models.pretrained import check_pretrained, content_hash_of, load_pretrained
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.labelled.split_files import SplitOptions
 from proteinlm.platform.labelled.task_data import notices_of, read_split, shared_task_shards
@@ -119,7 +119,7 @@ def check_finetune(config: FinetuneConfig, is_planned: bool = False) -> ModelCon
     if config.pretrained is None or (is_planned and not config.pretrained.exists()):
         model = config.model
     else:
-        model = read_config(config.pretrained)
+        model = check_pretrained(config.pretrained)
         if config.model is not None and config.model != model:
             raise ValueError(f"model: differs from {config.pretrained}; leave it out, or leave out pretrained")
     if model is not None:

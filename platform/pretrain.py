@@ -1,8 +1,12 @@
 """`proteinlm pretrain`: masked language modelling on a corpus, from settings to a pretrained model and result rows."""
 
+from pathlib import Path
+
 from rich.console import Console
 
 from proteinlm.models.alphabet import get_alphabet
+from proteinlm.models.config import ModelConfig
+from proteinlm.models.pretrained import content_hash_of, is_tied, load_pretrained, read_config
 from proteinlm.models.sequences import letters_verdict
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.labelled.split_files import SplitOptions
@@ -22,6 +26,8 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
     manifest = check_pretrain(config)
     probe = _probe_on_shards(config)
     inputs = {"corpus": manifest.content_hash}
+    if config.pretrained:
+        inputs["pretrained"] = content_hash_of(config.pretrained)
     if probe:
         inputs["probe.data"] = read_manifest(probe.data).content_hash
     with hold_run(config):
@@ -46,7 +52,24 @@ def check_pretrain(config: PretrainConfig) -> Manifest:
     check_corpus(config, manifest)
     check_length(config.model, config.batches)
     check_crop(config.batches, manifest.split("train"))
+    if config.pretrained:
+        check_start(config.model, config.pretrained)
     return manifest
+
+
+def check_start(model: ModelConfig, pretrained: Path) -> None:
+    """ValueError where the model in `pretrained` is not `model`, or has no language model head."""
+    there = read_config(pretrained)
+    unseen = {"preset", "initializer_range"}
+    found, asked = there.model_dump(exclude=unseen), model.model_dump(exclude=unseen)
+    if different := [f"{name}: {found[name]!r}, here {asked[name]!r}" for name in asked if found[name] != asked[name]]:
+        raise ValueError(f"model: {pretrained} holds another model ({'; '.join(different)})")
+    start = load_pretrained(pretrained)
+    if start.head is None or not is_tied(start.encoder, start.head):
+        raise ValueError(
+            f"pretrained: {pretrained} has no language model head that scores with the encoder's own token table, with "
+            "which pretraining goes on"
+        )
 
 
 def check_corpus(config: PretrainConfig, manifest: Manifest) -> None:

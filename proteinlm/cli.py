@@ -4,6 +4,7 @@ A wrong input is answered by one readable message and exit code 2, before any wo
 data, `corpus` and `tasks`, stand in cli_data.py.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -193,4 +194,6 @@ def show_table(runs: list[Path], console: "Console") -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    # As cluster/connect.py does for workers: threads that wait by spinning starve other processes. Read with torch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

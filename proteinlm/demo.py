@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 FAMILIES, PROTEINS_PER_FAMILY, SEED = 240, 40, 0
 
@@ -23,7 +24,7 @@ def run_demo(out: Path, console: Console) -> None:
 
 
 def _type(console: Console, command: str) -> None:
-    console.print(f"\n[bold]$ proteinlm {command}[/bold]", highlight=False)
+    console.print(Text(f"\n$ proteinlm {command}", "bold"))
 
 
 def _simulate(out: Path, console: Console) -> Path:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WRONG_INPUT = 2
 FAILED = 1
+INTERRUPTED = 130
 
 
 @contextmanager
@@ -24,22 +25,24 @@ def plain_errors() -> Iterator["Console"]:
     from rich.console import Console
 
     try:
-        yield Console()
+        yield Console(markup=False, emoji=False)  # names and paths may hold brackets and colons
     except typer.Exit:  # a RuntimeError too, and already said
         raise
     except (ValueError, OSError) as error:
         _fail(error, WRONG_INPUT)
     except RuntimeError as error:
         _fail(error, FAILED)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from the newest checkpoint", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as interrupt:
+        said = str(interrupt) or "the same command goes on from the newest checkpoint"
+        typer.echo(f"interrupted; {said}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _fail(error: Exception, code: int) -> None:
     if os.environ.get("PROTEINLM_TRACEBACK"):
         raise error
+    text = "\n".join([str(error), *getattr(error, "__notes__", [])])
     # What a file says may stand in a message: letters that a terminal would obey are written as escapes.
-    said = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in str(error))
+    said = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
     typer.echo(f"error: {said}", err=True)
     raise typer.Exit(code) from None

@@ -26,7 +26,7 @@ from proteinlm.models.model_directory import (
     read_model_config,
     write_model,
 )
-from proteinlm.models.weights import check_weights, read_weights
+from proteinlm.models.weights import check_weights, printable, read_weights
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Task, TaskModel
 
@@ -122,7 +122,7 @@ def _described(file: Path, description: Mapping[str, Any]) -> Finetuned:
         adapters = Adapters(**lora) if lora else None
         build_task(description["task"], **description["task_options"])
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise ValueError(f"{file}: {printable(str(error), 600)}") from None
     return Finetuned(
         task=description["task"],
         task_options=description["task_options"],

@@ -113,7 +113,8 @@ def _pipeline(reading: ReadOptions, windows: Sequence[WindowSlice], num_tasks: i
     import ray.data
     from ray.data import DataContext, ExecutionResources
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every pipeline, where a progress bar may be
+    # It tells of every pipeline, where a progress bar may be, and of an error in a hundred lines, which we say in one.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
@@ -127,7 +128,11 @@ def _pipeline(reading: ReadOptions, windows: Sequence[WindowSlice], num_tasks: i
             read, batch_size=None, batch_format="pyarrow"
         )
     blocks = tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=PREFETCHED_BLOCKS)
-    return (cast(pa.Table, block) for block in blocks)
+    try:
+        for block in blocks:
+            yield cast(pa.Table, block)
+    except ValueError as error:  # of a task: Ray puts a traceback before its message and advice after it
+        raise ValueError(str(getattr(error, "cause", error)).partition("\n")[0]) from error
 
 
 def _read(reading: ReadOptions, windows: pa.Table) -> Iterator[pa.Table]:

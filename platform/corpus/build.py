@@ -59,6 +59,7 @@ def build_corpus(config: CorpusConfig, on_progress: Progress | None = None) -> M
     """
     sources = inspect_sources(config.sources)
     clan_of = read_clans(config.clans) if config.clans else {}
+    stamps = _stamps(sources)
     settings = content_settings(config)
     out = config.out.absolute()
     progress = on_progress or (lambda what, done, total: None)
@@ -67,17 +68,21 @@ def build_corpus(config: CorpusConfig, on_progress: Progress | None = None) -> M
     _check_place(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with held(out.with_name(f".{out.name}.lock"), f"the corpus {out}"):
-        return _build(config, sources, clan_of, settings, progress)
+        return _build(config, sources, stamps, clan_of, settings, progress)
 
 
 def _build(
     config: CorpusConfig,
     sources: tuple[Source, ...],
+    stamps: Sequence[tuple[int, int]],
     clan_of: dict[str, str],
     settings: dict[str, object],
     progress: Progress,
 ) -> Manifest:
-    """Build the corpus at `config.out`, which is held, or return the one that stands there."""
+    """Build the corpus at `config.out`, which is held, or return the one that stands there.
+
+    `stamps`: those of `sources` before their digests were taken for `settings`.
+    """
     out = config.out.absolute()
     if (standing := _standing(out, settings, progress)) is not None:
         return standing  # another process made it just now
@@ -89,6 +94,7 @@ def _build(
         manifest = _make(
             recipe, RayDataRunner(work.chunk_bytes, config.max_record_bytes, work.max_tasks), progress, settings, beside
         )
+        _check_unchanged(sources, stamps)
         shutil.rmtree(recipe.scratch())
         write_manifest(staging, manifest)
     return manifest
@@ -99,6 +105,21 @@ def _standing(out: Path, settings: Mapping[str, object], progress: Progress) -> 
     if standing is not None:
         progress("this very corpus is there already", 1, 1)
     return standing
+
+
+def _stamps(sources: Sequence[Source]) -> list[tuple[int, int]]:
+    """Bytes and time of the last change of each source."""
+    about = [
+        os.stat(Path(source.path, "data.mdb") if Path(source.path).is_dir() else source.path) for source in sources
+    ]
+    return [(one.st_size, one.st_mtime_ns) for one in about]
+
+
+def _check_unchanged(sources: Sequence[Source], before: Sequence[tuple[int, int]]) -> None:
+    """ValueError where a source is not the file any more whose digest stands in the manifest."""
+    changed = [source.path for source, old, new in zip(sources, before, _stamps(sources), strict=True) if old != new]
+    if changed:
+        raise ValueError(f"{', '.join(changed)}: changed while the corpus was built from it; build it again")
 
 
 def content_settings(config: CorpusConfig) -> dict[str, object]:

@@ -5,7 +5,6 @@ A plain text is cut by ranges of bytes, a compressed one as a stream, an LMDB by
 Lines end in LF, CR LF or CR alone (old Macs), also mixed.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
@@ -15,8 +14,6 @@ from proteinlm.platform.data.sources import Source, opened
 _READ_BYTES = 1 << 20
 _KEPT_BYTES = 4096
 """Of the beginning of a record that is passed over."""
-_BEGINS = {"fasta": re.compile(rb"[\r\n](?=>)"), "jsonl": re.compile(rb"\n|\r(?=[^\n])")}
-"""What ends where a record begins. One byte may be looked at beyond it."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +95,18 @@ def unix_lines(text: bytes) -> bytes:
     return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in text else text
 
 
+def _next_begin(text: bytes, kind: str) -> int | None:
+    """Where the first record behind the start of `text` begins, which may be its end; None where that is not known."""
+    if kind == "fasta":
+        places = [place for place in (text.find(b"\n>"), text.find(b"\r>")) if place >= 0]
+        return min(places) + 1 if places else None
+    line = text.find(b"\n")
+    alone = text.find(b"\r", 0, line if line >= 0 else -1)
+    if alone >= 0 and alone + 1 != line:
+        return alone + 1
+    return line + 1 if line >= 0 else None
+
+
 def _last_begin(text: bytes, kind: str) -> int:
     """Where the last record of `text` that has a beginning in it begins; 0 where that is its start or not known."""
     if kind == "fasta":
@@ -115,8 +124,9 @@ def _first_begin(file: IO[bytes], start: int, stop: int, kind: str) -> int | Non
     tail = b""
     while position < stop and (block := file.read(min(_READ_BYTES, stop - position + 1))):
         text = tail + block
-        if found := _BEGINS[kind].search(text):
-            begin = position - len(tail) + found.end()
+        found = _next_begin(text, kind)
+        if found is not None:
+            begin = position - len(tail) + found
             return begin if begin < stop else None
         tail = text[-1:]
         position += len(block)
@@ -127,9 +137,9 @@ def _pass_over(file: IO[bytes], text: bytes, kind: str) -> tuple[Oversized, byte
     """The record that `text` is the beginning of, read to its end, and what was read behind it."""
     begin, size, lines, is_blank = text[:_KEPT_BYTES], 0, 0, True
     while True:
-        found = _BEGINS[kind].search(text)
+        found = _next_begin(text, kind)
         block = b"" if found else file.read(_READ_BYTES)
-        end = found.end() if found else len(text)
+        end = found or len(text)
         if block and text.endswith((b"\r", b"\n")):
             end -= 2 if text.endswith(b"\r\n") else 1  # whether it ends a line or the record depends on what follows
         record = text[:end]

@@ -4,19 +4,18 @@ A cleaned protein has an id and upper-case residues of the alphabets' 25 letters
 a reason.
 """
 
-import gzip
 import hashlib
+import io
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from proteinlm.models.sequences import Composition, clean_sequence, non_protein_kind
 from proteinlm.platform.corpus.chunks import Oversized
-from proteinlm.platform.data.sources import Source, lmdb_records, parse_json
+from proteinlm.platform.data.sources import Source, compression_of, lmdb_records, opened, parse_json
 from proteinlm.platform.settings.config import CorpusConfig
 
 _PFAM_IN_HEADER = re.compile(rb"\s(PF\d{5})(?:\.\d+)?;")
@@ -54,6 +53,7 @@ class Cleaner:
 
     def __init__(self, config: CorpusConfig) -> None:
         self._config = config
+        self._max_record_bytes = config.max_record_bytes
         self._texts: list[bytes] = []
         self._kinds: list[str | None] = []
 
@@ -78,14 +78,14 @@ class Cleaner:
             header, _, sequence = entry.partition(b"\n")
             family = _PFAM_IN_HEADER.search(header)
             about = _About(line, _first_word(header), family.group(1).decode() if family else None, None, header)
-            is_long = len(entry) > self._config.max_record_bytes
+            is_long = len(entry) > self._max_record_bytes
             yield self._too_long(about, len(entry)) if is_long else self._protein(about, sequence)
             line += entry.count(b"\n") + 1
 
     def json_proteins(self, text: bytes, where: str) -> Iterator[Protein | Reject]:
         """The records of a JSON lines text; a line that is no JSON dict is a reject. Blank lines are passed over."""
         for line, content in enumerate(text.split(b"\n")):
-            if len(content) > self._config.max_record_bytes:
+            if len(content) > self._max_record_bytes:
                 yield self._too_long(_About(line, ""), len(content))
             elif content.strip():
                 try:
@@ -156,13 +156,11 @@ class Cleaner:
 
     def _too_long(self, about: "_About", size: int) -> Reject:
         most, longest = self._config.max_record_bytes, self._config.max_length
-        return Reject(
-            about.line, about.id, f"{size:,} bytes in one record; accepted: {most:,} (max_length {longest:,} sets it)"
-        )
+        limit = f"accepted: {most:,} (max_length {longest:,} sets it)"
+        return Reject(about.line, about.id, f"a record of {size:,} bytes; {limit}")
 
 
-@dataclass(frozen=True)
-class _About:
+class _About(NamedTuple):
     """What a record says beside its sequence."""
 
     line: int
@@ -225,13 +223,13 @@ def sequence_key(sequence: bytes, seed: int) -> bytes:
 
 
 def read_clans(path: Path) -> dict[str, str]:
-    """Family -> clan from Pfam-A.clans.tsv[.gz] (family, clan, ...; a family without a clan has none)."""
+    """Family -> clan from Pfam-A.clans.tsv, plain or compressed (family, clan, ...; one without clan has none)."""
     if not path.is_file():
         raise FileNotFoundError(f"no such clans file: {path}")
     clans: dict[str, str] = {}
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+    with opened(Source(str(path), "csv", compression_of(path), path.stat().st_size)) as file:
         try:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(io.TextIOWrapper(file, "utf-8"), start=1):
                 fields = line.rstrip("\n").split("\t")
                 if not line.strip():
                     continue
@@ -239,7 +237,7 @@ def read_clans(path: Path) -> dict[str, str]:
                     raise ValueError(f"{path} line {number} is not 'PFxxxxx<tab>CLxxxx...': {line[:60].rstrip()!r}")
                 if fields[1] not in ("", r"\N", "No_clan"):
                     clans[fields[0]] = fields[1]
-        except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
+        except UnicodeDecodeError as error:
             raise ValueError(f"{path} cannot be read as Pfam's clans file: {error}") from None
     return clans
 

@@ -179,10 +179,10 @@ def _entries(folder: Path) -> Iterator[list[Any]]:
 
 
 def reject_reasons(listed: Path) -> str:
-    """How often each reason stands in a rejects file, most frequent first: "5 empty sequence, 2 no id"."""
+    """How often each reason stands in a rejects file, most frequent first: "5 x empty sequence, 2 x no id"."""
     with listed.open() as file:
         reasons = Counter(_VARYING.sub("...", json.loads(line)["reason"]) for line in file)
-    shown = [f"{count:,} {reason}" for reason, count in reasons.most_common(_SHOWN_REASONS)]
+    shown = [f"{count:,} x {reason}" for reason, count in reasons.most_common(_SHOWN_REASONS)]
     return ", ".join([*shown, *(["and others"] if len(reasons) > _SHOWN_REASONS else [])])
 
 
@@ -190,7 +190,8 @@ def refuse_too_many(counts: Mapping[str, int], max_fraction: float, listed: Path
     """ValueError where more than `max_fraction` of the records were rejected; then `listed` is copied to `beside`."""
     if counts["rejected"] <= max_fraction * counts["read"]:
         return
-    shutil.copyfile(listed, beside)
+    with staged_file(beside) as staging:
+        shutil.copyfile(listed, staging)
     with listed.open() as file:
         first = [json.loads(line) for line in islice(file, 3)]
     examples = "; ".join(f"{Path(item['source']).name} line {item['line']}: {item['reason']}" for item in first)

@@ -203,30 +203,31 @@ def read_shard(directory: Path | str, shard: Shard, columns: Sequence[str] | Non
     except FileNotFoundError:
         raise ValueError(f"{path} is missing; {MANIFEST_FILE} beside it lists it: build the data set again") from None
     if shard.checksum is not None and zlib.crc32(content) != shard.checksum:
-        raise DamagedShardError(path, "its checksum is not that of")
+        raise _damaged(path, "its checksum is not that of")
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         table = file.read(columns=None if columns is None else list(columns), use_threads=False)
         if shard.checksum is None and shard.digest not in _digests(file.read(use_threads=False)):
-            raise DamagedShardError(path, "its rows are not those of")
+            raise _damaged(path, "its rows are not those of")
     except DamagedShardError:
         raise
     except (ValueError, OSError, pa.ArrowException):  # a damaged file makes Arrow raise nearly anything
-        raise DamagedShardError(path, "it is no Parquet file with the columns of") from None
+        raise _damaged(path, "it is no Parquet file with the columns of") from None
     if table.num_rows != shard.rows:
-        raise DamagedShardError(path, f"it has {table.num_rows:,} rows, not {shard.rows:,} as in")
+        raise _damaged(path, f"it has {table.num_rows:,} rows, not {shard.rows:,} as in")
     if "sequence" in table.column_names:
         residues = pc.sum(pc.utf8_length(table.column("sequence"))).as_py() or 0
         if residues != shard.residues:
-            raise DamagedShardError(path, f"it has {residues:,} residues, not {shard.residues:,} as in")
+            raise _damaged(path, f"it has {residues:,} residues, not {shard.residues:,} as in")
     return table
 
 
 class DamagedShardError(ValueError):
     """A shard that is not what the manifest says."""
 
-    def __init__(self, path: Path, how: str) -> None:
-        super().__init__(f"{path} is damaged or was exchanged: {how} {MANIFEST_FILE}; build the data set again")
+
+def _damaged(path: Path, how: str) -> DamagedShardError:
+    return DamagedShardError(f"{path} is damaged or was exchanged: {how} {MANIFEST_FILE}; build the data set again")
 
 
 def _digests(table: pa.Table) -> tuple[str, str]:

@@ -1,8 +1,6 @@
 """Where proteins come from: what a file or LMDB directory is, its bytes decompressed, its JSON and LMDB records.
 
-Its ending says what a file holds, its first bytes whether it is compressed: names and compression may disagree. A
-corpus build cuts sources into chunks (platform/corpus/chunks.py); records with labels are read in
-platform/labelled/files.py.
+Its ending says what a file holds, its first bytes whether it is compressed: names and compression may disagree.
 """
 
 import bz2
@@ -22,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from proteinlm.platform.data.tape_lmdb import TapeLmdb, is_lmdb_file
-from proteinlm.platform.data.unpickle import RefusedPickle, load_plain
+from proteinlm.platform.data.unpickle import load_plain
 
 Kind = Literal["fasta", "jsonl", "json", "lmdb", "csv", "proteinnet"]
 SUFFIXES: Mapping[str, Kind] = {
@@ -45,6 +43,7 @@ _MAGIC: Mapping[bytes, Compression] = {
     b"\x28\xb5\x2f\xfd": "zstandard",
 }
 _READ_BYTES = 1 << 20
+_MAX_WINDOW = 1 << 27  # of zstandard, which takes as much memory as a file says
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_SOURCES = 1 << 13
 """Of one corpus build: their number is part of what a record is known by."""
@@ -70,7 +69,7 @@ def inspect_source(path: Path, suffixes: Mapping[str, Kind] = SUFFIXES, accepted
     """What `path` is, judged by its name and first bytes; FileNotFoundError or ValueError say what is wrong with it.
 
     `suffixes`: which endings are accepted, without .gz and its like; `accepted` says so in words. LMDB directories
-    always are. A file of another format of the field is named as what it is.
+    always are.
     """
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
@@ -81,17 +80,21 @@ def inspect_source(path: Path, suffixes: Mapping[str, Kind] = SUFFIXES, accepted
         return Source(str(path), "lmdb", None, data.stat().st_size)
     if is_lmdb_file(path):  # written with subdir=False
         return Source(str(path), "lmdb", None, path.stat().st_size)
-    with path.open("rb") as file:
-        begin = file.read(8)
-    if not begin:
+    if not path.stat().st_size:
         raise ValueError(f"{path} is empty: it holds no record")
     ending = Path(path.stem if path.suffix.lower() in COMPRESSED else path.name).suffix.lower()
     if ending not in suffixes:
         if other := next((other for other in _OTHER_FORMATS if ending in other.endings), None):
             raise ValueError(f"{path} is named as {other.name}: {other.advice}; accepted: {accepted}")
         raise ValueError(f"{path} has the unknown ending {ending or '(none)'!r}; accepted: {accepted}")
-    compression = next((name for magic, name in _MAGIC.items() if begin.startswith(magic)), None)
-    return Source(str(path), suffixes[ending], compression, path.stat().st_size)
+    return Source(str(path), suffixes[ending], compression_of(path), path.stat().st_size)
+
+
+def compression_of(path: Path) -> Compression | None:
+    """How a file is compressed, by its first bytes."""
+    with path.open("rb") as file:
+        begin = file.read(8)
+    return next((name for magic, name in _MAGIC.items() if begin.startswith(magic)), None)
 
 
 def inspect_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
@@ -197,10 +200,22 @@ def _damaged(source: Source, error: Exception) -> ValueError:
     return ValueError(f"{source.path} is a truncated or damaged {source.compression} file: {error}")
 
 
+def _check_window(source: Source) -> None:
+    """ValueError where the first frame asks for more memory than zstd itself gives without `--long`."""
+    with open(source.path, "rb") as file:
+        begin = file.read(6).ljust(6, b"\0")
+    size = (8 + (begin[5] & 7)) << (7 + (begin[5] >> 3))
+    if size > _MAX_WINDOW and not begin[4] & 0x20:  # else a single segment, as large as its content
+        raise ValueError(
+            f"{source.path} is a zstandard file with a window of {size:,} bytes; accepted: {_MAX_WINDOW:,}"
+        )
+
+
 def _decompressed(source: Source) -> IO[bytes]:
     if source.compression == "zstandard":
         import pyarrow as pa
 
+        _check_window(source)
         return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(source.path), "zstd"), _READ_BYTES)
     openers: Mapping[str | None, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
     opener = openers.get(source.compression, open)
@@ -262,33 +277,24 @@ def lmdb_length(source: Source) -> int:
             raise ValueError(f"{source.path} num_examples: {error}") from None
         if isinstance(length, bool) or not isinstance(length, int) or length < 0:
             raise ValueError(f"{source.path} num_examples is {str(length)[:20]!r}; a count is expected")
-        others = database.num_entries - 1
-        if length > others:
+        if length > (others := database.num_entries - 1):
             raise ValueError(f"{source.path} record {others} is missing, though num_examples counts {length:,}")
         if length < others and database.get(str(length).encode()) is not None:
             raise ValueError(
-                f"{source.path} holds {others:,} records, and its num_examples says {length:,}: one that was written "
-                "half, or appended to; write it anew with the right count"
+                f"{source.path} holds {others:,} records, and its num_examples says {length:,}; write it anew"
             )
         return length
 
 
 def lmdb_records(source: Source, start: int, stop: int) -> Iterator[tuple[int, dict[str, object] | ValueError]]:
-    """(number, record or what is wrong with it) of the records `start` to `stop - 1`; both name file and record.
-
-    ValueError for a record that is not there, and for a file that is damaged.
-    """
+    """(number, record or what is wrong with it) of records `start` to `stop - 1`; ValueError where one is missing."""
     with TapeLmdb(source.path) as database:
         for number in range(start, stop):
             where = f"{source.path} record {number}"
-            content = database.get(str(number).encode())
-            if content is None:
+            if (content := database.get(str(number).encode())) is None:
                 raise ValueError(f"{where} is missing, though num_examples counts it")
-            found: dict[str, object] | ValueError
             try:
-                found = as_record(load_plain(content), where)
-            except RefusedPickle as error:
-                found = ValueError(f"{where}: {error}")
+                found: dict[str, object] | ValueError = as_record(load_plain(content), where)
             except ValueError as error:
-                found = error
+                found = error if isinstance(error, NoRecord) else ValueError(f"{where}: {error}")
             yield number, found

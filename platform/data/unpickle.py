@@ -17,10 +17,10 @@ import numpy as np
 
 MAX_BYTES = 16 << 20
 """Of one pickled value. The largest records of TAPE's archives have a few hundred kilobytes."""
-MAX_OPERATIONS = 500_000
+MAX_OPERATIONS = 250_000
 """Of one pickle; each makes one value or puts one into its place."""
-MAX_VALUES = 500_000
-"""In one record when it is written out: a list that occurs twice counts twice."""
+MAX_VALUES = 250_000
+"""In one record when it is written out: a list that occurs twice counts twice. At most 4 a byte, too."""
 MAX_COPIED = 4 * MAX_BYTES
 """Bytes that arrays, sets and re-encoded texts may take, which a pickle can make from one text many times over."""
 MAX_DEPTH = 32
@@ -272,7 +272,7 @@ def _run(content: bytes) -> Any:
 def _finished(value: Any, budget: Iterator[int], depth: int = 0) -> Any:
     """`value` with numpy arrays for stand-ins, in plain containers; `budget` gives a number for each value allowed."""
     if depth > MAX_DEPTH or next(budget, None) is None:
-        most = f"{MAX_DEPTH} containers in each other" if depth > MAX_DEPTH else f"{MAX_VALUES:,} values"
+        most = f"{MAX_DEPTH} containers in each other" if depth > MAX_DEPTH else "the values that its bytes can hold"
         raise RefusedPickle(f"refused a pickle of more than {most}")
     if isinstance(value, _Array):
         return value.value if value.value is not None else np.empty(0)
@@ -293,7 +293,7 @@ def load_plain(content: bytes) -> Any:
     if len(content) > MAX_BYTES:
         raise RefusedPickle(f"refused a pickle of {len(content):,} bytes; accepted: up to {MAX_BYTES:,}")
     try:
-        return _finished(_run(content), iter(range(MAX_VALUES)))
+        return _finished(_run(content), iter(range(min(MAX_VALUES, 1000 + 4 * len(content)))))
     except RefusedPickle:
         raise
     except Exception as error:  # a damaged stream may leave too little on the stack, or give numpy anything at all

@@ -128,7 +128,8 @@ def _progress(console: "Console | None") -> "Progress | nullcontext[None]":
         return nullcontext()
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), DownloadColumn(), TransferSpeedColumn())
+    said = TextColumn("{task.description}", markup=False)
+    columns = (said, BarColumn(bar_width=20), DownloadColumn(), TransferSpeedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console)
 
 

@@ -32,7 +32,7 @@ MAX_RECORD = 64 << 20
 _READ_BYTES = 1 << 20
 _BLANK = re.compile(r"[ \t\r\n]*")
 INTEGER = re.compile(r"[+-]?[0-9]+")
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _CUT_AT_END = 16
 """Characters before the end of what was read, in which an error of JSON may be one of the cut alone."""
 

@@ -157,7 +157,7 @@ def render(tables: Iterable[Table], console: "Console | None" = None) -> None:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    console = console or Console()
+    console = console or Console(markup=False, emoji=False)
     for table in tables:
         text = text_table(table)
         console.print(Text(table.title, "bold"))

@@ -195,6 +195,9 @@ class PretrainConfig(RunConfig):
     corpus: UserPath
     """Directory that `proteinlm corpus build` made."""
     model: ModelSection
+    pretrained: UserPath | None = None
+    """Pretrained directory whose weights training starts from, in a schedule of its own; its model must be `model`.
+    Empty: random weights."""
     objective: ObjectiveSection = ObjectiveSection()
     probe: ProbeSection | None = None
     """The contact probe at each validation; empty: none."""

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from proteinlm.platform.settings.yaml_text import printable, shown
 from proteinlm.platform.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ FAILED_FILE = "failed.json"
 HALTED_FILE = "halted.json"
 ATTEMPTS_FILE = "attempts.jsonl"
 LOCK_FILE = "lock"
+
+MOST_BYTES = 16 << 20
+"""Of a file that is one JSON value: run.json, the longest, has some thousands."""
 
 Mark = TypeVar("Mark", bound="DataclassInstance")
 
@@ -242,7 +246,7 @@ def read_as(kind: type[Mark], path: Path) -> Mark:
     values = read_object(path)
     names = {one.name for one in fields(kind)}
     if unknown := values.keys() - names:
-        raise ValueError(f"{path} is damaged: it holds {min(unknown)!r}; accepted: {', '.join(sorted(names))}")
+        raise ValueError(f"{path} is damaged: it holds {shown(min(unknown))}; accepted: {', '.join(sorted(names))}")
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
@@ -251,17 +255,34 @@ def read_as(kind: type[Mark], path: Path) -> Mark:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in the file; ValueError, naming the file, for anything else."""
-    try:
-        values = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}; accepted: a JSON object") from None
+    values = read_json(path, "a JSON object")
     if not isinstance(values, dict):
-        raise ValueError(f"{path} is damaged: found {str(values)[:60]!r}; accepted: a JSON object")
+        raise ValueError(f"{path} is damaged: found {shown(values)}; accepted: a JSON object")
     return values
+
+
+def read_json(path: Path, accepted: str) -> Any:
+    """The JSON value in the file; ValueError, with its name and what is `accepted`, where there is none or half."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"it is longer than {MOST_BYTES:,} bytes")
+        return parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; accepted: {accepted}") from None
+
+
+def parse_json(text: bytes) -> Any:
+    """The JSON value in `text`; ValueError where it is none, is nested too deeply, or has numbers too long to read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def first_fault(error: ValidationError) -> str:
     """The first of pydantic's faults in words: where it is, and what was expected."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}{': ' if where else ''}{first['msg']}"
+    where = printable(".".join(map(str, first["loc"])))  # it may have keys of the file
+    return f"{where}{': ' if where else ''}{printable(first['msg'])}"

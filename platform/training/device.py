@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import distributed as dist
 
+from proteinlm.cluster.connect import usable_cores
 from proteinlm.platform.settings.sections import BatchSection, TrainingSection
 from proteinlm.platform.training.job import TrainingJob
 
@@ -127,7 +128,7 @@ def prepare_process(job: TrainingJob, device: torch.device, workers_on_node: int
         os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would look for an accelerator of its own
         # Micro batches differ in size, and oneDNN would keep kernels for the last 1024 sizes: gigabytes.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-        torch.set_num_threads(job.threads_per_worker or max(1, (os.cpu_count() or 1) // workers_on_node))
+        torch.set_num_threads(job.threads_per_worker or max(1, usable_cores() // workers_on_node))
     # DeepSpeed 0.19.8 uses two collectives under names that torch 2.13 calls old.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"deepspeed|torch\.distributed")
 

@@ -4,7 +4,6 @@ Small finetuning jobs run in the driver's own process, without Ray Train: they s
 when they die; the same command resumes them.
 """
 
-import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,15 +18,15 @@ from proteinlm.cluster.connect import ClusterSize, connected
 from proteinlm.cluster.launch import check_fits, launch, worker_group
 from proteinlm.models.config import renamed
 from proteinlm.platform.data.manifest import Manifest
-from proteinlm.platform.settings.config import RunConfig
+from proteinlm.platform.settings.config import PretrainConfig, RunConfig
 from proteinlm.platform.settings.sections import of_result, settings_of_result
 from proteinlm.platform.storage.lock import held
 from proteinlm.platform.storage.run_directory import (
     LOCK_FILE,
+    MODEL_DIRECTORY,
     check_writable,
     is_finished,
     read_run_file,
-    request_stop,
     take_stopped,
     withdraw_stop,
     write_run_file,
@@ -35,8 +34,8 @@ from proteinlm.platform.storage.run_directory import (
 from proteinlm.platform.training.checkpoint import LocalCheckpoints, checkpoints_in, newest_whole
 from proteinlm.platform.training.device import give_back_memory, settle
 from proteinlm.platform.training.job import TrainingJob, Worker
-from proteinlm.platform.training.loop import AS_ASKED, PAUSED
 from proteinlm.platform.training.run_job import run_job
+from proteinlm.platform.training.stopping import asking_on_signals, raise_if_stopped
 from proteinlm.platform.training.tracking import MetricsTail
 
 POLL_SECONDS = 0.5
@@ -95,7 +94,9 @@ def describe_run(
 def run_training(
     config: RunConfig, job: TrainingJob, manifest: Manifest, inputs: Mapping[str, str], console: Console | None
 ) -> None:
-    """Run `job` to its end, from scratch or from its newest checkpoint; StoppedError where it ends before that."""
+    """Run `job` to its end, from scratch or from its newest checkpoint; StoppedError where it ends before that,
+    KeyboardInterrupt where Ctrl-C asked for it.
+    """
     with connected(config.cluster.address) as size:
         describe_run(
             config, manifest, inputs, task=job.task, total_steps=job.total_steps, code_version=job.code_version
@@ -103,19 +104,15 @@ def run_training(
         take_stopped(job.directory)
         withdraw_stop(job.directory)
         _tell_damaged(job.directory, console)
-        with progress_bar(job.directory, job.total_steps, console), stopping_on_sigterm(job.directory):
+        with (
+            asking_on_signals(job.directory, console) as signals,
+            progress_bar(job.directory, job.total_steps, console),
+        ):
             if config.runs_in_process:
                 run_in_process(job, config.cluster.use_gpu)
             else:
                 _train_on_workers(config, job, size)
-    stopped = take_stopped(job.directory)
-    if stopped:
-        step, why = stopped.step, stopped.why
-        if why == PAUSED:
-            raise PausedError(f"paused after step {step} (training.pause_at)", step)
-        if why == AS_ASKED:
-            why = f"stopped after step {step}, as asked; the same command resumes from there"
-        raise StoppedError(why, step)
+    raise_if_stopped(job.directory, signals.is_interrupted)
 
 
 def _tell_damaged(run_directory: Path, console: Console | None) -> None:
@@ -146,42 +143,6 @@ def _train_on_workers(config: RunConfig, job: TrainingJob, size: ClusterSize) ->
     )
 
 
-class StoppedError(RuntimeError):
-    """A run that ended in good order before its last step; the message says why and what can be done."""
-
-    def __init__(self, message: str, step: int) -> None:
-        super().__init__(message, step)  # both in `args`, from which pickle makes the error again
-        self.step = step
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-class PausedError(StoppedError):
-    """A run that came to `training.pause_at`."""
-
-
-@contextmanager
-def stopping_on_sigterm(run_directory: Path) -> Iterator[None]:
-    """Inside the body, SIGTERM asks the workers to save a checkpoint and end; a second one ends the process at once.
-
-    `ray job stop` sends it, and so do batch systems before they kill.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # in a sweep's trial: signals belong to the main thread
-        return
-
-    def ask(number: int, frame: object) -> None:
-        request_stop(run_directory)
-        signal.signal(signal.SIGTERM, before)
-
-    before = signal.signal(signal.SIGTERM, ask)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def check_same_run(config: RunConfig, inputs: Mapping[str, str]) -> None:
     """ValueError where the run directory holds a run of other settings or of other inputs, finished or not.
 
@@ -209,9 +170,12 @@ def check_same_run(config: RunConfig, inputs: Mapping[str, str]) -> None:
     ]
     if changed:
         faults = "\n  ".join(changed)
+        further = ""
+        if isinstance(config, PretrainConfig) and is_finished(config.directory):
+            further = f"\nTo train its model further: pretrained={config.directory / MODEL_DIRECTORY} and another name"
         raise ValueError(
             f"name: {config.directory} holds a run of other settings; choose another name, or the settings it was "
-            f"started with:\n  {faults}"
+            f"started with:\n  {faults}{further}"
         )
 
 
@@ -232,10 +196,10 @@ def progress_bar(run_directory: Path, total_steps: int, console: Console | None)
         yield
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[metrics]}"),
+        TextColumn("{task.fields[metrics]}", markup=False),
         TimeRemainingColumn(),
     )
     done = threading.Event()

@@ -77,7 +77,7 @@ class TrainingJob(Section):
             task_options=config.objective.task_options,
             data=config.corpus.resolve(),
             model=config.model,
-            pretrained=None,
+            pretrained=config.pretrained.resolve() if config.pretrained else None,
             probe=probe,
             name=config.name,
             configuration=config.configuration,

@@ -14,7 +14,7 @@ import torch
 
 from proteinlm.models.config import CNN_NAME, shape_name
 from proteinlm.models.encoder import LanguageModelHead
-from proteinlm.models.pretrained import load_pretrained, save_pretrained
+from proteinlm.models.pretrained import content_hash_of, load_pretrained, save_pretrained
 from proteinlm.platform.batches.order import micro_batches_per_step
 from proteinlm.platform.batches.stream import training_steps
 from proteinlm.platform.data.manifest import read_manifest
@@ -143,8 +143,13 @@ def _meter(job: TrainingJob, cursor: Cursor, device: torch.device, *, is_encoder
 def make_model(job: TrainingJob, task: Task) -> TaskModel:
     """Make encoder and head, equal on all workers: everything random is drawn from the job's seed."""
     torch.manual_seed(job.seed)
-    encoder = load_pretrained(job.pretrained).encoder if job.pretrained and not job.is_cnn else None
-    return make_task_model(task, _finetuned(job), encoder)
+    if job.pretrained is None or job.is_cnn:
+        return make_task_model(task, _finetuned(job))
+    start = load_pretrained(job.pretrained)
+    model = make_task_model(task, _finetuned(job), start.encoder)
+    if job.verb == "pretrain" and start.head is not None:  # the token table is the encoder's own
+        model.head.load_state_dict(start.head.state_dict())
+    return model
 
 
 def _finetuned(job: TrainingJob, **extra: object) -> Finetuned:
@@ -172,7 +177,7 @@ def finish(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         steps=chosen.step if chosen else outcome.step,
         residues=outcome.residues,
-        settings={"chosen": asdict(chosen)} if chosen else None,
+        settings=_extras(job, chosen),
         longest_scored=longest_scored(job.model),
     )
     is_pretraining = job.verb == "pretrain"
@@ -191,6 +196,14 @@ def finish(
     elif job.keep_model:
         save_finetuned(job.directory / MODEL_DIRECTORY, model, _finetuned(job, **extra))
     mark_finished(job.directory, outcome.step)
+
+
+def _extras(job: TrainingJob, chosen: Chosen | None) -> dict[str, object] | None:
+    """What rows say beside the figures: the chosen step, and which weights a pretraining started from."""
+    said: dict[str, object] = {"chosen": asdict(chosen)} if chosen else {}
+    if job.verb == "pretrain" and job.pretrained:
+        said["pretrained"] = content_hash_of(job.pretrained)
+    return said or None
 
 
 def make_engine(

@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch import distributed as dist
 
 from proteinlm.platform.storage.atomic import write_atomically
-from proteinlm.platform.storage.run_directory import BEST_FOLDER
+from proteinlm.platform.storage.run_directory import BEST_FOLDER, first_fault, read_json
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.job import Run
 
 MEMORY_FILE = "selection.json"
+ACCEPTED = "a list of [step, value]"
 
 
 @dataclass(frozen=True)
@@ -140,5 +142,12 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _remembered(folder: Path) -> list[tuple[int, float]]:
+    """Every validation so far: (step, value); ValueError that names the file where it does not say it."""
     memory = folder / MEMORY_FILE
-    return [(step, value) for step, value in json.loads(memory.read_text())] if memory.is_file() else []
+    if not memory.is_file():
+        return []
+    values = read_json(memory, ACCEPTED)
+    try:
+        return TypeAdapter(list[tuple[int, float]]).validate_python(values)
+    except ValidationError as error:
+        raise ValueError(f"{memory} is damaged: {first_fault(error)}; accepted: {ACCEPTED}") from None

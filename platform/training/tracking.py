@@ -22,14 +22,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from proteinlm.platform.settings.yaml_text import shown
 from proteinlm.platform.storage.atomic import write_atomically
-from proteinlm.platform.storage.run_directory import METRICS_FILE, TENSORBOARD_FOLDER
+from proteinlm.platform.storage.run_directory import METRICS_FILE, TENSORBOARD_FOLDER, parse_json
 
 if TYPE_CHECKING:
     from ray.util.metrics import Gauge
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from torch.utils.tensorboard import SummaryWriter
 
+LARGEST = 1e300
+"""No metric is larger: sums and quotients of two stay finite."""
 HEAD_BYTES = 65536
 """Bytes at the start of an event file that are searched for the run's settings and its end."""
 
@@ -53,9 +56,13 @@ class MetricsTail:
         self._file: tuple[int, int] | None = None
         """Device and inode of the file that was read: `forget_after` replaces the file."""
         self._offset = 0
+        self._lines = 0
 
     def read(self) -> tuple[list[dict[str, Any]], bool]:
-        """Return the rows since the last call, and whether the file was replaced, so that these are all its rows."""
+        """Return the rows since the last call, and whether the file was replaced, so that these are all its rows.
+
+        ValueError, with file and line, for a whole line that is no row.
+        """
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
@@ -64,16 +71,34 @@ class MetricsTail:
             status = os.fstat(file.fileno())
             is_new = (status.st_dev, status.st_ino) != self._file or status.st_size < self._offset
             if is_new:
-                self._file, self._offset = (status.st_dev, status.st_ino), 0
+                self._file, self._offset, self._lines = (status.st_dev, status.st_ino), 0, 0
             file.seek(self._offset)
             added = file.read()
         whole = added[: added.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [_as_row(line) for line in whole.splitlines()], is_new
+        rows = []
+        for line in whole.split(b"\n")[:-1]:
+            self._lines += 1
+            try:
+                rows.append(_as_row(line))
+            except ValueError as error:
+                raise ValueError(f"{self._path}, line {self._lines} is no row of metrics: {error}") from None
+        return rows, is_new
 
 
 def _as_row(line: bytes) -> dict[str, Any]:
-    return {name: math.nan if value is None else value for name, value in json.loads(line).items()}
+    """The metrics of a line by name; ValueError unless it has a step, and numbers (NaN for null) alone."""
+    values = parse_json(line)
+    if not isinstance(values, dict):
+        raise ValueError(f"found {shown(values)}; accepted: a JSON object")
+    step = values.get("step")
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= LARGEST:
+        raise ValueError(f"step: found {shown(step)}; accepted: a whole number from 0 on")
+    for name, value in values.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+        if value is not None and not is_number:
+            raise ValueError(f"{shown(name)}: found {shown(value)}; accepted: a number or null")
+    return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 def _as_line(row: Mapping[str, float]) -> str:

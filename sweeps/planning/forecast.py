@@ -5,13 +5,13 @@ a matrix product reaches on this machine now. Work beside matrix products is cov
 for each trial (settings `estimate`).
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
+from proteinlm.cluster.connect import usable_cores
 from proteinlm.platform.results.formatting import amount, duration, scientific
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.sweeps.planning.config import EstimateSection, SweepConfig
@@ -35,7 +35,7 @@ class Forecast:
 
 def forecast(sweep: SweepConfig, plan: Plan, costs: Mapping[str, Cost]) -> Forecast:
     """Estimate how long the plan takes on a machine like this one; `costs` are those of its pretraining trials."""
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     workers_at_once = float(sweep.max_concurrent * sweep.workers_per_trial) if sweep.max_concurrent else float(cores)
     rate = sweep.estimate.flops_per_worker or measured_rate(sweep.estimate, plan, workers_at_once)
     models = {trial.name: trial.config.model for trial in plan.trials if isinstance(trial.config, PretrainConfig)}

@@ -71,6 +71,8 @@ def identity(config: PretrainConfig | FinetuneConfig, model: Trial | None = None
     values = {name: value for name, value in settings_of_result(config).items() if value is not None and name != SEED}
     if isinstance(config, PretrainConfig):
         values["corpus"] = _content(config.corpus, lambda: read_manifest(config.corpus).content_hash)
+        if start := config.pretrained:
+            values["pretrained"] = _content(start, lambda: content_hash_of(start))
         if probe := config.probe:
             values["probe.data"] = _content(
                 probe.data, lambda: records_digest(CONTACTS, probe.data, SplitOptions(config.seed))

@@ -177,7 +177,7 @@ def device_time(runs: Sequence[Path]) -> str | None:
 
 def training_seconds(run_directory: Path) -> float:
     """Seconds that the run spent in training steps; steps that a resumed run repeated count once."""
-    rows = [row for row in read_metrics(run_directory) if row.get("residues_per_s")]
+    rows = [row for row in read_metrics(run_directory) if row.get("residues_per_s") and "residues" in row]
     seen = [0.0, *(row["residues"] for row in rows)]
     stretches = zip(pairwise(seen), rows, strict=True)
     return float(sum((now - before) / row["residues_per_s"] for (before, now), row in stretches))

@@ -15,19 +15,26 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from proteinlm.platform.storage.run_directory import (
     ATTEMPTS_FILE,
     METRICS_FILE,
+    first_fault,
     is_finished,
+    parse_json,
     read_failed,
     read_halted,
 )
 
 LONGEST = 300
 """Characters of a reason that tables show."""
+LAST_TIME, MOST_DEVICES = 1e11, 1e6
+"""Seconds since 1970 (in the year 5138), and devices of a trial: what lies beyond was not written by a sweep."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +91,14 @@ def attempts(run_directory: Path) -> list[Attempt]:
     metrics = run_directory / METRICS_FILE
     last_sign = metrics.stat().st_mtime if metrics.is_file() else -math.inf
     spans = []
-    for index, event in enumerate(events):
-        if event["event"] != "start":
+    for event, following in zip_longest(events, events[1:]):
+        if event.event != "start":
             continue
-        following: dict[str, Any] = {"event": "none", "time": math.inf}
-        if index + 1 < len(events):
-            following = events[index + 1]
-        end = following["time"] if following["event"] == "end" else min(last_sign, following["time"])
-        spans.append(Attempt(event["time"], max(event["time"], end), event["devices"], event["device"]))
+        if following is None:
+            end = last_sign
+        else:
+            end = following.time if following.event == "end" else min(last_sign, following.time)
+        spans.append(Attempt(event.time, max(event.time, end), event.devices, event.device))
     return spans
 
 
@@ -103,18 +110,35 @@ def device_seconds(run_directory: Path) -> dict[str, float]:
     return held
 
 
-def _events(path: Path) -> list[dict[str, Any]]:
-    """Lines of `attempts.jsonl`; one that was cut off by a kill is left out."""
+@dataclass(frozen=True)
+class _Event:
+    """A line of attempts.jsonl; the end of an attempt says the time alone."""
+
+    event: Literal["start", "end"]
+    time: Annotated[float, Field(ge=0, lt=LAST_TIME)]
+    devices: Annotated[float, Field(ge=0, lt=MOST_DEVICES)] = 0.0
+    device: Literal["core", "gpu"] = "core"
+
+
+def _events(path: Path) -> list[_Event]:
+    """Lines of `attempts.jsonl`; one that was cut off by a kill is left out.
+
+    ValueError, with file and line, for one that is whole JSON but no event.
+    """
     if not path.is_file():
         return []
-    events = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    events, kind = [], TypeAdapter(_Event)
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         try:
-            event = json.loads(line)
+            values = parse_json(line)
         except ValueError:
             continue
-        if isinstance(event, dict):
-            events.append(event)
+        try:
+            events.append(kind.validate_python(values))
+        except ValidationError as error:
+            raise ValueError(f"{path}, line {number} is no event of an attempt: {first_fault(error)}") from None
+        if events[-1].event == "start" and not {"devices", "device"} <= values.keys():
+            raise ValueError(f"{path}, line {number} is no event of an attempt: a start says devices and device")
     return events
 
 
@@ -137,14 +161,14 @@ def attempt(run_directory: Path, devices: float, device: str, scheduled: float) 
 
 def _end_killed_attempt(run_directory: Path) -> None:
     """Record the end of an earlier attempt that was killed: the run's last sign of life."""
-    path, metrics = run_directory / ATTEMPTS_FILE, run_directory / METRICS_FILE
-    if path.is_file() and metrics.is_file():
-        last = path.read_text().splitlines()[-1:]
-        if last and '"event": "start"' in last[0]:
-            _note(run_directory, {"event": "end", "time": metrics.stat().st_mtime})
+    metrics, events = run_directory / METRICS_FILE, _events(run_directory / ATTEMPTS_FILE)
+    if events and events[-1].event == "start" and metrics.is_file():
+        _note(run_directory, {"event": "end", "time": metrics.stat().st_mtime})
 
 
 def _note(run_directory: Path, said: dict[str, Any]) -> None:
     run_directory.mkdir(parents=True, exist_ok=True)
-    with (run_directory / ATTEMPTS_FILE).open("a") as file:
-        file.write(json.dumps(said) + "\n")
+    with (run_directory / ATTEMPTS_FILE).open("ab+") as file:
+        file.seek(max(0, file.tell() - 1))
+        is_cut_off = file.read(1) not in (b"", b"\n")  # a kill's half line must not spoil the next one
+        file.write(b"\n" * is_cut_off + json.dumps(said).encode() + b"\n")

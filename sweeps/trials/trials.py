@@ -39,7 +39,8 @@ from proteinlm.platform.storage.run_directory import (
     mark_failed,
     mark_halted,
 )
-from proteinlm.platform.training.driver import PausedError, StoppedError, check_same_run, hold_directory, hold_run
+from proteinlm.platform.training.driver import check_same_run, hold_directory, hold_run
+from proteinlm.platform.training.stopping import PausedError, StoppedError
 from proteinlm.platform.training.tracking import last_logged_step, read_metrics
 from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.trials.halving import Halving

@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import string
 import tempfile
@@ -30,11 +31,15 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-SECONDS_FOR_ONE = 5.0
-"""A try that takes longer hangs."""
+SECONDS_FOR_ONE = 30.0
+"""A try that takes longer hangs. A busy machine may stall for seconds: what a try computes has a limit of its own."""
+COMPUTED_FOR_ONE = 3.0
+"""Seconds of the processor that a try may take; the first one of a child loads libraries."""
 MEMORY_FOR_ONE = 1 << 30
 """Bytes that a child may take beyond what it had at its start."""
 LONGEST_MESSAGE = 4000
+LONGEST_PIECE = 4 << 20
+"""Bytes that one damage adds: to write and read more takes the time that tries should."""
 TRIES_OF_A_CHILD = 500
 """Then a new one starts, so that what one try leaves behind does not help or hurt many others."""
 
@@ -52,6 +57,10 @@ class Target:
     """Pieces of this format that damage also inserts."""
     must_name: bool = True
     """Whether a refusal must have the file's name in it."""
+    damage: Callable[[bytes, random.Random], bytes] | None = None
+    """Takes the place of `damaged`, where given."""
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    """Other files of the directory, by path below it: they are there whole. The name of a file may be a path too."""
 
 
 @dataclass
@@ -99,7 +108,7 @@ def _damage(content: bytes, generator: random.Random, words: Sequence[bytes]) ->
         lambda: content[:first] + piece + content[first + len(piece) :],
         lambda: content[:first] + generator.randbytes(generator.randint(1, 16)) + content[first:],
         lambda: _flipped(content, first, 1 << generator.randrange(8)),
-        lambda: content[:first] + piece * generator.choice((10, 1000, 100_000)) + content[first:],
+        lambda: content[:first] + (piece * generator.choice((10, 1000, 100_000)))[:LONGEST_PIECE] + content[first:],
         lambda: content.replace(*generator.choice([(b"\n", b"\r"), (b"\n", b"\r\n"), (b"\n", b""), (b",", b";")])),
         lambda: content.decode("latin-1").swapcase().encode("latin-1", "replace"),
         lambda: content[last:] + content[:last],
@@ -156,8 +165,9 @@ def _run_child(target: Target, seed: int, findings: Findings, folder: Path, end:
             child.kill()
         child.join()
     if findings.found and findings.found[-1].startswith(f"try {findings.tries - 1} "):
-        for path in folder.glob("now-*"):
-            path.replace(folder / f"finding-{target.name}-{seed}-{findings.tries - 1}-{path.name[4:]}")
+        for path in folder.glob("now/**/*"):
+            if path.name in {Path(name).name for name in target.honest}:
+                path.replace(folder / f"finding-{target.name}-{seed}-{findings.tries - 1}-{path.name}")
 
 
 def _count(findings: Findings, number: int, outcome: str, text: str) -> None:
@@ -179,13 +189,17 @@ def _child(target: Target, seed: int, first: int, folder: Path, pipe: Connection
             break
         generator = random.Random(f"{target.name} {seed} {number}")
         name = generator.choice(sorted(target.honest))
-        path = folder / f"now-{name}"
-        path.write_bytes(damaged(target.honest[name], generator, target.words))
+        shutil.rmtree(folder / "now", ignore_errors=True)
+        path = folder / "now" / name
+        honest = target.honest[name]
+        broken = target.damage(honest, generator) if target.damage else damaged(honest, generator, target.words)
+        for other, content in {**target.beside, name: broken}.items():
+            (folder / "now" / other).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "now" / other).write_bytes(content)
         outcome, text = attempt(target, path)
         pipe.send((number, outcome, text))
         if outcome not in ("read", "refused"):
             break
-        path.unlink(missing_ok=True)
     pipe.send(None)
 
 
@@ -197,7 +211,7 @@ def _limit_memory() -> None:
 
 def attempt(target: Target, path: Path) -> tuple[str, str]:
     """What came of reading `path`: "read", "refused" with the error's kind, or what is wrong with a description."""
-    begin = time.monotonic()
+    begin, computed = time.monotonic(), time.process_time()
     try:
         target.read(path)
         outcome, text = "read", ""
@@ -209,8 +223,9 @@ def attempt(target: Target, path: Path) -> tuple[str, str]:
     except Exception:
         outcome, text = "traceback", traceback.format_exc()[-1500:]
     took = time.monotonic() - begin
-    if took > SECONDS_FOR_ONE:
-        outcome, text = "hang", f"{took:.1f} seconds ({outcome})"
+    computed = time.process_time() - computed
+    if took > SECONDS_FOR_ONE or computed > COMPUTED_FOR_ONE:
+        outcome, text = "hang", f"{took:.1f} seconds, {computed:.1f} of the processor ({outcome})"
     return outcome, text
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import runner
+from tests.fuzz import records, runner, sequences, settings
 from tests.fuzz.runner import Target, attempt, damaged, fuzz
-from tests.fuzz.sequences import TARGETS
+
+TARGETS = (*sequences.TARGETS, *records.TARGETS, *settings.TARGETS)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_damaged_sequence_files_are_read_or_refused_by_name(target: Target) -> None:
+def test_damaged_files_are_read_or_refused_by_name(target: Target) -> None:
     findings = fuzz(target, seconds=2.5, seed=1)
     assert findings.found == []
     assert findings.tries > 50

@@ -10,8 +10,9 @@ import torch
 
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig, expand_preset
-from proteinlm.models.encoder import ProteinEncoder
+from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.packed import pack
+from proteinlm.models.pretrained import save_pretrained
 from proteinlm.tasks.task import Batch, Task, TaskModel, Window
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ ESM_SHAPE = {
     "vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32, "hidden_size": 48, "num_hidden_layers": 3,
     "num_attention_heads": 4, "intermediate_size": 100, "max_position_embeddings": 42, "layer_norm_eps": 1e-5,
     "position_embedding_type": "rotary", "token_dropout": True, "emb_layer_norm_before": False,
+}  # fmt: skip
+SMALLEST_ESM = {
+    **ESM_SHAPE, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
 }  # fmt: skip
 
 SEQUENCES = ("MKTAYIAKQR", "GAVLIX", "WWDEEKR")
@@ -82,6 +86,23 @@ def saved_esm(directory: Path, kind: str = "EsmForMaskedLM", **changes: object) 
     model = esm_model(kind, **changes)
     model.save_pretrained(directory)
     return model
+
+
+def esm_as_bin(directory: Path) -> Path:
+    """A small ESM directory with its weights in pytorch_model.bin, which is returned."""
+    directory.mkdir(parents=True)
+    model = esm_model(**SMALLEST_ESM)
+    model.config.save_pretrained(directory)
+    torch.save(model.state_dict(), directory / "pytorch_model.bin")
+    return directory / "pytorch_model.bin"
+
+
+def saved_ours(directory: Path) -> Path:
+    """A small pretrained directory of this program; its weights file is returned."""
+    torch.manual_seed(0)
+    encoder = ProteinEncoder(ModelConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+    save_pretrained(directory, encoder, LanguageModelHead(encoder.config, encoder.token_embedding), {})
+    return directory / "model.safetensors"
 
 
 def padded(tokens: np.ndarray, lengths: np.ndarray, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -119,6 +119,8 @@ def test_a_record_that_is_no_protein_is_told_by_its_letters_or_its_header(text: 
         "GATTACA",  # a peptide
         "ACGTACGTACGTACGTACG",  # 19 letters
         "A" * 60,
+        "TA" * 15,  # two of the four bases
+        "GSTEGSTEGHSTPGLEGSTPEGSTLEH",  # states of secondary structure, but no runs
         "GA" * 50,
         "GAGAGS" * 20,  # silk
         "GGGGS" * 20,

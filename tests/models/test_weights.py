@@ -15,31 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from proteinlm.models.config import ModelConfig
-from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
-from proteinlm.models.pretrained import load_pretrained, read_config, save_pretrained
+from proteinlm.models.pretrained import check_pretrained, load_pretrained, read_config
 from proteinlm.models.weights import read_weights
-from tests.made.small_models import ESM_SHAPE, esm_model, saved_esm
+from tests.made.small_models import SMALLEST_ESM, esm_as_bin, saved_esm, saved_ours
 
-SHAPE = {**ESM_SHAPE, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
-
-
-def esm_as_bin(directory: Path) -> Path:
-    """A small ESM directory with its weights in pytorch_model.bin, which is returned."""
-    directory.mkdir(parents=True)
-    model = esm_model(**SHAPE)
-    model.config.save_pretrained(directory)
-    torch.save(model.state_dict(), directory / "pytorch_model.bin")
-    return directory / "pytorch_model.bin"
-
-
-def ours(directory: Path) -> Path:
-    """A small directory of this program; its weights file is returned."""
-    torch.manual_seed(0)
-    encoder = ProteinEncoder(ModelConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
-    save_pretrained(directory, encoder, LanguageModelHead(encoder.config, encoder.token_embedding), {})
-    return directory / "model.safetensors"
 
 
 def changed(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -74,7 +54,7 @@ FILES = (
 @pytest.mark.parametrize("name", FILES)
 def test_code_in_any_file_of_a_directory_is_not_run(tmp_path: Path, name: str, kind: str) -> None:
     hacked = tmp_path / "HACKED"
-    for make in (esm_as_bin, ours):
+    for make in (esm_as_bin, saved_ours):
         directory = tmp_path / make.__name__
         make(directory)
         if name == "pytorch_model-00001-of-00001.bin":
@@ -86,7 +66,7 @@ def test_code_in_any_file_of_a_directory_is_not_run(tmp_path: Path, name: str, k
         else:
             torch.save({"x": Gadget(hacked)}, directory / name)
         is_read = make is esm_as_bin and name != "pytorch_model.bin.index.json"
-        is_read |= make is ours and name in ("config.json", "model.safetensors")
+        is_read |= make is saved_ours and name in ("config.json", "model.safetensors")
         if is_read:
             with pytest.raises(ValueError, match=name.replace("model.", "model\\.")):
                 load_pretrained(directory)
@@ -172,13 +152,13 @@ NO_WEIGHTS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
 @pytest.mark.parametrize("fault", NO_WEIGHTS)
 def test_weights_that_are_none_are_refused_by_file_and_tensor(tmp_path: Path, fault: str) -> None:
     change, message = NO_WEIGHTS[fault]
-    saved_esm(tmp_path / "shards", **SHAPE).save_pretrained(tmp_path / "shards", max_shard_size="1KB")
+    saved_esm(tmp_path / "shards", **SMALLEST_ESM).save_pretrained(tmp_path / "shards", max_shard_size="1KB")
     (tmp_path / "shards/model.safetensors").unlink()
     index = json.loads((tmp_path / "shards/model.safetensors.index.json").read_text())["weight_map"]
-    saved_esm(tmp_path / "plain", **SHAPE)
+    saved_esm(tmp_path / "plain", **SMALLEST_ESM)
     name = "esm.encoder.layer.0.attention.self.key.bias"
     for file, tensor in (
-        (ours(tmp_path / "ours"), "encoder.layers.0.attention.output.bias"),
+        (saved_ours(tmp_path / "ours"), "encoder.layers.0.attention.output.bias"),
         (tmp_path / "plain/model.safetensors", name),
         (tmp_path / "shards" / index[name], name),
         (esm_as_bin(tmp_path / "bin"), name),
@@ -188,6 +168,29 @@ def test_weights_that_are_none_are_refused_by_file_and_tensor(tmp_path: Path, fa
         changed(file, lambda state, tensor=tensor: state.update({tensor: change(state[tensor]).contiguous()}))
         with pytest.raises(ValueError, match=f"{file.name}: {tensor.removeprefix('esm.')} .*{message}"):
             load_pretrained(file.parent)
+
+
+def test_tensors_that_do_not_fit_are_named_before_values_are_read(tmp_path: Path) -> None:
+    for file, tensor in (
+        (saved_ours(tmp_path / "ours"), "encoder.layers.0.attention.output.bias"),
+        (esm_as_bin(tmp_path / "bin"), "esm.encoder.layer.0.attention.self.key.bias"),
+    ):
+        assert check_pretrained(file.parent) == read_config(file.parent)
+        for value, message in ((torch.zeros(3), r"\[3\]"), (torch.zeros(8).bool(), "torch.bool")):
+            changed(file, lambda state, value=value, tensor=tensor: state.update({tensor: value}))
+            with pytest.raises(ValueError, match=f"{file.name}: .*{message}"):
+                check_pretrained(file.parent)
+        changed(file, lambda state, tensor=tensor: state.pop(tensor))
+        with pytest.raises(ValueError, match="1 missing"):
+            check_pretrained(file.parent)
+
+
+def test_what_a_safetensors_header_says_reaches_no_terminal_as_it_is(tmp_path: Path) -> None:
+    file = saved_ours(tmp_path / "ours")
+    file.write_bytes(file.read_bytes().replace(b'"F32"', '"\ufeff"'.encode(), 1))
+    with pytest.raises(ValueError, match="is not a whole safetensors file") as caught:
+        load_pretrained(file.parent)
+    assert str(caught.value).isprintable()
 
 
 def test_double_precision_is_read_where_fp32_holds_it(tmp_path: Path) -> None:
@@ -230,7 +233,7 @@ CONFIGS: dict[str, tuple[Callable[[str], str], str]] = {
 }
 
 
-@pytest.mark.parametrize("make", [esm_as_bin, ours])
+@pytest.mark.parametrize("make", [esm_as_bin, saved_ours])
 @pytest.mark.parametrize("fault", CONFIGS)
 def test_a_config_that_is_none_is_named(tmp_path: Path, fault: str, make: Callable[[Path], Path]) -> None:
     change, message = CONFIGS[fault]
@@ -244,7 +247,7 @@ def test_a_config_that_is_none_is_named(tmp_path: Path, fault: str, make: Callab
 
 
 def test_a_byte_order_mark_before_the_config_is_passed_over(tmp_path: Path) -> None:
-    file = ours(tmp_path / "model").parent / "config.json"
+    file = saved_ours(tmp_path / "model").parent / "config.json"
     file.write_text("\ufeff" + file.read_text(), encoding="utf-8")
     load_pretrained(file.parent)
 
@@ -262,7 +265,7 @@ SIZES = {
 def test_sizes_of_no_model_are_refused_at_once(tmp_path: Path, field: str) -> None:
     value = SIZES[field]
     esm_as_bin(tmp_path / "esm")
-    ours(tmp_path / "ours")
+    saved_ours(tmp_path / "ours")
     our_field = field.replace("max_position_embeddings", "max_positions")
     for directory in ("esm", "ours"):
         file = tmp_path / directory / "config.json"
@@ -272,7 +275,7 @@ def test_sizes_of_no_model_are_refused_at_once(tmp_path: Path, field: str) -> No
         section |= {"position_embedding_type": "absolute"} if directory == "esm" else {"position": "learned"}
         file.write_text(json.dumps(described))
         began = time.perf_counter()
-        for reading in (read_config, load_pretrained):
+        for reading in (read_config, check_pretrained, load_pretrained):
             with pytest.raises(ValueError, match=f"config.json.*{our_field}") as caught:
                 reading(tmp_path / directory)
             assert len(str(caught.value)) < 700
@@ -291,7 +294,7 @@ def test_a_pointer_of_git_lfs_is_called_by_its_name_before_weights_are_read(tmp_
 
 
 def test_an_index_that_misleads_is_refused(tmp_path: Path) -> None:
-    saved_esm(tmp_path / "esm", **SHAPE).save_pretrained(tmp_path / "esm", max_shard_size="1KB")
+    saved_esm(tmp_path / "esm", **SMALLEST_ESM).save_pretrained(tmp_path / "esm", max_shard_size="1KB")
     (tmp_path / "esm/model.safetensors").unlink()
     index = tmp_path / "esm/model.safetensors.index.json"
     whole = json.loads(index.read_text())
@@ -331,7 +334,7 @@ def test_weights_of_other_programs_are_called_by_their_names(tmp_path: Path) -> 
         (tmp_path / "esm" / name).unlink()
 
 
-@pytest.mark.parametrize("make", [ours, esm_as_bin])
+@pytest.mark.parametrize("make", [saved_ours, esm_as_bin])
 def test_single_bit_flips_are_noticed_or_change_nothing(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     """Ours by the digest, all of them; in a .bin by the archive's CRC-32, but for headers that nothing reads."""
     file = make(tmp_path / "model")
@@ -357,4 +360,4 @@ def test_single_bit_flips_are_noticed_or_change_nothing(tmp_path: Path, make: Ca
             assert all(torch.equal(tensor, same[name]) for name, tensor in module.state_dict().items())
     print(f"{file.name}: {noticed} of 100 flips noticed")
     assert noticed == named
-    assert noticed == 100 if make is ours else noticed > 50
+    assert noticed == 100 if make is saved_ours else noticed > 50

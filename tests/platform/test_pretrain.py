@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -133,6 +134,29 @@ def test_a_terminated_driver_leaves_a_checkpoint_of_its_last_step(folder: Path, 
     assert (run.directory / f"step_{stopped:08d}_by_2" / "cursor.json").is_file()
     pretrain(run)
     assert losses(run) == losses(whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 1)])
+def test_a_signal_to_the_whole_terminal_leaves_a_checkpoint_too(
+    folder: Path, number: signal.Signals, code: int
+) -> None:
+    """Ctrl-C and a closing terminal reach Ray's processes as well; nothing of the embedded Ray is left behind."""
+    run = config(folder, f"terminal-{number.name}")
+    (folder / f"{run.name}.yaml").write_text(to_yaml(run))
+    command = [sys.executable, "-m", "proteinlm", "pretrain", str(folder / f"{run.name}.yaml")]
+    with tempfile.TemporaryDirectory(prefix="plm-") as place:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        driver = subprocess.Popen(
+            command, cwd=ROOT, **streams, env=os.environ | {"TMPDIR": place}, start_new_session=True
+        )
+        wait_for_step(run, 5)
+        os.killpg(driver.pid, number)
+        said = " ".join(driver.communicate(timeout=120)[0].split())
+        assert list(Path(place, "ray").glob("session_*")) == []
+    assert driver.returncode == code, said
+    assert "the run saves a checkpoint and ends" in said
+    assert "as asked; the same command resumes from there" in said
+    assert len(list(run.directory.glob("step_*_by_2/cursor.json"))) == 1
 
 
 def train_workers(driver: int) -> list[psutil.Process]:

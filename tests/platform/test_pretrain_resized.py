@@ -7,7 +7,7 @@ import pytest
 
 from proteinlm.platform.pretrain import pretrain
 from proteinlm.platform.storage.run_directory import request_stop
-from proteinlm.platform.training.driver import StoppedError
+from proteinlm.platform.training.stopping import StoppedError
 from proteinlm.platform.training.tracking import read_metrics
 from tests.made.small_corpus import write_small_corpus
 from tests.made.small_pretraining import config, losses, wait_for_step

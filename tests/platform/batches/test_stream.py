@@ -130,3 +130,16 @@ def test_validation_scores_every_row_once_with_the_same_masks(corpus: tuple[Path
     assert len({len(mine) for mine, _ in shared}) == 1, "workers must run the same number of forward passes"
     together = sorted(content(batch) for mine, counted in shared for batch in mine[:counted])
     assert together == sorted(content(batch) for batch in alone)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_shard_that_is_damaged_or_gone_is_named_in_one_line(tmp_path: Path) -> None:
+    manifest = write_small_corpus(tmp_path)
+    file = tmp_path / manifest.split("train").shards[0].file
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    for what in ("is damaged or was exchanged: its checksum is not that of manifest.json", "is missing; "):
+        with pytest.raises(ValueError, match=what) as caught:
+            stream((tmp_path, manifest), 0, int(plan((tmp_path, manifest)).steps_per_epoch))
+        assert str(caught.value).startswith(f"{file} {what}")
+        assert len(str(caught.value).splitlines()) == 1
+        file.unlink(missing_ok=True)

@@ -227,14 +227,14 @@ def test_nucleic_acids_among_proteins_are_rejects_of_their_own_reason(tmp_path: 
     chains = b">1000_X mol:na length:9  RNA (9-MER)\nAGAUCUACU\n>1001_Y mol:na length:19\nGTACTGCATCCTAGCCTGA\n"
     source = fasta(tmp_path, fasta_text(PROTEINS) + chains)
     message = (
-        r"2 of 402 records were rejected.*max_reject_fraction\): 2 nucleotides, not a protein \(accept_non_protein"
+        r"2 of 402 records were rejected.*max_reject_fraction\): 2 x nucleotides, not a protein \(accept_non_protein"
     )
     with pytest.raises(ValueError, match=message):
         build(tmp_path, source, max_reject_fraction=0.001)
     counts = build(tmp_path, source).counts
     assert counts == {**counts, "read": 402, "kept": 400, "rejected": 2}
     assert reject_reasons(tmp_path / "out" / "rejects.jsonl") == (
-        "2 nucleotides, not a protein (accept_non_protein takes it)"
+        "2 x nucleotides, not a protein (accept_non_protein takes it)"
     )
 
 
@@ -247,7 +247,7 @@ def test_a_record_of_megabytes_is_one_reject_with_its_line(tmp_path: Path) -> No
         assert counts == {**counts, "read": 401, "kept": 400, "rejected": 1}
         (reject,) = map(json.loads, (tmp_path / out / "rejects.jsonl").read_text().splitlines())
         assert (reject["id"], reject["line"]) == ("long", half.count(b"\n") + 1)
-        assert reject["reason"].startswith("3,145,735 bytes in one record; accepted: 1,112,576 (max_length 1,000")
+        assert reject["reason"].startswith("a record of 3,145,735 bytes; accepted: 1,112,576 (max_length 1,000")
 
 
 @pytest.mark.parametrize("newline", [b"\r", b"\r\n"])
@@ -279,6 +279,17 @@ def test_counts_that_do_not_add_up_fail_the_build(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(corpus_build, "gather", gather)
     with pytest.raises(RuntimeError, match=r"out: the counts do not add up \(read 400, kept 39\d, rejected 0"):
         build(tmp_path, fasta(tmp_path))
+    assert left_over(tmp_path, "a.fasta")
+
+
+def test_a_source_that_changes_while_it_is_read_fails_the_build(tmp_path: Path) -> None:
+    source = fasta(tmp_path)
+
+    def change(what: str, done: int, total: int | None) -> None:
+        source.write_bytes(fasta_text(random_proteins(400, seed=1)))
+
+    with pytest.raises(ValueError, match=r"a\.fasta: changed while the corpus was built from it; build it again"):
+        build(tmp_path, source, on_progress=change)
     assert left_over(tmp_path, "a.fasta")
 
 

@@ -146,13 +146,15 @@ def test_proteins_and_records_above_the_limit_are_rejects_that_name_the_setting(
         Protein(2, "b", b"ACDEFGHIKL", None, None),
     ]
     most = short._config.max_record_bytes
-    reason = f"bytes in one record; accepted: {most:,} (max_length 10 sets it)"
+    reason = f"bytes; accepted: {most:,} (max_length 10 sets it)"
     (reject,) = short.fasta_proteins(b">a " + b"x" * most, "a")
-    assert reject == Reject(0, "a", f"{most + 2:,} {reason}")
+    assert reject == Reject(0, "a", f"a record of {most + 2:,} {reason}")
     (reject,) = short.json_proteins(b'{"id": "' + b"x" * most, "a")
-    assert reject == Reject(0, "", f"{most + 8:,} {reason}")
+    assert reject == Reject(0, "", f"a record of {most + 8:,} {reason}")
     record = Oversized(b">a name\nACD", 1 << 30, 5, False)
-    assert short.oversized(record, Source("a", "fasta", None, 9), 3) == Reject(3, "a", f"{1 << 30:,} {reason}")
+    assert short.oversized(record, Source("a", "fasta", None, 9), 3) == Reject(
+        3, "a", f"a record of {1 << 30:,} {reason}"
+    )
     assert short.oversized(Oversized(b"\n\n", 1 << 30, 5, True), Source("a", "fasta", None, 9), 3) is None
     with pytest.raises(ValueError, match="a is not FASTA: text before the first '>': 'ACD'"):
         short.oversized(Oversized(b"ACD\n", 1 << 30, 5, False), Source("a", "fasta", None, 9), 0)
@@ -165,10 +167,14 @@ def test_the_clans_file(tmp_path: Path) -> None:
     assert read_clans(write_file(tmp_path / "clans.tsv.gz", CLANS)) == {"PF00001": "CL0192"}
     with pytest.raises(ValueError, match=r"clans\.tsv line 2 is not 'PFxxxxx"):
         read_clans(write_file(tmp_path / "clans.tsv", CLANS[:31] + b"what\n"))
+    (tmp_path / "plain.tsv.gz").write_bytes(CLANS.replace(b"\n", b"\r"))
+    assert read_clans(tmp_path / "plain.tsv.gz") == read_clans(write_file(tmp_path / "c.tsv.xz", CLANS))
+    with pytest.raises(ValueError, match=r"u\.tsv cannot be read as Pfam's clans file"):
+        read_clans(write_file(tmp_path / "u.tsv", b"PF00001\tCL\xff\n"))
     with pytest.raises(FileNotFoundError, match="no such clans file"):
         read_clans(tmp_path / "gone.tsv")
     (tmp_path / "cut.tsv.gz").write_bytes(gzip.compress(CLANS)[:-9])
-    with pytest.raises(ValueError, match=r"cut\.tsv\.gz cannot be read"):
+    with pytest.raises(ValueError, match=r"cut\.tsv\.gz is a truncated or damaged gzip file"):
         read_clans(tmp_path / "cut.tsv.gz")
 
 

@@ -88,3 +88,8 @@ def test_the_genuine_excerpt_is_the_records_that_were_made_from_it(real_data: Pa
         ]
         assert np.array_equal(text.values["tertiary"], np.array(record.values["tertiary"], np.float32))
         assert np.array_equal(text.values["valid_mask"], record.values["valid_mask"])
+
+
+def test_a_number_of_a_million_digits_is_looked_through_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds what is no number: '1111"):
+        read(tmp_path / "a.txt", FIRST.replace("350.", "1" * 1_000_000 + "x"))

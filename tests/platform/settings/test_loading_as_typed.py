@@ -74,7 +74,9 @@ def test_a_value_out_of_range_is_refused_by_its_name(name: str) -> None:
     for value in OUT_OF_RANGE[name]:
         with pytest.raises(SettingsError) as caught:
             load_settings(PretrainConfig, None, [*given, f"{name}={value}"])
-        assert any(fault.name.startswith(name) for fault in caught.value.faults), str(caught.value)
+        said = [f"{fault.name}: {fault.text}" for fault in caught.value.faults]
+        key = name.rpartition(".")[2]  # a model that is too large is refused as one, by the names of its sizes
+        assert any(line.startswith(name) or (line.startswith("model: ") and key in line) for line in said), said
 
 
 def test_all_ranges_are_said_in_one_message() -> None:

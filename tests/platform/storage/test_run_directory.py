@@ -27,7 +27,7 @@ from proteinlm.platform.storage.run_directory import (
     withdraw_stop,
     write_run_file,
 )
-from proteinlm.platform.training.driver import PausedError
+from proteinlm.platform.training.stopping import PausedError
 
 
 def content(path: Path) -> dict[str, object]:
@@ -93,7 +93,13 @@ def test_a_pause_crosses_processes_with_its_step() -> None:
     assert (pause.step, str(pause)) == (4, "paused after step 4")
 
 
-@pytest.mark.parametrize("torn", [b"", b"{", b"{}", b"[]", b"null", b'{"settings": 1}', b'{"steps": "x"}', b"\xff\xfe"])
+TORN = (
+    *(b"", b"{", b"{}", b"[]", b"null", b'{"settings": 1}', b'{"steps": "x"}', b"\xff\xfe", b"[" * 5000, b"9" * 5000),
+    *(b'{"\\u001b]0;x\\u0007": 1}', b'{"' + b"x" * 9000 + b'": 1}', b" " * (17 << 20)),
+)
+
+
+@pytest.mark.parametrize("torn", TORN, ids=range(len(TORN)))
 @pytest.mark.parametrize(
     ("name", "read"),
     [
@@ -106,5 +112,7 @@ def test_a_pause_crosses_processes_with_its_step() -> None:
 )
 def test_a_torn_file_is_named(name: str, read: Callable[[Path], object], torn: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(torn)
-    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path / name))} is damaged: \S"):
+    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path / name))} is damaged: \S") as refused:
         read(tmp_path)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 500

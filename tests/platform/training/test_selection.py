@@ -68,6 +68,13 @@ def test_the_best_step_comes_back_and_the_first_of_equals_counts(tmp_path: Path,
     assert list(torch.load(kept, weights_only=True)) == ["head.weight"], "what is frozen is not kept again"
 
 
+@pytest.mark.parametrize("text", ["", "[[1, 0.", "{}", "[1]", '[["x", 1]]', "[[1, 2, 3]]", "[" * 5000, "null"])
+def test_a_memory_that_is_torn_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "selection.json").write_text(text)
+    with pytest.raises(ValueError, match=r"selection\.json is damaged: .*accepted: a list of \[step, value\]"):
+        select(tmp_path, Weights())
+
+
 def test_weights_that_are_there_already_are_not_loaded(tmp_path: Path) -> None:
     engine = Weights()
     selection = select(tmp_path, engine)

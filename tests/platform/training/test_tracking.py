@@ -38,6 +38,21 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "nowhere") == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "{}", "[1]", "null", '{"loss": 2.0}', '{"step": "1"}', '{"step": 1.5}', '{"step": true}', '{"step": -1}'),
+        *('{"step": 2, "loss": "low"}', '{"step": 2, "loss": [1]}', '{"step": 2, "loss": 1e999}', '{"step": 2, "lo'),
+        *('{"step": ' + "9" * 400 + "}", '{"step": ' + "9" * 5000 + "}", "[" * 5000),
+    ],
+)
+def test_a_whole_line_that_is_no_row_is_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_text(f'{{"step": 1, "loss": 2.0}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is no row of metrics: \S") as refused:
+        read_metrics(tmp_path)
+    assert len(str(refused.value)) < 500
+
+
 def test_a_figure_that_is_not_finite_is_null_in_json_and_nan_when_read(tmp_path: Path) -> None:
     with Tracker(tmp_path, 0, active=True) as tracker:
         tracker.log(1, {"loss": math.nan, "gradient_norm": math.inf, "learning_rate": 0.1})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from proteinlm.platform.storage.run_directory import Failure, Stopped, mark_failed, mark_finished, mark_halted
-from proteinlm.sweeps.trials.trial_state import LONGEST, device_seconds, read_state
+from proteinlm.sweeps.trials.trial_state import LONGEST, attempt, attempts, device_seconds, read_state
 from tests.made.sweep_results import write_lines
 
 START = {"event": "start", "time": 100.0, "devices": 2.0, "device": "core"}
@@ -55,6 +55,38 @@ def test_a_killed_attempt_ends_before_the_next_one(tmp_path: Path) -> None:
     write_lines(tmp_path / "attempts.jsonl", START, START | {"time": 150.0}, END)
     last_sign(tmp_path, 155.0)
     assert device_seconds(tmp_path) == {"core": 2 * (50.0 + 10.0)}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "{}",
+            "[]",
+            "1",
+            "null",
+            '{"event": "pause", "time": 3.0}',
+            '{"event": "end"}',
+            '{"event": "start", "time": 1}',
+        ),
+        *('{"event": "end", "time": "soon"}', '{"event": "end", "time": NaN}', '{"event": "end", "time": 1e300}'),
+        '{"event": "start", "time": 1, "devices": 1, "device": "tpu"}',
+    ],
+)
+def test_a_whole_line_that_is_no_event_is_named(line: str, tmp_path: Path) -> None:
+    write_lines(tmp_path / "attempts.jsonl", START)
+    with (tmp_path / "attempts.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(ValueError, match=r"attempts\.jsonl, line 2 is no event of an attempt: \S"):
+        device_seconds(tmp_path)
+
+
+def test_an_attempt_after_a_line_that_was_cut_off_is_read(tmp_path: Path) -> None:
+    (tmp_path / "attempts.jsonl").write_text('{"event": "sta')
+    with attempt(tmp_path, 2.0, "core", 9.0):
+        pass
+    (span,) = attempts(tmp_path)
+    assert span.devices == 2.0
 
 
 def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:

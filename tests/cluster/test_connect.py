@@ -1,0 +1,79 @@
+"""An embedded Ray: where it can start at all, what its processes hear and inherit, and what it leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from proteinlm.cluster import connect
+from proteinlm.cluster.connect import ClusterSize, connected, usable_cores
+from tests.conftest import ROOT
+
+HEARD = "import signal; print(signal.getsignal(signal.SIGHUP) == signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN)"
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The session folder of a Ray that is not there."""
+    folder = tmp_path / "ray" / "session_1"
+
+    def start(**_: object) -> SimpleNamespace:
+        child = subprocess.run([sys.executable, "-c", HEARD], capture_output=True, text=True, check=True)
+        assert child.stdout.strip() == "True", "children must not hear what ends their parent"
+        (folder / "logs").mkdir(parents=True)
+        (folder.parent / "session_2").mkdir()
+        (folder.parent / "session_latest").symlink_to(folder)
+        return SimpleNamespace(address_info={"session_dir": str(folder)})
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(connect, "cluster_size", lambda: ClusterSize(2, 0, 1))
+    return folder
+
+
+@pytest.mark.parametrize("error", [None, ValueError("wrong input"), KeyboardInterrupt()])
+def test_an_embedded_ray_leaves_nothing_of_its_own(session: Path, error: BaseException | None) -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with connected():
+            assert signal.getsignal(signal.SIGHUP) == before
+            assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+            if error:
+                raise error
+    except (ValueError, KeyboardInterrupt):
+        assert error
+    assert [path.name for path in session.parent.iterdir()] == ["session_2"]
+
+
+def test_the_logs_of_what_failed_are_kept_and_named(session: Path) -> None:
+    with pytest.raises(RuntimeError, match="broke") as caught, connected():
+        raise RuntimeError("broke")
+    assert caught.value.__notes__ == [f"Ray's logs: {session / 'logs'}"]
+    assert (session / "logs").is_dir()
+
+
+@pytest.mark.usefixtures("session")
+def test_a_temporary_directory_that_is_too_long_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/scratch/projects/groupname/users/username/jobs/slurm_job_1234567")
+    with pytest.raises(ValueError, match=r"TMPDIR: /scratch/.* letters too long .*export RAY_TMPDIR=/tmp"), connected():
+        pass
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    with connected():
+        pass
+
+
+def test_cores_are_those_that_may_be_used() -> None:
+    asked = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    asked += "from proteinlm.cluster.connect import usable_cores; print(usable_cores())"
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+    assert usable_cores() == len(os.sched_getaffinity(0))
