@@ -91,9 +91,7 @@ MUTANTS = (
         "platform/training/deepspeed_engine.py",
         "scale = world_size() * len(batches) / scored.clamp(min=1)",
         "scale = len(batches) / scored.clamp(min=1)",
-        ENGINE,
-        "-k",
-        "zero_stage and 4-1",
+        f"{ENGINE}::test_what_deepspeed_takes_means_over_is_multiplied_back",
     ),
     _mutant(
         6,
@@ -373,7 +371,9 @@ MUTANTS = (
         "models/encoder.py",
         "if self.config.token_dropout:",
         "if False:",
-        "tests/models/test_huggingface.py::test_token_dropout_makes_another_model_of_equal_weights",
+        "tests/models/test_huggingface_parity.py::test_esm_computes_the_same",
+        "-k",
+        "plain and EsmModel",
     ),
     _mutant(
         41,
@@ -522,9 +522,8 @@ MUTANTS = (
         "platform/settings/sections.py",
         "epsilon: float = Field(1e-8, gt=0, le=1)",
         "epsilon: float = Field(1e-8, gt=0)",
-        "tests/platform/settings/test_loading_as_typed.py::test_a_value_out_of_range_is_refused_by_its_name",
-        "-k",
-        "epsilon",
+        "tests/platform/settings/test_loading_as_typed.py::test_a_value_out_of_range_is_refused_by_its_name"
+        "[optimizer.epsilon]",
     ),
     _mutant(
         59,

@@ -125,6 +125,7 @@ def test_a_record_that_is_no_protein_is_told_by_its_letters_or_its_header(text: 
         "GAGAGS" * 20,  # silk
         "GGGGS" * 20,
         "AATAATAATAATAATPATAATAATAATAATPATAAT",  # antifreeze glycoprotein
+        "AAT" * 12,  # a stretch of it without proline
         "NNNNTNNNTTNNNGNNNTTNNNANNN" * 2,
         "VPGVG" * 30,  # elastin
         "GPP" * 30,  # collagen

@@ -18,7 +18,8 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
     write_atomically(tmp_path / "a.json", "old")
 
     def fail(self: Path, content: bytes) -> int:
-        self.touch()
+        with self.open("wb") as file:
+            file.write(content[:1])
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "write_bytes", fail)

@@ -1,13 +1,17 @@
 """The engines agree: a global batch gives the same loss and gradient for any workers, micro batches and ZeRO stage."""
 
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from proteinlm.platform.training import deepspeed_engine
 from proteinlm.platform.training.deepspeed_engine import deepspeed_settings
+from proteinlm.tasks.task import Batch
 from tests.made import engine_workers
 from tests.made.engine_workers import CHAIN, LANES, LINEAR, STEPS
 
@@ -113,6 +117,41 @@ def test_the_plain_engines_gradient_knows_no_micro_batches_and_is_clipped() -> N
     assert np.linalg.norm(cut - whole) <= 1e-5 * np.linalg.norm(whole)
     clipped = engine_workers.plain_engine(LINEAR.model_copy(update={"gradient_clip": 1e-3}))
     assert np.linalg.norm(engine_workers.moved(clipped, cuts=1)) == pytest.approx(1e-3, rel=1e-3)
+
+
+class Averaging:
+    """Stands for what deepspeed.initialize makes: it remembers what losses it was given."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model, self.losses = model, list[float]()
+        self.optimizer = torch.optim.SGD(model.parameters())
+
+    def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
+        columns: dict[str, torch.Tensor] = self.model(batch)
+        return columns
+
+    def train(self) -> None: ...
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.losses.append(loss.item())
+
+    def step(self) -> None: ...
+
+    def get_global_grad_norm(self) -> float:
+        return 1.0
+
+
+def test_what_deepspeed_takes_means_over_is_multiplied_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It divides a gradient by its workers and micro batches; ours is over the number of scored labels alone."""
+    whole = Averaging(engine_workers.model())
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(initialize=lambda **_: (whole, None)))
+    monkeypatch.setattr(deepspeed_engine, "world_size", lambda: 4)
+    (step,) = engine_workers.global_batches(0, 1)
+    made = (engine_workers.training(2), engine_workers.OPTIMIZER, torch.device("cpu"), len(step), False)
+    report = deepspeed_engine.DeepSpeedEngine(engine_workers.model(), *made).train_step(step, 1e-2, seed=0)
+    assert sum(whole.losses) / (4 * len(step)) == pytest.approx(report.loss, rel=1e-6)
+    assert report.scored == sum(batch.num_scored for batch in step)
+    assert len(set(whole.losses)) == len(step)
 
 
 def test_dropout_is_drawn_from_the_step_and_the_rows_of_each_micro_batch() -> None:
