@@ -22,6 +22,8 @@ from proteinlm.models.weights import MOST_NESTED, digest_of, refuse_pointer, sho
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
+MOST_FAULTS = 12
+"""Of a configuration, that one message tells."""
 MOST_JSON_BYTES = 16 << 20
 """The index of ESM-2 of 15 billion parameters, the longest JSON beside published weights, has a hundredth of it."""
 
@@ -138,10 +140,16 @@ def read_model_config(file: Path, values: object) -> ModelConfig:
         return ModelConfig(**values)
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'model'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
+            printable(f"{'.'.join(map(str, fault['loc'])) or 'model'}: {fault['msg'].removeprefix('Value error, ')}")
+            for fault in error.errors()[:MOST_FAULTS]
         )
         raise ValueError(f"{file}, section 'model': {faults}") from error
+
+
+def printable(text: str) -> str:
+    """Words of a message that may hold text of a file: up to 300 characters, what a terminal obeys escaped."""
+    cut = text if len(text) <= 300 else f"{text[:297]}..."
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)
 
 
 def check_digest(file: Path, description: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from proteinlm.models.model_directory import (
     WEIGHTS_FILE,
     Format,
     check_digest,
+    printable,
     read_description,
     read_model_config,
     write_model,
@@ -122,7 +123,7 @@ def _described(file: Path, description: Mapping[str, Any]) -> Finetuned:
         adapters = Adapters(**lora) if lora else None
         build_task(description["task"], **description["task_options"])
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise ValueError(f"{file}: {printable(str(error))}") from None
     return Finetuned(
         task=description["task"],
         task_options=description["task_options"],
