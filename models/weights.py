@@ -7,7 +7,8 @@ record of raw bytes for each.
 import hashlib
 import pickletools
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,16 @@ PICKLE_GLOBALS = frozenset(
     | {"torch ByteStorage", "torch BoolStorage"}
 )
 MARK = -1
+
+
+class _Any:
+    """A container that everything is in: torch's own loader says what a checkpoint may ask for."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+ANY = _Any()
 
 
 def write_weights(file: Path, state: Mapping[str, Tensor]) -> None:
@@ -71,7 +82,7 @@ def _read_pickle(file: Path, with_values: bool) -> dict[str, Tensor]:
     if not zipfile.is_zipfile(file):
         raise ValueError(f"{file} is not a whole archive of torch.save; one of a torch before 1.6 must be saved again")
     try:
-        _check_archive(file, with_values)
+        _check_tensors_alone(file, with_values)
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=not with_values)
     except Exception as error:  # over a file that is damaged, or made to do harm, torch raises nearly everything
         if isinstance(error, OSError) and error.filename is not None:
@@ -88,11 +99,32 @@ def _read_pickle(file: Path, with_values: bool) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def _check_archive(file: Path, with_values: bool) -> None:
-    """ValueError unless the pickle asks for tensors alone and, `with_values`, each record has its CRC-32.
+def check_archive(file: Path, *, sums: bool) -> None:
+    """ValueError, with its name, unless `file` is one of torch.save that torch.load can read or refuse.
 
-    torch compares no CRC-32, and an archive of its own holds nothing that is compressed or there twice.
+    A pickle that is nested a million times would end the process. With `sums` the CRC-32 of each record is compared.
     """
+    try:
+        with _archive(file) as (archive, program):
+            _check_pickle(program)
+            if sums:
+                _check_sums(archive)
+    except Exception as error:  # over a damaged file zipfile raises nearly everything
+        if isinstance(error, OSError) and error.filename:
+            raise
+        reason = str(error) if type(error) is ValueError else "it is not a whole archive of torch.save"
+        raise ValueError(f"{file} is damaged: {reason}") from None
+
+
+def _check_sums(archive: zipfile.ZipFile) -> None:
+    """ValueError where a record is not what its CRC-32 says, at which torch does not look."""
+    if damaged := archive.testzip():
+        raise ValueError(f"its record {shown(damaged)} is damaged (CRC-32)")
+
+
+@contextmanager
+def _archive(file: Path) -> Iterator[tuple[zipfile.ZipFile, bytes]]:
+    """The archive that torch.save wrote, and its pickle; ValueError where it is none by its list of records."""
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         names = {record.filename for record in records}
@@ -103,15 +135,21 @@ def _check_archive(file: Path, with_values: bool) -> None:
         pickles = [record for record in records if record.filename.endswith(".pkl")]
         if len(pickles) != 1 or not pickles[0].filename.endswith("/data.pkl"):
             raise ValueError(f"it has {len(pickles)} pickles; accepted: one, data.pkl")
-        if pickles[0].file_size > MOST_PICKLE_BYTES:
+        yield archive, archive.read(pickles[0])
+
+
+def _check_tensors_alone(file: Path, with_values: bool) -> None:
+    """ValueError unless the pickle asks for tensors alone and, `with_values`, each record has its CRC-32."""
+    with _archive(file) as (archive, program):
+        if len(program) > MOST_PICKLE_BYTES:
             raise ValueError(f"its list of tensors is longer than {MOST_PICKLE_BYTES:,} bytes")
-        if with_values and (damaged := archive.testzip()):
-            raise ValueError(f"its record {shown(damaged)} is damaged (CRC-32)")
-        _check_pickle(archive.read(pickles[0]))
+        if with_values:
+            _check_sums(archive)
+        _check_pickle(program, PICKLE_OPCODES, PICKLE_GLOBALS)
 
 
-def _check_pickle(program: bytes) -> None:
-    """ValueError where a pickle names what no list of tensors needs, or builds deeper than `MOST_NESTED`.
+def _check_pickle(program: bytes, opcodes: Container[str] = ANY, named: Container[str] = ANY) -> None:
+    """ValueError where a pickle names what is not in these lists, or builds deeper than `MOST_NESTED`.
 
     It is walked through, not run. torch's own loader refuses code as well, but not a key of a million nested tuples,
     whose hash takes more stack than there is.
@@ -119,9 +157,9 @@ def _check_pickle(program: bytes) -> None:
     depths: list[int] = []  # of what lies on the unpickler's stack; MARK for a mark
     memo: dict[Any, int] = {}
     for opcode, argument, _ in pickletools.genops(program):
-        if opcode.name not in PICKLE_OPCODES:
+        if opcode.name not in opcodes:
             raise ValueError(f"its pickle has the instruction {opcode.name}")
-        if opcode.name == "GLOBAL" and argument not in PICKLE_GLOBALS:
+        if opcode.name == "GLOBAL" and argument not in named:
             raise ValueError(f"its pickle asks for {shown(argument)}; accepted: tensors, nothing that is run")
         if opcode.name == "MARK":
             depths.append(MARK)

@@ -13,6 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from proteinlm.platform.corpus.scratch import (
     write_ipc,
     write_rejects,
 )
-from proteinlm.platform.data.manifest import ABOUT_A_PROTEIN, WrittenShard, shard_ranges, write_shard
+from proteinlm.platform.data.manifest import ABOUT_A_PROTEIN, WrittenShard, write_shard
 
 SPLITS = ("train", "valid", "holdout")
 _SCATTERED = pa.schema(
@@ -243,3 +244,10 @@ def cut_shard(plan: ShardPlan, recipe: Recipe) -> tuple[ShardPlan, WrittenShard]
     table = table.append_column("length", pc.binary_length(table.column("sequence")).cast(pa.int32()))
     table = table.select(ABOUT_A_PROTEIN).combine_chunks()
     return plan, write_shard(Path(recipe.work), plan.split, plan.number, table)
+
+
+def shard_ranges(rows: int, shard_rows: int) -> list[tuple[int, int]]:
+    """(first, last + 1) row of each shard of a split: about `shard_rows` rows, equal to within one row."""
+    count = max(1, round(rows / shard_rows))
+    edges = [rows * number // count for number in range(count + 1)]
+    return list(pairwise(edges))

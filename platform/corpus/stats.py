@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from proteinlm.platform.data.manifest import Manifest, read_manifest, read_shard
+from proteinlm.platform.data.manifest import MANIFEST_FILE, Manifest, read_manifest, read_shard
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -75,6 +75,8 @@ def tally_split(directory: Path, manifest: Manifest, split: str) -> Tally:
     tally = Tally(np.zeros(manifest.splits[split].longest + 1, np.int64))
     for table in read_shards(directory, manifest, split, ["length", "family", "clan"]):
         lengths = table.column("length").to_numpy().astype(np.int64)
+        if lengths.max(initial=0) >= len(tally.by_length):
+            raise ValueError(f"{directory / MANIFEST_FILE}: {split} has a protein longer than its longest")
         tally.by_length += np.bincount(lengths, minlength=len(tally.by_length))
         for padding in (*tally.random.values(), *tally.sorted.values()):
             padding.add(lengths)

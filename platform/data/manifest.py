@@ -12,8 +12,9 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from proteinlm.platform.settings.yaml_text import printable
 from proteinlm.platform.storage.atomic import crc32, staged_file, write_atomically
 from proteinlm.platform.storage.run_directory import first_fault
 
@@ -61,7 +63,7 @@ class Split(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shards: tuple[Shard, ...]
-    residue_counts: dict[str, int]
+    residue_counts: dict[str, Annotated[int, Field(ge=0)]]
     """Letter -> how often it occurs in the split."""
     longest: int
     """Residues of the longest protein."""
@@ -138,12 +140,23 @@ def read_manifest(directory: Path | str) -> Manifest:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise ValueError(f"{path} is not a manifest of this version: {first_fault(error)}") from None
-    if empty := [name for name, split in manifest.splits.items() if not split.shards]:
-        raise ValueError(f"{path}: the split {empty[0]} has no shards; accepted: at least one")
+    for name, split in manifest.splits.items():
+        if fault := _fault_of(split):
+            raise ValueError(f"{path}: the split {printable(name)} {fault}")
     if manifest.format_version not in READABLE_VERSIONS:
-        known = " and ".join(map(str, READABLE_VERSIONS))
-        raise ValueError(f"{path} has format version {manifest.format_version}; this version reads {known}")
+        raise ValueError(f"{path} has format version {manifest.format_version}; this version reads 1 and 2")
     return manifest
+
+
+def _fault_of(split: Split) -> str:
+    """Which of its counts contradict each other, in words that follow its name; "" where none do."""
+    if not split.shards:
+        return "has no shards; accepted: at least one"
+    if sum(split.residue_counts.values()) != split.residues:
+        return f"has residue_counts that are not those of the {split.residues:,} residues of its shards"
+    if not split.residues <= split.longest * split.rows <= split.residues * split.rows:
+        return f"has {split.rows:,} proteins of {split.residues:,} residues, and the longest of {split.longest:,}"
+    return ""
 
 
 def standing_build(directory: Path, kind: str, settings: Mapping[str, object]) -> Manifest | None:
@@ -197,42 +210,44 @@ def read_shard(directory: Path | str, shard: Shard, columns: Sequence[str] | Non
     ValueError that names the file where it is missing, damaged, or another than the manifest says: in its checksum, its
     number of rows or its residues.
     """
-    path = Path(directory) / shard.file
+    path, named = Path(directory) / shard.file, Path(directory) / printable(shard.file)
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing; {MANIFEST_FILE} beside it lists it: build the data set again") from None
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise OSError(f"{named}, which {MANIFEST_FILE} lists, cannot be read: {error.strerror}") from None
+        raise ValueError(f"{named} is missing; {MANIFEST_FILE} beside it lists it: build the data set again") from None
     if shard.checksum is not None and zlib.crc32(content) != shard.checksum:
-        raise _damaged(path, "its checksum is not that of")
+        raise _damaged(named, "its checksum is not that of")
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         table = file.read(columns=None if columns is None else list(columns), use_threads=False)
-        if shard.checksum is None and shard.digest not in _digests(file.read(use_threads=False)):
-            raise _damaged(path, "its rows are not those of")
-    except DamagedShardError:
-        raise
-    except (ValueError, OSError, pa.ArrowException):  # a damaged file makes Arrow raise nearly anything
-        raise _damaged(path, "it is no Parquet file with the columns of") from None
+        is_listed = shard.checksum is not None or _is_as_listed(file.read(use_threads=False), shard)
+    except (LookupError, ValueError, OSError, pa.ArrowException):  # a damaged file makes Arrow raise nearly anything
+        raise _damaged(named, "it is no Parquet file with the columns of") from None
+    if not is_listed:
+        raise _damaged(named, "its rows are not those of")
     if table.num_rows != shard.rows:
-        raise _damaged(path, f"it has {table.num_rows:,} rows, not {shard.rows:,} as in")
+        raise _damaged(named, f"it has {table.num_rows:,} rows, not {shard.rows:,} as in")
     if "sequence" in table.column_names:
         residues = pc.sum(pc.utf8_length(table.column("sequence"))).as_py() or 0
         if residues != shard.residues:
-            raise _damaged(path, f"it has {residues:,} residues, not {shard.residues:,} as in")
+            raise _damaged(named, f"it has {residues:,} residues, not {shard.residues:,} as in")
     return table
 
 
-class DamagedShardError(ValueError):
-    """A shard that is not what the manifest says."""
+def _damaged(path: Path, how: str) -> ValueError:
+    """The error of a shard that is not what the manifest says."""
+    return ValueError(f"{path} is damaged or was exchanged: {how} {MANIFEST_FILE}; build the data set again")
 
 
-def _damaged(path: Path, how: str) -> DamagedShardError:
-    return DamagedShardError(f"{path} is damaged or was exchanged: {how} {MANIFEST_FILE}; build the data set again")
-
-
-def _digests(table: pa.Table) -> tuple[str, str]:
-    """Its digest, and the one of format version 1, which covered no labels."""
-    return content_digest(table), content_digest(table.select(["id", "sequence"]))
+def _is_as_listed(table: pa.Table, shard: Shard) -> bool:
+    """Whether its digest is that of the shard, or that of format version 1, without labels; none covers the lengths."""
+    lengths = pc.utf8_length(table.column("sequence")).cast(pa.int64())
+    return lengths == table.column("length").cast(pa.int64()) and shard.digest in (
+        content_digest(table),
+        content_digest(table.select(["id", "sequence"])),
+    )
 
 
 def content_digest(table: pa.Table) -> str:
@@ -282,10 +297,3 @@ def split_of(shards: Sequence[WrittenShard]) -> Split:
         residue_counts=dict(sorted(counts.items())),
         longest=max((written.longest for written in shards), default=0),
     )
-
-
-def shard_ranges(rows: int, shard_rows: int) -> list[tuple[int, int]]:
-    """(first, last + 1) row of each shard of a split: about `shard_rows` rows, equal to within one row."""
-    count = max(1, round(rows / shard_rows))
-    edges = [rows * number // count for number in range(count + 1)]
-    return list(pairwise(edges))

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import distributed as dist
 
+from proteinlm.models.weights import check_archive
 from proteinlm.platform.settings.sections import TrainingSection
+from proteinlm.platform.settings.yaml_text import printable, shown
 from proteinlm.platform.storage.atomic import crc32, move_directory
 from proteinlm.platform.storage.run_directory import CHECKPOINTS_FOLDER, first_fault, read_object
 from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY, convert_to_universal, unreadable
@@ -36,12 +38,12 @@ FORMAT_VERSION = 2
 class Cursor:
     """How far a run is. Together with the data, the seed and the settings it determines all steps that follow."""
 
-    step: int
-    residues: int
-    world_size: int
+    step: Annotated[int, Field(ge=0)]
+    residues: Annotated[int, Field(ge=0)]
+    world_size: Annotated[int, Field(gt=0)]
     figures: Mapping[str, float]
     """Metrics of the last validation."""
-    skipped_steps: int = 0
+    skipped_steps: Annotated[int, Field(ge=0)] = 0
     """Optimizer steps that were skipped because their gradient was not finite."""
 
     def checkpoint_name(self) -> str:
@@ -129,8 +131,10 @@ def _read_cursor(directory: Path) -> tuple[Cursor, int]:
     file = directory / CURSOR_FILE
     values = _read_part(file)
     version = values.pop("format_version", 1)
+    if version not in (1, FORMAT_VERSION):
+        raise ValueError(f"{file} has format version {shown(version)}; this version reads 1 and {FORMAT_VERSION}")
     if unknown := values.keys() - {field.name for field in fields(Cursor)}:
-        raise ValueError(f"{file} is damaged: it holds {min(unknown)!r}, which no cursor has")
+        raise ValueError(f"{file} is damaged: it holds {shown(min(unknown))}, which no cursor has")
     try:
         return TypeAdapter(Cursor).validate_python(values), version
     except ValidationError as error:
@@ -146,19 +150,27 @@ def _read_part(file: Path) -> dict[str, Any]:
 def check_whole(directory: Path) -> None:
     """ValueError that names the file of the checkpoint in `directory` that is missing or damaged.
 
-    Of a checkpoint of an earlier version, which has no checksums, only the cursor is looked at.
+    Of a checkpoint of an earlier version, which has no checksums, the cursor is read and the archives of tensors are
+    compared with their own.
     """
     cursor, version = _read_cursor(directory)
-    if version == 1:
+    if version == 1 and not any(directory.glob("checksums-*.json")):  # else a 2 of the cursor became a 1
+        for file in sorted(directory.rglob("*.pt")):
+            check_archive(file, sums=True)
         return
+    there = {file.relative_to(directory).as_posix(): file for file in directory.rglob("*") if file.is_file()}
+    unlisted = {name for name in there if name == CURSOR_FILE or name.endswith(".pt")}
     for rank in range(cursor.world_size):
         listed = directory / CHECKSUMS_FILE.format(rank=rank)
         for name, about in _read_part(listed).items():
-            file = directory / name
-            if not file.is_file():
-                raise ValueError(f"{file} is missing")
-            if [file.stat().st_size, crc32(file)] != about:
-                raise ValueError(f"{file} is damaged: its size or checksum is not what {listed.name} says")
+            if name not in there:
+                raise ValueError(f"{directory / printable(name)} is missing; {listed.name} lists it")
+            if [there[name].stat().st_size, crc32(there[name])] != about:
+                raise ValueError(f"{there[name]} is damaged: its size or checksum is not what {listed.name} says")
+            unlisted.discard(name)
+    if unlisted:
+        listing = CHECKSUMS_FILE.format(rank=0)
+        raise ValueError(f"{directory / min(unlisted)} is damaged, or {listing}: no checksum is listed for it")
 
 
 def newest_whole(candidates: Sequence[Path]) -> tuple[Path | None, tuple[str, ...]]:
@@ -197,6 +209,8 @@ def has_checksums(directory: Path) -> bool:
 @contextmanager
 def loading(directory: Path) -> Iterator[None]:
     """Run the body, which loads the checkpoint in `directory`; ValueError names the file that cannot be loaded."""
+    for file in sorted(directory.rglob("*.pt")):
+        check_archive(file, sums=False)
     try:
         yield
     except Exception as error:  # a damaged or hostile file makes torch and DeepSpeed raise nearly anything

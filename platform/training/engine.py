@@ -88,6 +88,18 @@ class Engine(Protocol):
 _STATE_FILE = "state.pt"
 
 
+@contextmanager
+def fitting(file: Path) -> Iterator[None]:
+    """Run the body, which puts what `file` holds into a model; ValueError that names it where it is of another one."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as error:  # as torch words it
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{file} does not fit this model: {type(error).__name__}: {reason}") from error
+
+
 class PlainEngine:
     """PyTorch alone on one device: for small finetuning trials, and the reference that DeepSpeed is tested against."""
 
@@ -144,10 +156,12 @@ class PlainEngine:
 
     def load(self, directory: Path) -> None:
         """Read what `save` wrote."""
-        state = torch.load(directory / _STATE_FILE, map_location=self._device, weights_only=True)
-        self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+        file = directory / _STATE_FILE
+        state = torch.load(file, map_location=self._device, weights_only=True)
+        with fitting(file):
+            self._model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._scaler.load_state_dict(state["scaler"])
 
     @contextmanager
     def module(self, writes: bool = False) -> Iterator[TaskModel]:

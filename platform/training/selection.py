@@ -19,9 +19,11 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from proteinlm.models.weights import check_archive
 from proteinlm.platform.storage.atomic import write_atomically
 from proteinlm.platform.storage.run_directory import BEST_FOLDER, first_fault, read_json
-from proteinlm.platform.training.engine import Engine
+from proteinlm.platform.training.checkpoint import loading
+from proteinlm.platform.training.engine import Engine, fitting
 from proteinlm.platform.training.job import Run
 
 MEMORY_FILE = "selection.json"
@@ -114,9 +116,15 @@ class Selection:
             return False
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.barrier()  # the first worker may still be writing
+        file = _weights(self._folder, best)
         with self._engine.module(writes=True) as model:
-            state = torch.load(_weights(self._folder, best), map_location="cpu", weights_only=True)
-            model.load_state_dict(state, strict=False)
+            check_archive(file, sums=True)
+            with loading(self._folder):
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            with fitting(file):
+                if state.keys() != _trained(model).keys():
+                    raise ValueError("it has other parameters")
+                model.load_state_dict(state, strict=False)
         return True
 
     def chosen(self, of_steps: int) -> Chosen | None:

@@ -30,6 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 SECONDS_FOR_ONE = 30.0
 """A try that takes longer hangs. A busy machine may stall for seconds: what a try computes has a limit of its own."""
@@ -77,6 +78,55 @@ class Findings:
     def __str__(self) -> str:
         refused = sum(self.refusals.values())
         return f"{self.tries:,} tries: {self.accepted:,} read, {refused:,} refused, {len(self.found)} findings"
+
+
+JSON_WORDS = (
+    *(
+        b"null",
+        b"true",
+        b"[]",
+        b"{}",
+        b'""',
+        b"-1",
+        b"0",
+        b"1e308",
+        b"Infinity",
+        b"9" * 5000,
+        b"[" * 5000,
+        b'{"a":' * 50,
+    ),
+    *(
+        b'"step": ',
+        b'"time": ',
+        b'{"event": "start"}\n',
+        b"{}\n",
+        b'"\\u001b]0;x\\u0007": 1, ',
+        b"\n",
+        b"[1, 2]",
+        b"1.5",
+    ),
+)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """All files below `folder`, by their path in it."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def directory_target(
+    name: str, read: Callable[[Path], object], folder: Path, damaged: tuple[str, ...], **more: Any
+) -> Target:
+    """A target that damages one of the files `damaged` of a directory and calls `read` with the directory."""
+    files = files_of(folder)
+
+    def read_directory(path: Path) -> None:
+        (depth,) = (Path(one).parts for one in damaged if path.match(one))
+        read(path.parents[len(depth) - 1])
+
+    honest = {one: files[one] for one in damaged}
+    return Target(name, read_directory, honest, more.pop("words", JSON_WORDS), beside=files, **more)
 
 
 # ------------------------------------------------------------------------------------------------------------ damage
@@ -243,16 +293,19 @@ def wrong_message(message: str, path: Path, must_name: bool) -> str | None:
 
 
 def main(targets: Sequence[Target]) -> int:
-    """Fuzz each target for its part of `--seconds`; the exit code is 1 where there are findings."""
+    """Fuzz each target that the command line names, or all, for `--seconds`; exit code 1 where there are findings."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("targets", nargs="*", help=", ".join(target.name for target in targets))
+    parser.add_argument("--seconds", type=float, default=300, help="for each target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the inputs of findings")
     arguments = parser.parse_args()
     is_clean = True
     for target in targets:
-        findings = fuzz(target, arguments.seconds / len(targets), arguments.seed, arguments.keep)
-        print(f"{target.name}: {findings}")
+        if arguments.targets and target.name not in arguments.targets:
+            continue
+        findings = fuzz(target, arguments.seconds, arguments.seed, arguments.keep)
+        print(f"{target.name}: {findings}", flush=True)
         for text in findings.found:
             print(f"  {text}")
         is_clean = is_clean and not findings.found

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from proteinlm.platform.corpus.passes import shard_ranges
 from proteinlm.platform.corpus.stats import SORTED_WINDOW, Padding, corpus_stats, histogram, quantile, render
-from proteinlm.platform.data.manifest import Manifest, shard_ranges, split_of, write_manifest, write_shard
+from proteinlm.platform.data.manifest import Manifest, split_of, write_manifest, write_shard
 
 Rows = list[tuple[str, str | None, str | None]]
 

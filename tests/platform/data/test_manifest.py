@@ -194,3 +194,38 @@ def test_a_manifest_that_lies_is_named(change: Any, message: str, tmp_path: Path
         (tmp_path / "manifest.json").write_bytes(torn)
         with pytest.raises(ValueError, match=r"manifest\.json is not a manifest of this version"):
             read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"longest": 10**15}, "proteins of 6 residues, and the longest of 1,000,000,000,000,000"),
+        ({"longest": 1}, "proteins of 6 residues, and the longest of 1"),
+        ({"residue_counts": {"A": 7}}, "residue_counts that are not those of the 6 residues"),
+        ({"residue_counts": {"A": 8, "C": -2}}, "residue_counts.C: .*greater than or equal to 0"),
+    ],
+)
+def test_counts_that_contradict_each_other_are_named(change: Any, message: str, tmp_path: Path) -> None:
+    split = split_of([write_shard(tmp_path, "train", 0, make_table())])
+    write_manifest(tmp_path, Manifest(kind="corpus", splits={"train": split}, settings={}, counts={}))
+    found = json.loads((tmp_path / "manifest.json").read_text())
+    found["splits"]["train"] |= change
+    (tmp_path / "manifest.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=f"manifest.json.*{message}"):
+        read_manifest(tmp_path)
+
+
+def test_lengths_of_an_earlier_version_are_compared_with_the_sequences(tmp_path: Path) -> None:
+    """No digest covers them, and windows are planned by them."""
+    shard = write_shard(tmp_path, "train", 0, make_table()).shard.model_copy(update={"checksum": None})
+    for changed in (make_table(length=pa.array([3, 2, 2], pa.int32())), make_table().drop_columns(["length"])):
+        pq.write_table(changed, tmp_path / shard.file)
+        with pytest.raises(ValueError, match=r"shard-00000\.parquet is damaged or was exchanged: it"):
+            read_shard(tmp_path, shard, ["id", "sequence"])
+
+
+def test_a_shard_under_an_impossible_name_is_named(tmp_path: Path) -> None:
+    shard = write_shard(tmp_path, "train", 0, make_table()).shard
+    with pytest.raises(OSError, match=r"x{100}.*, which manifest\.json lists, cannot be read") as refused:
+        read_shard(tmp_path, shard.model_copy(update={"file": "x" * 5000}))
+    assert len(str(refused.value)) < 500

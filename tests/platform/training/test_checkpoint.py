@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,75 @@ def test_a_full_disk_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch, "save", fails)
     with pytest.raises(OSError, match=r"the checkpoint after step 3 could not be written .* is the disk full"):
         save_checkpoint(tmp_path, plain_engine(), Cursor(3, 9, 1, {}), rank=0)
+
+
+def as_version_1(folder: Path) -> None:
+    cursor = json.loads((folder / "cursor.json").read_text())
+    del cursor["format_version"]
+    (folder / "cursor.json").write_text(json.dumps(cursor))
+    (folder / "checksums-00000.json").unlink()
+
+
+def test_every_flipped_bit_of_weights_without_checksums_is_noticed_or_changes_nothing(copied: Path) -> None:
+    """Of an earlier version: the archive has checksums of its own, at which torch does not look."""
+    as_version_1(copied)
+    engine = plain_engine()
+    with engine.module() as whole:
+        expected = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    file, generator, noticed = copied / "state.pt", random.Random(0), 0
+    honest = file.read_bytes()
+    for _ in range(100):
+        place, bit = generator.randrange(len(honest)), 1 << generator.randrange(8)
+        file.write_bytes(honest[:place] + bytes([honest[place] ^ bit]) + honest[place + 1 :])
+        try:
+            check_whole(copied)
+            with loading(copied):
+                engine.load(copied)
+        except ValueError as error:
+            assert "state.pt is damaged" in str(error)  # noqa: PT017  (no error is right too)
+            noticed += 1
+        else:
+            with engine.module() as whole:
+                assert all(torch.equal(tensor, expected[name]) for name, tensor in whole.state_dict().items())
+    assert noticed > 50
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("cursor.json", {"format_version": 1}, r"cursor\.json is damaged: its size or checksum"),
+        ("cursor.json", {"format_version": 3}, r"cursor\.json has format version 3; this version reads 1 and 2"),
+        ("cursor.json", {"world_size": 0}, r"cursor\.json is damaged: world_size: Input should be greater than 0"),
+        ("cursor.json", {"step": -1}, r"cursor\.json is damaged: step: Input should be greater than or equal to 0"),
+        ("checksums-00000.json", None, r"cursor\.json is damaged, or checksums-00000\.json: no checksum is listed"),
+        ("checksums-00000.json", {"\x1b" * 300: [1, 2]}, r"is missing; checksums-00000\.json lists it"),
+    ],
+)
+def test_a_checkpoint_that_lies_is_named(
+    name: str, changes: dict[str, object] | None, message: str, copied: Path
+) -> None:
+    found = json.loads((copied / name).read_text())
+    (copied / name).write_text(json.dumps(found | changes if changes else {}))
+    with pytest.raises(ValueError, match=message) as refused:
+        check_whole(copied)
+    assert str(refused.value).isprintable()
+
+
+def test_a_checkpoint_of_another_model_is_named(copied: Path) -> None:
+    for state in ({}, {"model": {}, "optimizer": {}, "scaler": {}}, [1], {"model": {"x": torch.zeros(1)}}):
+        torch.save(state, copied / "state.pt")
+        with pytest.raises(ValueError, match=r"state\.pt does not fit this model: \w+Error: \S"), loading(copied):
+            plain_engine().load(copied)
+
+
+def test_a_pickle_that_is_nested_a_million_times_is_refused(copied: Path) -> None:
+    """torch.load would end the process with a segmentation fault: a key's hash takes more stack than there is."""
+    torch.save({}, copied / "state.pt")
+    with zipfile.ZipFile(copied / "state.pt") as archive:
+        records = {record.filename: archive.read(record) for record in archive.infolist()}
+    with zipfile.ZipFile(copied / "state.pt", "w") as archive:
+        for name, content in records.items():
+            deep = b"\x80\x02}K\x01" + b"\x85" * 1_000_000 + b"K\x02s."
+            archive.writestr(name, deep if name.endswith("data.pkl") else content)
+    with pytest.raises(ValueError, match=r"state\.pt is damaged: its pickle is nested deeper"), loading(copied):
+        plain_engine().load(copied)

@@ -1,5 +1,6 @@
 """Which step is chosen on valid: the best one, kept through a kill, and an end when nothing better comes."""
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,3 +130,31 @@ def test_the_loop_ends_early_with_a_checkpoint(tmp_path: Path) -> None:
     # Resumed from that checkpoint, there is nothing left to train.
     exhausted = select(tmp_path, engine, first_step=40, patience=2)
     assert exhausted.is_exhausted()
+
+
+def test_every_flipped_bit_of_the_best_weights_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    engine = Weights()
+    note(select(tmp_path, engine), engine, {10: 0.7, 20: 0.5})
+    file, generator, noticed = tmp_path / "step_00000010.pt", random.Random(0), 0
+    honest = file.read_bytes()
+    for _ in range(100):
+        place, bit = generator.randrange(len(honest)), 1 << generator.randrange(8)
+        file.write_bytes(honest[:place] + bytes([honest[place] ^ bit]) + honest[place + 1 :])
+        engine.steps = 20
+        try:
+            select(tmp_path, engine, first_step=20).load_best()
+        except ValueError as error:
+            assert file.name in str(error)  # noqa: PT017  (no error is right too)
+            noticed += 1
+        else:
+            assert engine.steps == 10
+    assert noticed > 20
+
+
+def test_best_weights_of_another_model_are_named(tmp_path: Path) -> None:
+    engine = Weights()
+    note(select(tmp_path, engine), engine, {10: 0.7, 20: 0.5})
+    for state in ({}, {"head.weight": torch.zeros(2, 2)}, {"other": torch.zeros(1)}):
+        torch.save(state, tmp_path / "step_00000010.pt")
+        with pytest.raises(ValueError, match=r"step_00000010\.pt does not fit this model"):
+            select(tmp_path, engine, first_step=20).load_best()

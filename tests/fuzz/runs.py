@@ -1,15 +1,15 @@
-"""Fuzzing of what the product writes and reads again: run directories, data sets, models, checkpoints.
+"""Fuzzing of run directories: one file is damaged, and the directory is used.
 
-python -m tests.fuzz.directories --seconds 300 [TARGET ...]
+python -m tests.fuzz.runs --seconds 300
 
-One file of an honest directory is damaged, and the directory is used. What carries a checksum must come out as it was,
-or be refused; of the rest, what comes out must be of the right types, so that whoever uses it computes.
+No checksum says what these files held; what comes out of them must be of the right types, so that whoever uses it
+computes.
 """
 
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -35,56 +35,9 @@ from proteinlm.platform.training.tracking import Tracker, forget_after, last_log
 from proteinlm.sweeps.results.gather import gather_results, sweep_table
 from proteinlm.sweeps.results.report import device_time, fit_laws
 from proteinlm.sweeps.trials.trial_state import attempt, attempts, device_seconds, read_state
-from tests.fuzz.runner import Target, main
+from tests.fuzz.runner import Target, directory_target, main
 from tests.made.result_rows import make_row
 from tests.made.sweep_results import finish_run, pretraining
-
-JSON_WORDS = (
-    *(
-        b"null",
-        b"true",
-        b"[]",
-        b"{}",
-        b'""',
-        b"-1",
-        b"0",
-        b"1e308",
-        b"Infinity",
-        b"9" * 5000,
-        b"[" * 5000,
-        b'{"a":' * 50,
-    ),
-    *(
-        b'"step": ',
-        b'"time": ',
-        b'{"event": "start"}\n',
-        b"{}\n",
-        b'"\\u001b]0;x\\u0007": 1, ',
-        b"\n",
-        b"[1, 2]",
-        b"1.5",
-    ),
-)
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    """All files below `folder`, by their path in it."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
-    }
-
-
-def target(name: str, read: Callable[[Path], object], folder: Path, damaged: tuple[str, ...], **more: Any) -> Target:
-    """One that damages the files `damaged` of a directory and calls `read` with the directory."""
-    files = files_of(folder)
-
-    def read_directory(path: Path) -> None:
-        (depth,) = (Path(one).parts for one in damaged if path.match(one))
-        read(path.parents[len(depth) - 1])
-
-    honest = {one: files[one] for one in damaged}
-    return Target(name, read_directory, honest, more.pop("words", JSON_WORDS), beside=files, **more)
-
 
 # -------------------------------------------------------------------------------------------------------------- runs
 
@@ -205,12 +158,12 @@ def make_targets() -> Mapping[str, Target]:
         write_run(run)
         write_sweep_runs(sweep)
         found = [
-            target("run-marks", read_marks, run, MARKS),
-            target("selection", read_selection, run, ("best/selection.json",)),
-            target("attempts", read_attempts, run, ("attempts.jsonl",)),
-            target("metrics", read_metric_rows, run, ("metrics.jsonl",)),
-            target("rows", read_rows, run, ("rows.jsonl",)),
-            target("sweep-runs", read_sweep, sweep, tuple(f"second/{name}" for name in SWEEP_FILES)),
+            directory_target("run-marks", read_marks, run, MARKS),
+            directory_target("selection", read_selection, run, ("best/selection.json",)),
+            directory_target("attempts", read_attempts, run, ("attempts.jsonl",)),
+            directory_target("metrics", read_metric_rows, run, ("metrics.jsonl",)),
+            directory_target("rows", read_rows, run, ("rows.jsonl",)),
+            directory_target("sweep-runs", read_sweep, sweep, tuple(f"second/{name}" for name in SWEEP_FILES)),
         ]
     return {one.name: one for one in found}
 
