@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,30 @@ settings.register_profile("shared", deadline=None)  # a shared machine stalls fo
 settings.load_profile("shared")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def is_own(path: Path) -> bool:
+    with suppress(OSError):
+        return path.stat().st_uid == os.getuid()
+    return False
+
+
+def maps_of(process: Path) -> str:
+    with suppress(OSError):  # it has ended
+        return (process / "maps").read_text()
+    return ""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_memory() -> Iterator[None]:
+    """Nothing new lies in shared memory at the end that no process uses: it would be lost until the next boot."""
+    folder = Path("/dev/shm")
+    before = set(folder.glob("*"))
+    yield
+    left = {path for path in set(folder.glob("*")) - before if is_own(path)}
+    if left:
+        used = "".join(map(maps_of, Path("/proc").glob("[0-9]*")))
+        assert [path.name for path in sorted(left) if str(path) not in used] == []
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ from proteinlm.platform.storage.run_directory import (
     write_run_file,
 )
 from proteinlm.platform.training.checkpoint import LocalCheckpoints, checkpoints_in, newest_whole
-from proteinlm.platform.training.device import give_back_memory, settle
+from proteinlm.platform.training.device import clear_build_locks, give_back_memory, settle
 from proteinlm.platform.training.job import TrainingJob, Worker
 from proteinlm.platform.training.run_job import run_job
 from proteinlm.platform.training.stopping import asking_on_signals, raise_if_stopped
@@ -104,6 +104,10 @@ def run_training(
         take_stopped(job.directory)
         withdraw_stop(job.directory)
         _tell_damaged(job.directory, console)
+        if job.training.engine == "deepspeed":
+            for said in clear_build_locks():
+                if console:
+                    console.print(said, markup=False, soft_wrap=True)
         with (
             asking_on_signals(job.directory, console) as signals,
             progress_bar(job.directory, job.total_steps, console),

@@ -247,3 +247,15 @@ def test_a_corpus_is_built_from_a_file_flags_and_settings_alike(place: Path, mon
         assert done.exit_code == 0, done.output
     expected = CorpusConfig(sources=(Path("a.fasta"),), out=Path("made"), seed=7, shard_rows=5, is_simulated=True)
     assert asked == [expected] * 4
+
+
+def test_a_name_with_brackets_is_printed_as_it_is(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich would read `[v2]` as a style, `[/x]` as a fault and `:dna:` as a picture."""
+    from proteinlm.platform.corpus import build
+
+    manifest = read_manifest(place / "corpus")
+    monkeypatch.setattr(build, "build_corpus", lambda config: manifest)
+    for name in ("c[v2]", "c[v2][/x]", "c:dna:"):
+        done = CliRunner().invoke(app, ["corpus", "build", "a.fasta", "--out", name])
+        assert done.exit_code == 0, done.output
+        assert f"{name}: corpus" in done.output

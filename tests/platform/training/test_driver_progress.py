@@ -22,10 +22,12 @@ def append(run: Path, *rows: dict[str, float]) -> None:
 
 def test_the_bar_shows_the_newest_figures(tmp_path: Path) -> None:
     text = io.StringIO()
-    with progress_bar(tmp_path, 400, Console(file=text, width=150, force_terminal=True)):
-        append(tmp_path, TRAINED | {"peak_share": 0.713}, {"step": 200, "valid/loss": 2.75})
+    run = tmp_path / "run[v2][x]"
+    run.mkdir()
+    with progress_bar(run, 400, Console(file=text, width=150, force_terminal=True)):
+        append(run, TRAINED | {"peak_share": 0.713}, {"step": 200, "valid/loss": 2.75})
     shown = text.getvalue()
-    for words in ("200/400", "loss 2.5000", "12,345 residues/s", "71% of peak", "valid 2.7500"):
+    for words in ("run[v2][x]", "200/400", "loss 2.5000", "12,345 residues/s", "71% of peak", "valid 2.7500"):
         assert words in shown
 
 
