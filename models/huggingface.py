@@ -24,7 +24,7 @@ from torch import Tensor
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import EncoderLayer, LanguageModelHead, ProteinEncoder
-from proteinlm.models.weights import shown
+from proteinlm.models.messages import shown
 
 if TYPE_CHECKING:
     from transformers import EsmConfig

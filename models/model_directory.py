@@ -18,7 +18,8 @@ from pydantic_core import ErrorDetails
 from torch import Tensor
 
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.weights import MOST_NESTED, digest_of, printable, refuse_pointer, shown, write_weights
+from proteinlm.models.messages import printable, shown
+from proteinlm.models.weights import MOST_NESTED, digest_of, refuse_pointer, write_weights
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

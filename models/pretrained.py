@@ -22,6 +22,7 @@ from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.huggingface import MODEL_TYPE, esm_layout, esm_name, from_esm_config, from_esm_state
+from proteinlm.models.messages import shown
 from proteinlm.models.model_directory import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -32,7 +33,7 @@ from proteinlm.models.model_directory import (
     read_model_config,
     write_model,
 )
-from proteinlm.models.weights import check_weights, digest_of, read_weights, refuse_pointer, shown
+from proteinlm.models.weights import check_weights, digest_of, read_weights, refuse_pointer
 
 FORMAT = Format("proteinlm-pretrained", version=2, readable=(1, 2))
 """Version 1 calls the model's `initializer_range` by its earlier name (models/config.py)."""

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from proteinlm.models.messages import printable, shown
+
 POINTER = b"version https://git-lfs.github.com/spec/"
 """How a git-lfs pointer begins."""
 MOST_NESTED = 50
@@ -231,15 +233,3 @@ def refuse_pointer(file: Path) -> None:
         start = content.read(len(POINTER))
     if start == POINTER:
         raise ValueError(f"{file} is a git-lfs pointer, not the file itself; fetch it with `git lfs pull`")
-
-
-def shown(value: object) -> str:
-    """A value from a file for a message: one line, control characters escaped, at most 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def printable(text: str, most: int = 300) -> str:
-    """Text with parts from a file for a message: control characters escaped, at most `most` characters."""
-    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[: most + 1])
-    return plain if len(plain) <= most else f"{plain[: most - 3]}..."

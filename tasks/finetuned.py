@@ -17,6 +17,7 @@ import torch
 
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import CnnEncoder, ProteinEncoder
+from proteinlm.models.messages import printable
 from proteinlm.models.model_directory import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -26,7 +27,7 @@ from proteinlm.models.model_directory import (
     read_model_config,
     write_model,
 )
-from proteinlm.models.weights import check_weights, printable, read_weights
+from proteinlm.models.weights import check_weights, read_weights
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Task, TaskModel
 

@@ -6,7 +6,6 @@ L is the number of residues of its protein.
 """
 
 import math
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from proteinlm.models.alphabet import RESIDUE_LETTERS
+from proteinlm.models.messages import shown
 from proteinlm.models.sequences import clean_sequence, mend, non_protein_kind
 
 SEQUENCE_KEYS = ("primary", "sequence")
@@ -276,22 +276,6 @@ def _checked_id(values: Mapping[str, object], where: str) -> str:
 def _names(values: Mapping[str, object]) -> str:
     names = ", ".join(map(shown, sorted(map(str, values))[:20]))
     return names + (", ..." if len(values) > 20 else "") or "no keys"
-
-
-class _Repr(reprlib.Repr):
-    def repr_int(self, value: int, level: int) -> str:
-        """The integer; repr itself raises for thousands of digits."""
-        return repr(value) if value.bit_length() < 2040 else "an integer of thousands of digits"
-
-
-_REPR = _Repr()
-_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxstring, _REPR.maxother = 3, 12, 12, 4 * SHOWN, 4 * SHOWN
-
-
-def shown(value: object) -> str:
-    """`value` as Python writes it, in printable characters and cut after 60, for messages."""
-    text = _REPR.repr(value)
-    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 
 def one_label(row: Mapping[str, object]) -> int:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from proteinlm.platform.settings.yaml_text import printable
+from proteinlm.models.messages import printable
 from proteinlm.platform.storage.atomic import crc32, staged_file, write_atomically
 from proteinlm.platform.storage.run_directory import first_fault
 

@@ -7,9 +7,8 @@ the LMDB also compressed. A table has a header, then one protein a line:
     wild type,MSKGEELFTG,3.72
 
 Its columns carry TAPE's keys (`primary` may be called `sequence`, a task's one label `target`). A cell that is written
-as a number is one, a cell that begins with '[' is a list in JSON or an array as numpy prints it (a label for each
-residue), everything else is text. An empty cell is a key that the record lacks. A column `set` says which split a line
-is of: of none, where its cell is empty.
+as a number is one, one that begins with '[' is a list in JSON or an array as numpy prints it (a label for each residue),
+all else is text. An empty cell is a key that the record lacks. A column `set` says which split a line is of.
 """
 
 import csv
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from proteinlm.models.messages import shown
 from proteinlm.models.sequences import Composition
 from proteinlm.platform.data.sources import (
     COMPRESSED,
@@ -42,7 +42,7 @@ from proteinlm.platform.labelled.text_forms import (
     printed_array,
     proteinnet_records,
 )
-from proteinlm.tasks.records import TaskSchema, check_record, shown
+from proteinlm.tasks.records import TaskSchema, check_record
 
 MARKER_FILE = "SIMULATED.txt"
 TEST_SPLIT = "simulated_test"

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from proteinlm.models.messages import shown
 from proteinlm.platform.data.manifest import (
     FORMAT_VERSION,
     Manifest,
@@ -41,7 +42,7 @@ from proteinlm.platform.labelled.split_files import (
     task_of,
 )
 from proteinlm.platform.storage.atomic import staged_directory
-from proteinlm.tasks.records import TaskSchema, shown
+from proteinlm.tasks.records import TaskSchema
 from proteinlm.tasks.task import Task
 
 SHARD_ROWS = 512

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from proteinlm.models.config import EARLIER_NAMES
-from proteinlm.platform.settings.yaml_text import parse_value, printable, read_yaml, shown
+from proteinlm.models.messages import printable
+from proteinlm.platform.settings.yaml_text import parse_value, read_yaml, shown
 
 Settings = TypeVar("Settings", bound=BaseModel)
 COMMAND_LINE = "command line"

@@ -7,7 +7,6 @@ equal values.
 """
 
 import re
-import reprlib
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,15 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from proteinlm.models.messages import printable
+from proteinlm.models.messages import shown as shown_value
+
 MAX_BYTES = 1 << 20
 """Of a settings file. The longest that is shipped has three kilobytes; a sweep of a thousand lines has a hundred."""
 MAX_VALUES = 100_000
 """Values and keys in it, those behind an alias counted wherever it stands."""
 MAX_DEPTH = 40
 """Lists and sections in each other."""
-_SHOWN = 60  # characters of a value in a message
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)$")
 _NUMBER = re.compile(
     r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$"
@@ -77,18 +78,6 @@ def parse_value(text: str) -> Any:
         raise ValueError(str(error)[:200]) from None
 
 
-class _Repr(reprlib.Repr):
-    """repr that looks at the beginning only, however much a value holds."""
-
-    def repr_int(self, value: int, level: int) -> str:
-        """The integer; repr itself raises for thousands of digits."""
-        return repr(value) if value.bit_length() < 2040 else "an integer of thousands of digits"
-
-
-_REPR = _Repr()
-_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxstring, _REPR.maxother = 3, 12, 12, 3 * _SHOWN, 3 * _SHOWN
-
-
 def shown(value: object) -> str:
     """Return `value` as a user would write it in YAML, for messages; cut after 60 characters."""
     if isinstance(value, Mapping):
@@ -96,14 +85,7 @@ def shown(value: object) -> str:
         return f"a section ({names}{', ...' if len(value) > 20 else ''})"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = _REPR.repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
-
-
-def printable(text: str) -> str:
-    """`text` with escapes for what a terminal would obey, cut after 200 characters."""
-    cut = text if len(text) <= 200 else f"{text[:197]}..."
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)
+    return shown_value(value)
 
 
 _TEXT_TAG = "tag:yaml.org,2002:str"

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from proteinlm.platform.settings.yaml_text import printable, shown
+from proteinlm.models.messages import printable
+from proteinlm.platform.settings.yaml_text import shown
 from proteinlm.platform.storage.atomic import write_atomically
 
 if TYPE_CHECKING:

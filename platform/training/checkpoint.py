@@ -19,9 +19,10 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import distributed as dist
 
+from proteinlm.models.messages import printable
 from proteinlm.models.weights import check_archive
 from proteinlm.platform.settings.sections import TrainingSection
-from proteinlm.platform.settings.yaml_text import printable, shown
+from proteinlm.platform.settings.yaml_text import shown
 from proteinlm.platform.storage.atomic import crc32, move_directory
 from proteinlm.platform.storage.run_directory import CHECKPOINTS_FOLDER, first_fault, read_object
 from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY, convert_to_universal, unreadable

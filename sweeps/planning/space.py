@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from proteinlm.models.config import TABLE_7_SHAPES, expand_preset, num_parameters
+from proteinlm.models.messages import printable
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.loading import Fault, SettingsError
-from proteinlm.platform.settings.yaml_text import printable
 from proteinlm.sweeps.planning.config import LIKE, TRAINING_FLOPS, ConstraintSection, SearchSection, SweepConfig
 
 DRAWS_PER_TRIAL = 200

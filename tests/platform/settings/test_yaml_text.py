@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from proteinlm.models.messages import printable
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.loading import load_settings
-from proteinlm.platform.settings.yaml_text import MAX_BYTES, parse_value, printable, read_yaml, shown
+from proteinlm.platform.settings.yaml_text import MAX_BYTES, parse_value, read_yaml, shown
 
 LAUGHS = "[&a [x,x,x,x,x,x,x,x,x,x]" + "".join(
     f", &{chr(98 + number)} [{','.join(['*' + chr(97 + number)] * 10)}]" for number in range(8)
