@@ -7,7 +7,7 @@ the LMDB also compressed. A table has a header, then one protein a line:
     wild type,MSKGEELFTG,3.72
 
 Its columns carry TAPE's keys (`primary` may be called `sequence`, a task's one label `target`). A cell that is written
-as a number is one, one that begins with '[' is a list in JSON or an array as numpy prints it (a label for each residue),
+as a number is one, one that begins with '[' is a list in JSON or an array as numpy prints it (a label of each residue),
 all else is text. An empty cell is a key that the record lacks. A column `set` says which split a line is of.
 """
 
