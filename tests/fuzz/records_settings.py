@@ -295,6 +295,7 @@ def main() -> int:
             f"{name:<14} {found['tries']:>8,} tries {found['read']:>8,} read {found['refused']:>8,} refused",
             *faults,
             sep="\n  ",
+            flush=True,
         )
     return int(wrong > 0)
 

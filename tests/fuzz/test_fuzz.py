@@ -8,18 +8,39 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import runner
+from tests.fuzz import contents, runner, runs
 from tests.fuzz.runner import Target, attempt, damaged, fuzz
 from tests.fuzz.sequences import TARGETS
+
+SECONDS = float(os.environ.get("PROTEINLM_FUZZ_SECONDS", "1"))
+SEED = int(os.environ.get("PROTEINLM_FUZZ_SEED", "1"))
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_damaged_sequence_files_are_read_or_refused_by_name(target: Target) -> None:
-    findings = fuzz(target, seconds=2.5, seed=1)
+    findings = fuzz(target, SECONDS, SEED)
     assert findings.found == []
-    assert findings.tries > 50
     assert findings.refusals
     assert findings.accepted
+
+
+@pytest.mark.parametrize("name", runs.NAMES)
+def test_damaged_run_directories_are_read_or_refused_by_name(name: str) -> None:
+    findings = fuzz(runs.make_targets()[name], SECONDS, SEED)
+    assert findings.found == []
+    assert findings.refusals
+
+
+@pytest.mark.parametrize("name", contents.NAMES)
+def test_damaged_contents_come_out_as_they_were_or_are_refused_by_name(name: str) -> None:
+    findings = fuzz(contents.make_targets()[name], SECONDS, SEED)
+    assert findings.found == []
+    assert findings.refusals
+
+
+def test_all_targets_are_listed() -> None:
+    assert tuple(runs.make_targets()) == runs.NAMES
+    assert tuple(contents.make_targets()) == contents.NAMES
 
 
 def honest(path: Path) -> None:
