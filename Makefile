@@ -2,6 +2,7 @@
 #
 #   make demo        corpus, pretraining, a sweep and a results table from simulated proteins, on this machine
 #   make test        all tests                      make check   types, lint, format
+#   make fuzz        damaged and hostile files of every kind, five minutes each (FUZZ_SECONDS=300)
 #   make benchmark   tests/benchmarks/*.py          make clean   caches and builds; never runs, data or .venv
 #   make architecture   draws docs/architecture.svg from the imports
 #   make settings       writes docs/settings.md from the settings' own descriptions
@@ -12,6 +13,7 @@
 
 PYTHON ?= python3
 TEST_PROCESSES ?= 2
+FUZZ_SECONDS ?= 300
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -20,7 +22,7 @@ HALF := $(VENV)/.half-done
 # Tests and the demo stay on this machine and its CPU, say nothing home and write no token into the home directory.
 LOCAL := DS_ACCELERATOR=cpu RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0
 
-.PHONY: demo test check benchmark architecture settings clean
+.PHONY: demo test check fuzz benchmark architecture settings clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -33,6 +35,11 @@ check: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+# A finding does not end it: all targets are tried, and what each came to is printed with the number that makes it again.
+fuzz: $(READY)
+	failed=0; for module in sequences records settings models runs contents; do echo "$$module"; \
+	$(LOCAL) $(RUN) -m tests.fuzz.$$module --seconds $(FUZZ_SECONDS) || failed=1; done; exit $$failed
 
 benchmark: $(READY)
 	set -e; for script in $(notdir $(basename $(wildcard tests/benchmarks/*.py))); do echo "$$script"; $(LOCAL) $(RUN) -m tests.benchmarks.$$script; done

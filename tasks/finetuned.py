@@ -107,8 +107,12 @@ def load_finetuned(directory: str | Path) -> tuple[TaskModel, Finetuned]:
     about = _described(path / CONFIG_FILE, description)
     check_digest(path / WEIGHTS_FILE, description)
     state = read_weights(path / WEIGHTS_FILE)
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
-        model = make_task_model(build_task(about.task, **about.task_options), about)
+    try:
+        with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+            model = make_task_model(build_task(about.task, **about.task_options), about)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        # peft and torch say what is wrong with adapters of rank 0, or of layers that there are none of
+        raise ValueError(f"{path / CONFIG_FILE}: {printable(str(error))}") from error
     check_weights(path / WEIGHTS_FILE, state, model.state_dict())
     model.load_state_dict(state, assign=True)
     return model.eval(), about

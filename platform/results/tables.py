@@ -114,12 +114,17 @@ class Table:
     """Whether only values and deviations are written for people; intervals, floors and counts are then in JSON only."""
 
 
+LARGEST = 1e100
+"""Squares of values below it, of which deviations are made, are finite."""
+
+
 def pool(rows: Sequence[ResultRow]) -> Cell:
     """The cell of `rows` (at least one): seeds of one configuration, all measured alike."""
     first = rows[0]
     value, num_scored = fmean(row.value for row in rows), None if first.kind == PUBLISHED else first.num_scored
     if len(rows) > 1:
-        deviation = stdev(row.value for row in rows)
+        values = [row.value for row in rows]
+        deviation = stdev(values) if max(map(abs, values)) < LARGEST else math.nan  # it raises for infinity
         return Cell(value, deviation, len(rows), floor=first.floor, num_scored=num_scored)
     interval = None if first.low is None or first.high is None else (first.low, first.high)
     return Cell(value, first.deviation, first.num_seeds, interval, first.floor, num_scored)

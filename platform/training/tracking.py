@@ -43,8 +43,11 @@ def read_metrics(run_directory: Path) -> list[dict[str, Any]]:
 
 
 def last_logged_step(run_directory: Path) -> int | None:
-    """Return the optimizer step of the newest row of a run's metrics.jsonl; None where no step was logged."""
-    rows = read_metrics(run_directory)
+    """Return the optimizer step of the newest row of a run's metrics.jsonl; None where none is there or can be read."""
+    try:
+        rows = read_metrics(run_directory)
+    except (OSError, ValueError):  # it is asked for after a failure, which must be told
+        return None
     return int(rows[-1]["step"]) if rows else None
 
 

@@ -33,6 +33,8 @@ from proteinlm.platform.storage.run_directory import (
 
 LONGEST = 300
 """Characters of a reason that tables show."""
+BEGINNING = b'{"event": '
+"""Of each line of attempts.jsonl."""
 LAST_TIME, MOST_DEVICES = 1e11, 1e6
 """Seconds since 1970 (in the year 5138), and devices of a trial: what lies beyond was not written by a sweep."""
 
@@ -123,7 +125,7 @@ class _Event:
 def _events(path: Path) -> list[_Event]:
     """Lines of `attempts.jsonl`; one that was cut off by a kill is left out.
 
-    ValueError, with file and line, for one that is whole JSON but no event.
+    ValueError, with file and line, for one that is no event nor the beginning of one.
     """
     if not path.is_file():
         return []
@@ -131,8 +133,11 @@ def _events(path: Path) -> list[_Event]:
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         try:
             values = parse_json(line)
-        except ValueError:
-            continue
+        except ValueError as error:
+            text = line.strip(b"\0")  # which a power cut may leave
+            if text[: len(BEGINNING)] == BEGINNING[: len(text)]:
+                continue
+            raise ValueError(f"{path}, line {number} is no event of an attempt: {error}") from None
         try:
             events.append(kind.validate_python(values))
         except ValidationError as error:

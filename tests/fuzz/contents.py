@@ -1,6 +1,6 @@
 """Fuzzing of data sets, models and checkpoints: one file of a directory is damaged, and the directory is used.
 
-python -m tests.fuzz.contents --seconds 300
+python -m tests.fuzz.contents --seconds 300 [TARGET ...]
 
 Where a checksum stands for the content, it comes out as it was or is refused.
 """

@@ -177,12 +177,13 @@ def _flipped(content: bytes, place: int, bit: int) -> bytes:
 # ------------------------------------------------------------------------------------------------------------- tries
 
 
-def fuzz(target: Target, seconds: float, seed: int = 0, keep: Path | None = None) -> Findings:
-    """Try for `seconds`; findings stay in `keep`, where one is given."""
+def fuzz(target: Target, seconds: float, seed: int = 0, keep: Path | None = None, most: int | None = None) -> Findings:
+    """Try for `seconds`, or until `most` tries are made; findings stay in `keep`, where one is given."""
     findings, end = Findings(), time.monotonic() + seconds
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        while time.monotonic() < end:
-            _run_child(target, seed, findings, Path(folder), end)
+        while time.monotonic() < end and (most is None or findings.tries < most):
+            last = findings.tries + TRIES_OF_A_CHILD if most is None else min(most, findings.tries + TRIES_OF_A_CHILD)
+            _run_child(target, seed, findings, Path(folder), end, last)
             if keep and findings.found:
                 keep.mkdir(parents=True, exist_ok=True)
                 for path in Path(folder).glob("finding-*"):
@@ -190,11 +191,12 @@ def fuzz(target: Target, seconds: float, seed: int = 0, keep: Path | None = None
     return findings
 
 
-def _run_child(target: Target, seed: int, findings: Findings, folder: Path, end: float) -> None:
-    """Up to `TRIES_OF_A_CHILD` tries in one child; a try that hangs or crashes ends the child and is a finding."""
+def _run_child(target: Target, seed: int, findings: Findings, folder: Path, end: float, last: int) -> None:
+    """Tries before number `last` in one child; a try that hangs or crashes ends the child and is a finding."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    child = context.Process(target=_child, args=(target, seed, findings.tries, folder, theirs, end), daemon=True)
+    numbers = range(findings.tries, last)
+    child = context.Process(target=_child, args=(target, seed, numbers, folder, theirs, end), daemon=True)
     child.start()
     theirs.close()
     try:
@@ -230,11 +232,11 @@ def _count(findings: Findings, number: int, outcome: str, text: str) -> None:
         findings.found.append(f"try {number} {outcome}: {text}")
 
 
-def _child(target: Target, seed: int, first: int, folder: Path, pipe: Connection, end: float) -> None:
-    """Tries from number `first` on, until the first finding or the end of the time."""
+def _child(target: Target, seed: int, numbers: range, folder: Path, pipe: Connection, end: float) -> None:
+    """The tries of these numbers, until the first finding or the end of the time."""
     _limit_memory()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries say
-    for number in range(first, first + TRIES_OF_A_CHILD):
+    for number in numbers:
         if time.monotonic() > end:
             break
         generator = random.Random(f"{target.name} {seed} {number}")

@@ -1,6 +1,6 @@
 """Fuzzing of run directories: one file is damaged, and the directory is used.
 
-python -m tests.fuzz.runs --seconds 300
+python -m tests.fuzz.runs --seconds 300 [TARGET ...]
 
 No checksum says what these files held; what comes out of them must be of the right types, so that whoever uses it
 computes.

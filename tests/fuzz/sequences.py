@@ -1,6 +1,6 @@
 """Fuzzing of sequence files: FASTA, JSON lines, tables, and each of them compressed.
 
-python -m tests.fuzz.sequences --seconds 300
+python -m tests.fuzz.sequences --seconds 300 [TARGET ...]
 """
 
 import sys

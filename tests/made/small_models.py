@@ -111,3 +111,10 @@ def padded(tokens: np.ndarray, lengths: np.ndarray, pad_id: int) -> tuple[torch.
     for row, part in enumerate(np.split(tokens, np.cumsum(lengths)[:-1])):
         rows[row, : len(part)] = torch.from_numpy(part.astype(np.int64))
     return rows, (rows != pad_id).long()
+
+
+def small_pretrained(directory: Path) -> None:
+    """Write a pretrained directory of one layer, with random weights."""
+    torch.manual_seed(0)
+    encoder = ProteinEncoder(ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+    save_pretrained(directory, encoder, LanguageModelHead(encoder.config, encoder.token_embedding), {"run": "made"})

@@ -161,3 +161,14 @@ def test_saving_keeps_the_model_as_it_was(tmp_path: Path) -> None:
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("changes", [{"rank": 0}, {"layers": ["none"]}, {"rank": "two"}, {"dropout": 7}])
+def test_adapters_that_peft_refuses_are_named(changes: dict[str, object], tmp_path: Path) -> None:
+    model, about = make_model("stability", "lora")
+    save_finetuned(tmp_path / "model", model, about)
+    config = tmp_path / "model" / "config.json"
+    found = json.loads(config.read_text())
+    config.write_text(json.dumps(found | {"lora": found["lora"] | changes}))
+    with pytest.raises(ValueError, match=r"config\.json: \S"):
+        load_finetuned(tmp_path / "model")

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from proteinlm.platform.storage.run_directory import METRICS_FILE
-from proteinlm.platform.training.tracking import MetricsTail, Tracker, forget_after, read_metrics
+from proteinlm.platform.training.tracking import MetricsTail, Tracker, forget_after, last_logged_step, read_metrics
 
 
 def test_a_resumed_run_logs_no_step_twice(tmp_path: Path) -> None:
@@ -111,3 +111,11 @@ def test_where_ray_runs_figures_are_gauges_of_its_metrics(tmp_path: Path, monkey
         "proteinlm_residues_per_s": ("first", 1000.0),
         "proteinlm_valid_loss": ("first", 2.25),
     }
+
+
+def test_the_last_step_of_damaged_metrics_is_not_known(tmp_path: Path) -> None:
+    """It is asked for when a trial failed: the failure must be told, not another one."""
+    (tmp_path / METRICS_FILE).write_text('{"step": 1}\n{}\n')
+    assert last_logged_step(tmp_path) is None
+    (tmp_path / METRICS_FILE).write_text('{"step": 1}\n{"step": 2}\n')
+    assert last_logged_step(tmp_path) == 2

@@ -70,7 +70,7 @@ def test_a_killed_attempt_ends_before_the_next_one(tmp_path: Path) -> None:
             '{"event": "start", "time": 1}',
         ),
         *('{"event": "end", "time": "soon"}', '{"event": "end", "time": NaN}', '{"event": "end", "time": 1e300}'),
-        '{"event": "start", "time": 1, "devices": 1, "device": "tpu"}',
+        *('{"event": "start", "time": 1, "devices": 1, "device": "tpu"}', "[" * 5000, "PK", '{"time": 1'),
     ],
 )
 def test_a_whole_line_that_is_no_event_is_named(line: str, tmp_path: Path) -> None:
