@@ -6,8 +6,8 @@ from pathlib import Path
 from tests.architecture.measures import folder_circles, measure, num_lines, num_parameters, table
 from tests.architecture.source import Modules, read_modules
 
-MOST_FILES = 115  # raise these only for a new noun, and say which in the commit
-CLOSURES = {"platform/pretrain.py": 63, "platform/finetune.py": 67, "sweeps/sweep.py": 95}
+MOST_FILES = 116  # raise these only for a new noun, and say which in the commit
+CLOSURES = {"platform/pretrain.py": 64, "platform/finetune.py": 68, "sweeps/sweep.py": 96}
 
 
 def test_the_house_stays_small(modules: Modules) -> None:
