@@ -35,7 +35,7 @@ def maps_of(process: Path) -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_memory() -> Iterator[None]:
-    """No buffer of DeepSpeed's lies in shared memory at the end that no process uses: 69 MB each until the next boot."""
+    """No buffer of DeepSpeed's lies in shared memory at the end that no process uses: 69 MB each until a boot."""
     folder = Path("/dev/shm")
     before = set(folder.glob("deepspeed_*"))
     yield

@@ -18,7 +18,7 @@ from proteinlm.cluster.connect import ClusterSize, connected
 from proteinlm.cluster.launch import check_fits, launch, worker_group
 from proteinlm.models.config import renamed
 from proteinlm.platform.data.manifest import Manifest
-from proteinlm.platform.settings.config import PretrainConfig, RunConfig
+from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig, RunConfig
 from proteinlm.platform.settings.sections import of_result, settings_of_result
 from proteinlm.platform.storage.lock import held
 from proteinlm.platform.storage.run_directory import (
@@ -42,6 +42,8 @@ POLL_SECONDS = 0.5
 """How often the progress bar reads metrics.jsonl in the run directory, wherever the workers are."""
 SPEED_SECONDS = 3600.0
 """The time left is estimated from the rows (at most 1000) of so many seconds before now: steps may take minutes."""
+OF_BASELINES = {"task", "options", "seed"}
+"""Settings that baselines depend on, beside the records, whose content is compared."""
 NOTABLE = 0.01
 """Stalls and skipped steps are shown from this share of the time or of the steps on."""
 
@@ -167,9 +169,12 @@ def check_same_run(config: RunConfig, inputs: Mapping[str, str]) -> None:
     if isinstance(settings.get("model"), dict):  # a run of an earlier version may call a value by its earlier name
         settings = {**settings, "model": renamed(settings["model"])}
     before, now = of_result(type(config), settings), settings_of_result(config)
+    names = before.keys() | now.keys()
+    if isinstance(config, FinetuneConfig) and config.mode == "baseline":  # runs of other models share it
+        names = {name for name in names if name.partition(".")[0] in OF_BASELINES}
     changed = [
         f"{name}: was {before.get(name)!r}, is {now.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
+        for name in sorted(names)
         if before.get(name) != now.get(name)
     ]
     if changed:

@@ -404,8 +404,8 @@ MUTANTS = (
         44,
         "rows of a shard without a checksum not compared",
         "platform/data/manifest.py",
-        "if shard.checksum is None and shard.digest not in",
-        "if shard.checksum is None and not shard.digest and shard.digest not in",
+        "is_listed = shard.checksum is not None or _is_as_listed(",
+        "is_listed = bool(shard.digest) or _is_as_listed(",
         f"{MANIFEST}::test_another_shard_in_its_place_is_named",
     ),
     _mutant(
@@ -428,8 +428,8 @@ MUTANTS = (
         47,
         "of a checkpoint's files the size alone is compared",
         "platform/training/checkpoint.py",
-        "if [file.stat().st_size, crc32(file)] != about:",
-        "if file.stat().st_size != about[0]:",
+        "if [there[name].stat().st_size, crc32(there[name])] != about:",
+        "if there[name].stat().st_size != about[0]:",
         f"{CHECKPOINT}::test_every_flipped_bit_is_noticed",
     ),
     _mutant(
