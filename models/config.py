@@ -77,7 +77,7 @@ class ModelConfig(BaseModel):
     """After the embedding, on attention weights and after both parts of a layer."""
     layer_norm_eps: float = Field(default=1e-5, gt=0.0, le=1.0)
     """LayerNorm's term that keeps its division finite."""
-    initializer_range: float = Field(default=0.02, gt=0.0, le=100.0)
+    initializer_range: float = Field(default=0.02, gt=0.0, le=1e30)
     """Standard deviation of random weights; projections into the residual stream start smaller by sqrt(2 x layers)."""
     vocab_multiple: int = Field(default=1, gt=0)
     """The token table is padded to a multiple of this; the padding is never an input nor a logit."""

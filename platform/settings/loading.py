@@ -75,7 +75,7 @@ def load_settings(
     source = " and ".join([str(path)] * (path is not None) + [COMMAND_LINE] * is_typed) or "defaults"
     values = set_dotted(read_yaml(path) if path is not None else {}, flags or {}, source)
     values, faults = _assign(values, overrides, source, model)
-    return _checked(model, values, source, faults)
+    return _checked(model, values, source, faults, context=AS_TYPED)
 
 
 def validate(model: type[Settings], values: Mapping[str, object], source: str) -> Settings:
@@ -197,10 +197,16 @@ def _set(values: dict[str, Any], name: str, value: object, source: str) -> Itera
     section[keys[-1]] = value
 
 
-def _checked(model: type[Settings], values: Mapping[str, object], source: str, faults: list[Fault]) -> Settings:
+def _checked(
+    model: type[Settings],
+    values: Mapping[str, object],
+    source: str,
+    faults: list[Fault],
+    context: Mapping[str, object] | None = None,
+) -> Settings:
     settings = None
     try:
-        settings = model.model_validate(values, context=AS_TYPED)
+        settings = model.model_validate(values, context=context)
         flags = _flags(values, settings)
         faults = faults + [Fault(name, source, f"found {shown(flag)}, expected a number") for name, flag in flags]
     except ValidationError as error:

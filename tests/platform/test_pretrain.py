@@ -22,6 +22,7 @@ from proteinlm.platform.training.tracking import read_metrics
 from tests.conftest import ROOT
 from tests.made.small_corpus import MOTIF, write_small_corpus
 from tests.made.small_pretraining import KILLS, STEPS, config, losses, wait_for_step
+from tests.made.terminal import signals_of_a_terminal
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +147,10 @@ def test_a_signal_to_the_whole_terminal_leaves_a_checkpoint_too(
     command = [sys.executable, "-m", "proteinlm", "pretrain", str(folder / f"{run.name}.yaml")]
     with tempfile.TemporaryDirectory(prefix="plm-") as place:
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        driver = subprocess.Popen(
-            command, cwd=ROOT, **streams, env=os.environ | {"TMPDIR": place}, start_new_session=True
-        )
+        with signals_of_a_terminal():
+            driver = subprocess.Popen(
+                command, cwd=ROOT, **streams, env=os.environ | {"TMPDIR": place}, start_new_session=True
+            )
         wait_for_step(run, 5)
         os.killpg(driver.pid, number)
         said = " ".join(driver.communicate(timeout=120)[0].split())

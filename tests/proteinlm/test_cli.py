@@ -88,7 +88,9 @@ def nucleotides(place: Path) -> list[str]:
     path = place / "corpus" / "manifest.json"
     values = json.loads(path.read_text())
     for split in values["splits"].values():
-        split["residue_counts"] = {"A": 500, "C": 500, "G": 500, "T": 500, "R": 1}
+        residues = sum(shard["residues"] for shard in split["shards"])
+        quarter = residues // 4
+        split["residue_counts"] = {"A": residues - 3 * quarter - 1, "C": quarter, "G": quarter, "T": quarter, "R": 1}
     path.write_text(json.dumps(values))
     return ["pretrain", str(place / "pretrain.yaml")]
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from proteinlm.platform.storage.run_directory import Stopped, is_stop_requested, mark_stopped
 from proteinlm.platform.training.loop import AS_ASKED, PAUSED
 from proteinlm.platform.training.stopping import PausedError, StoppedError, asking_on_signals, raise_if_stopped
+from tests.made.terminal import signals_of_a_terminal
 
 
 def send(number: signal.Signals) -> None:
@@ -26,6 +27,12 @@ def handled(number: signal.Signals, handler: object) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
+
+
+@pytest.fixture(autouse=True)
+def in_a_terminal() -> Iterator[None]:
+    with signals_of_a_terminal():
+        yield
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
