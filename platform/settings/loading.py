@@ -66,10 +66,8 @@ def load_settings(
 ) -> Settings:
     """Read a `model` from the YAML file at `path` (None: defaults alone), `flags` and dotted `key=value` overrides.
 
-    `flags` are settings by dotted name whose values are no text any more: options of a command line.
-
-    Raises FileNotFoundError for a missing file, ValueError for one that is not YAML, and SettingsError with every fault
-    of file and overrides.
+    `flags` are settings by dotted name whose values are no text any more: options of a command line. Raises
+    FileNotFoundError for a missing file, ValueError for one that is not YAML, and SettingsError with all other faults.
     """
     is_typed = bool(overrides or flags)
     source = " and ".join([str(path)] * (path is not None) + [COMMAND_LINE] * is_typed) or "defaults"
@@ -198,11 +196,7 @@ def _set(values: dict[str, Any], name: str, value: object, source: str) -> Itera
 
 
 def _checked(
-    model: type[Settings],
-    values: Mapping[str, object],
-    source: str,
-    faults: list[Fault],
-    context: Mapping[str, object] | None = None,
+    model: type[Settings], values: Mapping[str, object], source: str, faults: list[Fault], context: Any = None
 ) -> Settings:
     settings = None
     try:
