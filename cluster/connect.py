@@ -91,27 +91,23 @@ def _embedded(num_cpus: int) -> Iterator[None]:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConnectionError(f"no embedded Ray started on this machine: {error}") from error
     session = Path(context.address_info["session_dir"])  # type: ignore[attr-defined]  # declared for other contexts too
+    keeps_logs = False
     try:
         yield
     except ValueError:  # a wrong input, of which Ray's logs say nothing
-        _end(session)
         raise
     except Exception as error:
-        ray.shutdown()
+        keeps_logs = True
         error.add_note(f"Ray's logs: {session / 'logs'}")
         raise
-    except BaseException:
-        _end(session)
-        raise
-    else:
-        _end(session)
+    finally:
+        ray.shutdown()
+        if not keeps_logs:
+            _remove(session)
 
 
-def _end(session: Path) -> None:
-    """Shut the embedded Ray down and remove what it left in the temporary directory."""
-    import ray
-
-    ray.shutdown()
+def _remove(session: Path) -> None:
+    """Remove what an embedded Ray, which was shut down, left in the temporary directory."""
     shutil.rmtree(session, ignore_errors=True)
     newest = session.parent / "session_latest"
     with suppress(OSError):  # another Ray of the same user may be at it

@@ -41,16 +41,6 @@ PICKLE_GLOBALS = frozenset(
 MARK = -1
 
 
-class _Any:
-    """A container that everything is in: torch's own loader says what a checkpoint may ask for."""
-
-    def __contains__(self, _: object) -> bool:
-        return True
-
-
-ANY = _Any()
-
-
 def write_weights(file: Path, state: Mapping[str, Tensor]) -> None:
     """Write the tensors of `state` as safetensors, in fp32."""
     from safetensors.torch import save_file
@@ -150,8 +140,8 @@ def _check_tensors_alone(file: Path, with_values: bool) -> None:
         _check_pickle(program, PICKLE_OPCODES, PICKLE_GLOBALS)
 
 
-def _check_pickle(program: bytes, opcodes: Container[str] = ANY, named: Container[str] = ANY) -> None:
-    """ValueError where a pickle names what is not in these lists, or builds deeper than `MOST_NESTED`.
+def _check_pickle(program: bytes, opcodes: Container[str] | None = None, named: Container[str] | None = None) -> None:
+    """ValueError where a pickle names what is not in these lists, where given, or builds deeper than `MOST_NESTED`.
 
     It is walked through, not run. torch's own loader refuses code as well, but not a key of a million nested tuples,
     whose hash takes more stack than there is.
@@ -159,9 +149,9 @@ def _check_pickle(program: bytes, opcodes: Container[str] = ANY, named: Containe
     depths: list[int] = []  # of what lies on the unpickler's stack; MARK for a mark
     memo: dict[Any, int] = {}
     for opcode, argument, _ in pickletools.genops(program):
-        if opcode.name not in opcodes:
+        if opcodes is not None and opcode.name not in opcodes:
             raise ValueError(f"its pickle has the instruction {opcode.name}")
-        if opcode.name == "GLOBAL" and argument not in named:
+        if opcode.name == "GLOBAL" and named is not None and argument not in named:
             raise ValueError(f"its pickle asks for {shown(argument)}; accepted: tensors, nothing that is run")
         if opcode.name == "MARK":
             depths.append(MARK)

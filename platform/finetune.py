@@ -50,15 +50,19 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Pat
     # Runs of a storage share their baselines: who comes second waits for them.
     with hold_run(config, BASELINE_PATIENCE if config.mode == "baseline" else 0.0):
         if is_to_run(config, inputs, console):
-            _run(config, model, data, inputs, console)
+            _run(config, model, data, manifest, inputs, console)
     return runs
 
 
 def _run(
-    config: FinetuneConfig, model: ModelConfig | None, data: Path, inputs: Mapping[str, str], console: Console | None
+    config: FinetuneConfig,
+    model: ModelConfig | None,
+    data: Path,
+    manifest: Manifest,
+    inputs: Mapping[str, str],
+    console: Console | None,
 ) -> None:
     """Fit what the mode fits without training, or train `model`, on the shards in `data`."""
-    manifest = read_manifest(data)
     if console:
         for said in notices_of(data):
             console.print(said, markup=False, highlight=False, soft_wrap=True)
@@ -76,10 +80,9 @@ def _run(
             f"{config.task}, {config.mode}: {manifest.split('train').rows:,} training proteins, "
             f"{job.total_steps:,} optimizer steps"
         )
-        for notice in (
-            *filter(None, [crop_notice(config.batches, manifest.split("train"))]),
-            *scored_notices(model, manifest, (*task.valid_splits, *task.test_splits)),
-        ):
+        if cropped := crop_notice(config.batches, manifest.split("train")):
+            console.print(cropped)
+        for notice in scored_notices(model, manifest, (*task.valid_splits, *task.test_splits)):
             console.print(notice)
     run_training(config, job, manifest, inputs, console)
 

@@ -30,6 +30,7 @@ from proteinlm.platform.corpus.scratch import (
 )
 from proteinlm.platform.data.manifest import Manifest, Split, WrittenShard, split_of, standing_build, write_manifest
 from proteinlm.platform.data.sources import Source, fingerprint, inspect_sources, lmdb_length
+from proteinlm.platform.data.tape_lmdb import content_file
 from proteinlm.platform.settings.config import CorpusConfig
 from proteinlm.platform.storage.atomic import staged_directory
 from proteinlm.platform.storage.lock import held
@@ -109,9 +110,7 @@ def _standing(out: Path, settings: Mapping[str, object], progress: Progress) -> 
 
 def _stamps(sources: Sequence[Source]) -> list[tuple[int, int]]:
     """Bytes and time of the last change of each source."""
-    about = [
-        os.stat(Path(source.path, "data.mdb") if Path(source.path).is_dir() else source.path) for source in sources
-    ]
+    about = [content_file(Path(source.path)).stat() for source in sources]
     return [(one.st_size, one.st_mtime_ns) for one in about]
 
 

@@ -6,7 +6,6 @@ Its ending says what a file holds, its first bytes whether it is compressed: nam
 import bz2
 import codecs
 import gzip
-import hashlib
 import io
 import json
 import lzma
@@ -17,10 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
-from proteinlm.platform.data.tape_lmdb import TapeLmdb, is_lmdb_file
+from proteinlm.platform.data.tape_lmdb import TapeLmdb, content_file, is_lmdb_file
 from proteinlm.platform.data.unpickle import load_plain
+from proteinlm.platform.storage.atomic import sha256
 
 Kind = Literal["fasta", "jsonl", "json", "lmdb", "csv", "proteinnet"]
 SUFFIXES: Mapping[str, Kind] = {
@@ -177,9 +177,8 @@ _OTHER_FORMATS = (
 
 def fingerprint(path: Path) -> dict[str, object]:
     """Name, bytes and a SHA-256 digest (16 hex digits) of the whole content of a file or LMDB directory."""
-    with (path / "data.mdb" if path.is_dir() else path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        return {"name": path.name, "bytes": file.tell(), "digest": digest}
+    file = content_file(path)
+    return {"name": path.name, "bytes": file.stat().st_size, "digest": sha256(file)[:16]}
 
 
 @contextmanager
@@ -218,15 +217,14 @@ def _decompressed(source: Source) -> IO[bytes]:
         _check_window(source)
         return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(source.path), "zstd"), _READ_BYTES)
     openers: Mapping[str | None, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
-    opener = openers.get(source.compression, open)
-    return opener(source.path, "rb")  # type: ignore[no-any-return]
+    return cast(IO[bytes], openers.get(source.compression, open)(source.path, "rb"))
 
 
-class NoRecord(ValueError):  # noqa: N818
+class NoRecord(ValueError):  # noqa: N818  (it names what was found)
     """A value that is no record: none of a dict's kind, or with names or texts that are none."""
 
 
-class RepeatedKey(ValueError):  # noqa: N818
+class RepeatedKey(ValueError):  # noqa: N818  (as above)
     """A JSON object that gives one key twice."""
 
 

@@ -64,6 +64,11 @@ def is_lmdb_file(path: Path) -> bool:
     return len(begin) == _HEADER.size + 4 and begin[_HEADER.size :] in (magic, magic[::-1])
 
 
+def content_file(path: Path) -> Path:
+    """The file that holds the content of `path`: of an LMDB directory its data.mdb, of a file itself."""
+    return path / "data.mdb" if path.is_dir() else path
+
+
 class TapeLmdb:
     """An LMDB, opened for reading: a directory that holds data.mdb, or the file itself.
 
@@ -72,7 +77,7 @@ class TapeLmdb:
 
     def __init__(self, path: Path | str) -> None:
         path = Path(path)
-        self.path = path / "data.mdb" if path.is_dir() else path
+        self.path = content_file(path)
         self._file: IO[bytes] = self.path.open("rb")
         try:
             self._size = self.path.stat().st_size

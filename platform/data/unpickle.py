@@ -58,7 +58,7 @@ class _Dtype:
         dtype = np.dtype(self.code) if _DTYPE.fullmatch(self.code) else None
         if dtype is None or dtype.kind not in _PLAIN_KINDS:
             raise RefusedPickle(f"refused a numpy array of dtype {self.code[:20]!r}; numbers and strings are read")
-        return dtype.newbyteorder(self.order)  # type: ignore[arg-type]
+        return dtype.newbyteorder(self.order)  # type: ignore[arg-type]  # <, > or =
 
 
 @dataclass(eq=False)
@@ -141,7 +141,7 @@ def _encoded(machine: _Machine, given: tuple[Any, ...]) -> bytes:
     if encoding not in ("latin1", "latin-1"):
         raise RefusedPickle(f"refused _codecs.encode to {encoding[:20]!r} in a pickle")
     machine.charge(len(text))
-    return text.encode("latin1")  # type: ignore[no-any-return]
+    return text.encode("latin1")  # type: ignore[no-any-return]  # a str, by `_expected`
 
 
 def _set(kind: type, machine: _Machine, given: tuple[Any, ...]) -> Any:

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from proteinlm.platform.data.tape_lmdb import content_file
 from proteinlm.platform.labelled.files import ENDINGS, TEST_SPLIT, is_simulated
+from proteinlm.platform.storage.atomic import sha256
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.records import TaskSchema
 from proteinlm.tasks.task import Task
@@ -105,7 +107,7 @@ def records_digest(task: str, data: Path, options: SplitOptions) -> str:
 
 def file_digest(path: Path) -> str:
     """SHA-256 (hex) of a file of records, or of a directory's LMDB."""
-    file = path / "data.mdb" if path.is_dir() else path
+    file = content_file(path)
     about = file.stat()
     return _digest_of_state(file, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
 
@@ -113,5 +115,4 @@ def file_digest(path: Path) -> str:
 @lru_cache(maxsize=1024)
 def _digest_of_state(path: Path, *_state: int) -> str:
     """The digest of a file in a state that its size and times tell apart: the trials of a sweep all ask for it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)

@@ -4,6 +4,7 @@ The only place of the platform that renames. Readers, and a run that is killed, 
 """
 
 import errno
+import hashlib
 import os
 import shutil
 import uuid
@@ -78,6 +79,12 @@ def staged_directory(target: Path, *, is_shared: bool = False) -> Iterator[Path]
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def crc32(file: Path) -> int:

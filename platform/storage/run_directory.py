@@ -116,11 +116,7 @@ def read_run_file(run_directory: Path) -> RunFile | None:
     path = run_directory / RUN_FILE
     if not path.is_file():
         return None
-    values = read_object(path)
-    try:
-        return TypeAdapter(RunFile).validate_python(values)  # which takes no notice of what else stands there
-    except ValidationError as error:
-        raise ValueError(f"{path} is damaged: {first_fault(error)}") from None
+    return validated(RunFile, read_object(path), path)  # which takes no notice of what else stands there
 
 
 def _version(package: str) -> str:
@@ -144,7 +140,10 @@ def code_version() -> str:
 def is_finished(run_directory: Path) -> bool:
     """Whether the run in this directory ended with all its results written; ValueError where the mark is torn."""
     path = run_directory / FINISHED_FILE
-    return path.is_file() and isinstance(read_as(Finished, path), Finished)
+    if not path.is_file():
+        return False
+    read_as(Finished, path)
+    return True
 
 
 @dataclass(frozen=True)
@@ -248,6 +247,11 @@ def read_as(kind: type[Mark], path: Path) -> Mark:
     names = {one.name for one in fields(kind)}
     if unknown := values.keys() - names:
         raise ValueError(f"{path} is damaged: it holds {shown(min(unknown))}; accepted: {', '.join(sorted(names))}")
+    return validated(kind, values, path)
+
+
+def validated(kind: type[Mark], values: Mapping[str, Any], path: Path) -> Mark:
+    """`values`, which were read from `path`, as a `kind`; ValueError that names the file and the first fault."""
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from torch import distributed as dist
 
 from proteinlm.models.messages import printable
@@ -24,7 +24,7 @@ from proteinlm.models.weights import check_archive
 from proteinlm.platform.settings.sections import TrainingSection
 from proteinlm.platform.settings.yaml_text import shown
 from proteinlm.platform.storage.atomic import crc32, move_directory
-from proteinlm.platform.storage.run_directory import CHECKPOINTS_FOLDER, first_fault, read_object
+from proteinlm.platform.storage.run_directory import CHECKPOINTS_FOLDER, read_object, validated
 from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY, convert_to_universal, unreadable
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.job import Worker
@@ -136,10 +136,7 @@ def _read_cursor(directory: Path) -> tuple[Cursor, int]:
         raise ValueError(f"{file} has format version {shown(version)}; this version reads 1 and {FORMAT_VERSION}")
     if unknown := values.keys() - {field.name for field in fields(Cursor)}:
         raise ValueError(f"{file} is damaged: it holds {shown(min(unknown))}, which no cursor has")
-    try:
-        return TypeAdapter(Cursor).validate_python(values), version
-    except ValidationError as error:
-        raise ValueError(f"{file} is damaged: {first_fault(error)}") from None
+    return validated(Cursor, values, file), version
 
 
 def _read_part(file: Path) -> dict[str, Any]:

@@ -260,7 +260,6 @@ def run_trial(told: dict[str, Any]) -> dict[str, Any]:
     config = make.model_validate(told["values"])
     outcome: dict[str, Any] = {"trial": told["trial"]}
     try:
-        config.directory.mkdir(parents=True, exist_ok=True)
         with hold_run(config, PATIENCE), attempt(config.directory, *_devices(config), told["scheduled"]):
             forget_outcome(config.directory)
             pretrain(config) if isinstance(config, PretrainConfig) else finetune(config)
