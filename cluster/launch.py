@@ -8,7 +8,7 @@ where the last one stopped. An elastic group restarts with as many workers as th
 import json
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,16 +111,17 @@ def launch(
         ),
     )
     try:
-        result = _away_from_signals(trainer.fit)
+        result = away_from_signals(trainer.fit)
     except Exception as error:  # Ray wraps what a worker raised in several layers of its own
         raise LaunchError(worker_message(error)) from error
     return dict(result.metrics or {})
 
 
-def _away_from_signals(call: Callable[[], Result]) -> Result:
-    """Return what `call` returns, called in a thread of its own where this is the main one.
+def away_from_signals(call: Callable[[], Result], meanwhile: Callable[[], object] = lambda: None) -> Result:
+    """Return what `call` returns, called in a thread of its own where this is the main one; `meanwhile` is called in
+    this thread about once a second until then.
 
-    In the main thread Ray Train takes over Ctrl-C: it ends the workers without a checkpoint, and this process.
+    In the main thread Ray Train and Ray Tune take over Ctrl-C: they end the workers without a checkpoint.
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
@@ -133,6 +134,9 @@ def _away_from_signals(call: Callable[[], Result]) -> Result:
             done.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
+    while not done.done():
+        wait([done], timeout=1.0)
+        meanwhile()
     return done.result()
 
 

@@ -1,7 +1,7 @@
-"""A run that ends before its last step: the signals that ask for it, and how its end is said.
+"""A run or a sweep that ends before its last step: the signals that ask for it, and how its end is said.
 
-A signal never ends the workers. It asks them to save a checkpoint and end (storage/run_directory.py, stop.json), by
-which the same command goes on from the very step.
+A signal never ends the workers. It asks them to save a checkpoint and end (storage/run_directory.py, stop.json), those
+of the run or of every running trial, and the same command goes on from the very step.
 
     SIGTERM           `ray job stop`, and batch systems before they kill; a second one ends the process at once
     SIGINT            Ctrl-C; a second one ends the process at once
@@ -10,8 +10,9 @@ which the same command goes on from the very step.
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -40,12 +41,19 @@ class PausedError(StoppedError):
     """A run that came to `training.pause_at`."""
 
 
-class Signals:
-    """Asks the workers of the run in `run_directory` to save a checkpoint and end when this process gets a signal."""
+class AskedError(StoppedError):
+    """A run that a signal asked to end; the same command resumes it."""
 
-    def __init__(self, run_directory: Path, console: Console | None) -> None:
-        self._directory, self._console = run_directory, console
+
+class Signals:
+    """Calls `ask` when this process gets a signal, which asks the workers to save a checkpoint and end."""
+
+    def __init__(self, ask: Callable[[], object], what_ends: str, console: Console | None) -> None:
+        """`what_ends`: words for what is asked of them, such as "the run saves a checkpoint and ends"."""
+        self._ask_workers, self._what_ends, self._console = ask, what_ends, console
         self._before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (*ENDS_AT_ONCE, *ONLY_ASKS)}
+        self.is_asked = False
+        """Whether there was a signal."""
         self.is_interrupted = False
         """Whether one of the signals was Ctrl-C."""
 
@@ -61,8 +69,9 @@ class Signals:
             signal.signal(number, before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        request_stop(self._directory)
+        self.is_asked = True
         self.is_interrupted |= number == signal.SIGINT
+        self._ask_workers()
         again = ""
         if number in ENDS_AT_ONCE:
             signal.signal(number, self._before[signal.Signals(number)])
@@ -70,13 +79,20 @@ class Signals:
         if self._console:
             with suppress(OSError):  # the terminal may have gone
                 name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-                self._console.print(f"{name}: the run saves a checkpoint and ends{again}", soft_wrap=True)
+                self._console.print(f"{name}: {self._what_ends}{again}", soft_wrap=True)
 
 
 @contextmanager
 def asking_on_signals(run_directory: Path, console: Console | None = None) -> Iterator[Signals]:
     """Inside the body, signals ask the run's workers to save a checkpoint and end, as `Signals` says."""
-    signals = Signals(run_directory, console)
+    with on_signals(partial(request_stop, run_directory), "the run saves a checkpoint and ends", console) as signals:
+        yield signals
+
+
+@contextmanager
+def on_signals(ask: Callable[[], object], what_ends: str, console: Console | None = None) -> Iterator[Signals]:
+    """Inside the body, signals call `ask`, as `Signals` says; in another thread than the main one they do not."""
+    signals = Signals(ask, what_ends, console)
     if threading.current_thread() is not threading.main_thread():  # a sweep's trial: signals belong to the main thread
         yield signals
         return
@@ -100,4 +116,4 @@ def raise_if_stopped(run_directory: Path, is_interrupted: bool) -> None:
     if stopped.why != AS_ASKED:
         raise StoppedError(stopped.why, stopped.step)
     why = f"stopped after step {stopped.step}, as asked; the same command resumes from there"
-    raise KeyboardInterrupt(why) if is_interrupted else StoppedError(why, stopped.step)
+    raise KeyboardInterrupt(why) if is_interrupted else AskedError(why, stopped.step)

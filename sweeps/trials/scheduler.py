@@ -1,7 +1,7 @@
 """The queue of a sweep's trials, as the searcher that Ray Tune asks what to run next.
 
     Tune: suggest(id) -> a trial whose model is there and for which there are resources, None, or FINISHED
-    Tune: on_trial_complete(id, result or error) -> finished, failed, paused at a rung, or died
+    Tune: on_trial_complete(id, result or error) -> finished, failed, paused at a rung, stopped as asked, or died
 
 Order: finetuning as soon as its own pretraining has finished, then resumed pretraining, then new pretraining. A trial
 whose pretraining failed or was stopped by halving is never suggested. Resources are counted here because Tune knows
@@ -68,6 +68,15 @@ class TrialQueue(Searcher):
         self._halving, self._loss_after = halving, loss_after
         self._max_failures, self._give_up = max_failures, give_up
         self._deaths: Counter[str] = Counter()
+        self._is_ending = False
+
+    def end(self) -> None:
+        """Suggest no further trial."""
+        self._is_ending = True
+
+    def running(self) -> list[str]:
+        """Names of the trials that were suggested and have not ended."""
+        return [trial.name for trial in list(self._running.values())]
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Accept whatever Tune passes: the plan is fixed."""
@@ -75,6 +84,8 @@ class TrialQueue(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string
         """Return what `run_trial` is told of the next trial; None: others must finish first; FINISHED: none is left."""
+        if self._is_ending:
+            return None if self._running else str(Searcher.FINISHED)
         ready, free = self._ready(), self._resources
         for running in self._running.values():
             free = free.without(self._takes[running.name])
@@ -108,6 +119,8 @@ class TrialQueue(Searcher):
             self._died(trial)
         elif outcome.get("failed"):
             self._end(trial)
+        elif outcome.get("stopped") is not None:
+            return
         elif outcome.get("paused") is not None and self._halving and self._loss_after:
             self._halving.reached(trial.name, self._loss_after(trial.name, outcome["paused"]))
             self._paused[trial.name] = trial

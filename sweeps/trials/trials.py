@@ -3,14 +3,10 @@
 Run again, the same trials are resumed: finished ones are left alone, interrupted ones continue from their checkpoints.
 A trial's result is what its verb leaves in the run directory; what Tune stores is deleted at the end.
 
-Why Tune, and how much of it. Tune gives an actor for each trial, placed on the cluster by a placement group and used
-again for the next trial (torch and Ray are loaded once), notice of actors that died, and callbacks for the display.
-Refused, each with its reason in CONTRIBUTING.md: restoring an experiment (pickles, and one that was killed early
-restores to an empty trial), retries (they repeat a diverging run), schedulers such as ASHA (their rungs are in memory
-alone), reports (a trial's metrics are files), and counting resources of trials with worker groups of their own (Tune
-counts the trial's process and not its workers: a silent deadlock). The plain alternative is a loop of `ray.remote` and
-`ray.wait` over the same queue: about 120 lines in place of scheduler.py's interface to Tune and of `_run`, with its own
-reuse of processes and its own placement. Tune stays because this project is asked to run its sweeps on Ray Tune.
+Tune gives an actor for each trial, placed on the cluster by a placement group and used again for the next trial (torch
+and Ray are loaded once), notice of actors that died, and callbacks for the display. What it offers beyond that is not
+used, each with its reason in CONTRIBUTING.md: restored experiments, retries, schedulers such as ASHA, reports, and its
+count of resources.
 """
 
 import math
@@ -18,19 +14,19 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from proteinlm.cluster.connect import ClusterSize, connected
-from proteinlm.cluster.launch import DATA_CPUS, WorkerGroup, check_fits, worker_group
+from proteinlm.cluster.launch import DATA_CPUS, away_from_signals, check_fits
 from proteinlm.platform.finetune import check_finetune, finetune
 from proteinlm.platform.pretrain import check_pretrain, pretrain
-from proteinlm.platform.settings.config import MODES, FinetuneConfig, PretrainConfig
+from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.storage.run_directory import (
     Failure,
     Stopped,
@@ -38,13 +34,21 @@ from proteinlm.platform.storage.run_directory import (
     is_finished,
     mark_failed,
     mark_halted,
+    request_stop,
 )
 from proteinlm.platform.training.driver import check_same_run, hold_directory, hold_run
-from proteinlm.platform.training.stopping import PausedError, StoppedError
+from proteinlm.platform.training.stopping import AskedError, PausedError, StoppedError, on_signals
 from proteinlm.platform.training.tracking import last_logged_step, read_metrics
 from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.trials.halving import Halving
+from proteinlm.sweeps.trials.placement import devices_of, group_of, taken_by, with_share
 from proteinlm.sweeps.trials.trial_state import attempt
+
+if TYPE_CHECKING:
+    from ray.tune import PlacementGroupFactory, Tuner
+
+    from proteinlm.sweeps.trials.scheduler import TrialQueue
+    from proteinlm.sweeps.trials.watch import SweepWatch
 
 HEAD = {"node:__internal_head__": 0.001}
 """What a trial's own process reserves where its workers are a group of their own: nothing that they need. With Tune's
@@ -102,33 +106,9 @@ def _mark_stopped(halving: Halving, directory: Path) -> set[str]:
     return set(paused)
 
 
-def cpu_share(size: ClusterSize) -> float:
-    """Return CPUs for a worker such that as many workers as there are CPUs fit beside the one for reading data."""
-    return max(0.1, math.floor(100 * (size.cpus - DATA_CPUS) / size.cpus) / 100)
-
-
-def with_share(trial: Trial, size: ClusterSize, max_concurrent: int | None = None) -> Trial:
-    """Return the trial with what its `cluster` section leaves open decided for this cluster.
-
-    CPUs of a worker: such that as many workers as there are CPUs fit. Threads: the cores shared by the workers that run
-    at once, at most `max_concurrent` trials. GPUs: where there are some and a network is trained.
-    """
-    section = trial.config.cluster
-    trains = isinstance(trial.config, PretrainConfig) or MODES[trial.config.mode].is_trained
-    cpus = section.cpus_per_worker or cpu_share(size)
-    workers_at_once = min((size.cpus - DATA_CPUS) / cpus, section.most_workers * (max_concurrent or math.inf))
-    threads = max(1, round(size.cpus / max(1.0, workers_at_once)))
-    settled = {
-        "cpus_per_worker": cpus,
-        "threads_per_worker": section.threads_per_worker or threads,
-        "use_gpu": (trains and size.gpus > 0) if section.use_gpu is None else section.use_gpu,
-    }
-    return replace(trial, config=trial.config.model_copy(update={"cluster": section.model_copy(update=settled)}))
-
-
 def check_all_fit(trials: list[Trial], size: ClusterSize) -> None:
     """Raise ValueError, with every fault, for trials that this cluster can never place."""
-    _check_each(trials, lambda trial: check_fits(_group(trial, size), size))
+    _check_each(trials, lambda trial: check_fits(group_of(trial, size), size))
 
 
 def check_trials(trials: list[Trial]) -> None:
@@ -156,12 +136,6 @@ def _check_each(trials: list[Trial], check: Callable[[Trial], None]) -> None:
         raise ValueError("\n".join(f"trial {name}: {fault}" for fault, name in faults.items()))
 
 
-def _group(trial: Trial, size: ClusterSize) -> WorkerGroup:
-    """The trial's workers, what was left open filled in."""
-    cluster = trial.config.cluster
-    return worker_group(size, cluster.fewest_workers, cluster.most_workers, cluster.cpus_per_worker, cluster.use_gpu)
-
-
 def validation_losses(run_directory: Path) -> dict[int, float]:
     """Return the run's validation loss by optimizer step, as far as it was measured."""
     rows = read_metrics(run_directory)
@@ -178,14 +152,13 @@ def _run(
     halving: Halving | None,
 ) -> None:
     from ray import tune
-    from ray.tune.logger import JsonLoggerCallback
 
     from proteinlm.sweeps.trials.scheduler import Resources, TrialQueue
     from proteinlm.sweeps.trials.watch import SweepWatch
 
     most = float(use.max_concurrent or math.inf)
     there_is = (math.inf, math.inf) if use.autoscaling else (size.cpus - DATA_CPUS, size.gpus)
-    takes = {trial.name: Resources(*_takes(_group(trial, size))) for trial in trials}
+    takes = {trial.name: Resources(*taken_by(group_of(trial, size))) for trial in trials}
     in_process = {trial.name for trial in trials if trial.config.runs_in_process}
 
     def reserved(suggested: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -203,25 +176,63 @@ def _run(
         max_failures=use.max_failures,
         give_up=partial(_note_deaths, directory),
     )
-    log = JsonLoggerCallback()  # type: ignore[no-untyped-call]  # Tune reads its own log when it ends
     verbs = {trial.name: trial.verb for trial in trials}
-    with _quiet_tune(directory), SweepWatch(verbs, directory, finished, console) as watch:
-        tune.Tuner(
-            tune.with_resources(run_trial, reserved),
-            tune_config=tune.TuneConfig(
-                search_alg=queue,
-                num_samples=-1,  # until the queue says that it is over
-                trial_dirname_creator=lambda trial: trial.trial_id,
-                reuse_actors=True,  # the next trial finds a process that has torch and Ray loaded
-            ),
-            run_config=tune.RunConfig(
-                name=TUNE_FOLDER,
-                storage_path=str(directory.resolve()),
-                callbacks=[watch.callback(), log],
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=0),
-            ),
-        ).fit()
+
+    ask_to_end = partial(_ask_to_end, queue, directory)
+    with (
+        _quiet_tune(directory),
+        on_signals(ask_to_end, "running trials save a checkpoint and end", console) as signals,
+        SweepWatch(verbs, directory, finished, console) as watch,
+    ):
+        tuner = _tuner(queue, reserved, directory, watch)
+        # Asked again each second: a trial that is just starting withdraws what was asked of an earlier launch.
+        away_from_signals(tuner.fit, lambda: ask_to_end() if signals.is_asked else None)
+    if signals.is_asked:
+        _raise_unless_all_ended(trials, directory, signals.is_interrupted)
+
+
+def _tuner(
+    queue: "TrialQueue",
+    reserved: Callable[[dict[str, Any]], "PlacementGroupFactory"],
+    directory: Path,
+    watch: "SweepWatch",
+) -> "Tuner":
+    """Tune, set to run the trials of `queue`, each with what `reserved` says, and to tell `watch` of them."""
+    from ray import tune
+    from ray.tune.logger import JsonLoggerCallback
+
+    log = JsonLoggerCallback()  # type: ignore[no-untyped-call]  # Tune reads its own log when it ends
+    return tune.Tuner(
+        tune.with_resources(run_trial, reserved),
+        tune_config=tune.TuneConfig(
+            search_alg=queue,
+            num_samples=-1,  # until the queue says that it is over
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            reuse_actors=True,  # the next trial finds a process that has torch and Ray loaded
+        ),
+        run_config=tune.RunConfig(
+            name=TUNE_FOLDER,
+            storage_path=str(directory.resolve()),
+            callbacks=[watch.callback(), log],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+
+
+def _ask_to_end(queue: "TrialQueue", directory: Path) -> None:
+    queue.end()
+    for name in queue.running():
+        with suppress(FileNotFoundError):  # its directory is not there yet
+            request_stop(directory / name)
+
+
+def _raise_unless_all_ended(trials: list[Trial], directory: Path, is_interrupted: bool) -> None:
+    """KeyboardInterrupt or RuntimeError that says how many trials are finished, unless all are."""
+    ended = sum(is_finished(directory / trial.name) for trial in trials)
+    if ended < len(trials):
+        why = f"{ended} of {len(trials)} trials are finished; the same command goes on with the others"
+        raise KeyboardInterrupt(why) if is_interrupted else RuntimeError(f"stopped, as asked: {why}")
 
 
 @contextmanager
@@ -240,18 +251,14 @@ def _quiet_tune(directory: Path) -> Iterator[None]:
         shutil.rmtree(directory / TUNE_FOLDER, ignore_errors=True)
 
 
-def _takes(group: WorkerGroup) -> tuple[float, float]:
-    """CPUs and GPUs of the trial's smallest worker group."""
-    return group.fewest * group.cpus_per_worker, float(group.fewest) if group.use_gpu else 0.0
-
-
 def _note_deaths(directory: Path, name: str, times: int) -> None:
     why = f"its process died {times} times: killed, perhaps for want of memory, or with its node"
     mark_failed(directory / name, Failure(why, last_logged_step(directory / name)))
 
 
 def run_trial(told: dict[str, Any]) -> dict[str, Any]:
-    """Run one trial and return its outcome: `done` (True), `paused` (the step) or `failed` (why). Never raises.
+    """Run one trial and return its outcome: `done` (True), `paused` or `stopped` as asked (the step) or `failed` (why).
+    Never raises.
 
     `told` is what `TrialQueue.suggest` returns: trial, verb, values (the settings), scheduled (a time). So what Tune
     takes for an error is a process that died: killed, or with its node.
@@ -260,23 +267,19 @@ def run_trial(told: dict[str, Any]) -> dict[str, Any]:
     config = make.model_validate(told["values"])
     outcome: dict[str, Any] = {"trial": told["trial"]}
     try:
-        with hold_run(config, PATIENCE), attempt(config.directory, *_devices(config), told["scheduled"]):
+        with hold_run(config, PATIENCE), attempt(config.directory, *devices_of(config), told["scheduled"]):
             forget_outcome(config.directory)
             pretrain(config) if isinstance(config, PretrainConfig) else finetune(config)
     except PausedError as pause:
         return outcome | {"paused": pause.step}
+    except AskedError as stop:
+        return outcome | {"stopped": stop.step}
     except Exception as error:
         why = _in_one_line(error)
         step = error.step if isinstance(error, StoppedError) else last_logged_step(config.directory)
         mark_failed(config.directory, Failure(why, step, traceback.format_exc()))
         return outcome | {"failed": why}
     return outcome | {"done": True}
-
-
-def _devices(config: PretrainConfig | FinetuneConfig) -> tuple[float, str]:
-    """Number and kind of the devices that the trial holds; `with_share` has decided both."""
-    workers = config.cluster.most_workers
-    return (workers, "gpu") if config.cluster.use_gpu else (workers * (config.cluster.threads_per_worker or 1), "core")
 
 
 def _in_one_line(error: Exception) -> str:

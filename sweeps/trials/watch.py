@@ -28,7 +28,7 @@ from proteinlm.platform.training.driver import POLL_SECONDS
 from proteinlm.platform.training.tracking import MetricsTail
 
 State = Literal["waiting", "running", "finished", "failed", "paused"]
-"""paused: the trial came to a rung of successive halving and waits there."""
+"""paused: the trial came to a rung of successive halving and waits there, or was asked to end."""
 STATES: tuple[State, ...] = ("running", "failed", "paused", "finished", "waiting")
 """In the order in which they are counted and shown; paused and finished ones are shown among each other."""
 COLOURS = dict(zip(STATES, ("cyan", "red", "yellow", "green", "dim"), strict=True))
@@ -182,12 +182,13 @@ class TuneCallback(tune.Callback):
         self._tell(trial, "running")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """`run_trial` returned: the trial finished, failed or came to a rung."""
+        """`run_trial` returned: the trial finished, failed, came to a rung or was asked to end."""
         outcome = trial.last_result or {}
         if outcome.get("failed"):
             self._tell(trial, "failed", str(outcome["failed"]))
         else:
-            self._tell(trial, "paused" if outcome.get("paused") is not None else "finished")
+            is_paused = any(outcome.get(key) is not None for key in ("paused", "stopped"))
+            self._tell(trial, "paused" if is_paused else "finished")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process died; it may be started again."""

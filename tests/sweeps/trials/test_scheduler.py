@@ -119,3 +119,14 @@ def test_a_trial_at_rest_stays_so_after_a_crash() -> None:
     assert [suggested(search, key) for key in "ab"] == [FIRST, None]
     search.on_trial_complete("a", {"paused": 3})
     assert suggested(search, "c") == SECOND
+
+
+def test_after_its_end_was_asked_for_nothing_more_starts_and_what_stopped_is_neither_finished_nor_failed() -> None:
+    search = queue()
+    assert suggested(search, "a") == FIRST
+    search.end()
+    assert search.suggest("b") is None
+    assert [readable(name) for name in search.running()] == [FIRST]
+    search.on_trial_complete("a", {"stopped": 3})
+    assert search.running() == []
+    assert search.suggest("c") == Searcher.FINISHED
