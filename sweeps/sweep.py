@@ -1,16 +1,20 @@
 """`proteinlm sweep`, and `proteinlm finetune` of several tasks, seeds or modes: from a plan to trials to results."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 
+from proteinlm.platform.finetune import split_options, task_data
+from proteinlm.platform.labelled.task_data import notices_of
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.storage.run_directory import is_finished
 from proteinlm.sweeps.planning.config import HalvingSection
 from proteinlm.sweeps.planning.cost import Cost, pretraining_cost
 from proteinlm.sweeps.planning.forecast import show_plan
 from proteinlm.sweeps.planning.plan import Plan, plan_finetuning
+from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.results.report import FINDINGS, FORMS, ONE_BY_ONE, PAGE, write_report
 from proteinlm.sweeps.trials.halving import Halving
 from proteinlm.sweeps.trials.trials import ClusterUse, check_trials, run_trials, validation_losses
@@ -36,8 +40,21 @@ def sweep(plan: Plan, console: Console | None = None, *, dry_run: bool = False) 
     unfinished = run_trials(trials, config.directory, use, console, halving)
     folder = write_report(config, plan, costs)
     if console:
+        show_notices(trials, console)
         show_report(folder, console)
     return unfinished
+
+
+def show_notices(trials: Iterable[Trial], console: Console) -> None:
+    """Print what a user should know of the records that the trials were trained and scored on, each sentence once."""
+    configs = [trial.config for trial in trials if isinstance(trial.config, FinetuneConfig)]
+    read = {(config.task, config.data, repr(split_options(config))): config for config in configs}
+    said: list[str] = []
+    for config in read.values():
+        with suppress(ValueError, OSError):  # of records that cannot be read the failed trials tell
+            said += notices_of(task_data(config))
+    for notice in dict.fromkeys(said):
+        console.print(notice, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_report(folder: Path, console: Console) -> None:
@@ -55,7 +72,10 @@ def finetune_many(config: FinetuneConfig, console: Console | None = None) -> lis
     trials = plan_finetuning(config)
     check_trials(trials)
     use = ClusterUse(config.cluster.address, autoscaling=config.cluster.autoscaling)
-    return run_trials(trials, config.directory, use, console)
+    unfinished = run_trials(trials, config.directory, use, console)
+    if console:
+        show_notices(trials, console)
+    return unfinished
 
 
 def costs_of(plan: Plan) -> dict[str, Cost]:
