@@ -53,7 +53,9 @@ def move_directory(staging: Path, target: Path) -> None:
 
 
 def move_aside(path: Path) -> Path:
-    """Rename a file to a name of this call alone beside it, and return that; FileNotFoundError where it is gone."""
+    """Rename a file or directory to a name of this call alone beside it, and return that; FileNotFoundError where it is
+    gone.
+    """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{STAGING}")
     os.rename(path, aside)
     return aside
@@ -85,6 +87,12 @@ def sha256(file: Path) -> str:
     """SHA-256 (hex) of a file."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def checksums_of(directory: Path) -> dict[str, list[int]]:
+    """Path below `directory` -> [bytes, CRC-32] of each file in it, as JSON can hold them."""
+    files = [file for file in sorted(directory.rglob("*")) if file.is_file()]
+    return {file.relative_to(directory).as_posix(): [file.stat().st_size, crc32(file)] for file in files}
 
 
 def crc32(file: Path) -> int:

@@ -2,6 +2,7 @@
 
     <storage>/embeddings/<key>/<split>/values.npy   what `Task.pool` gave, protein after protein in the order of rows
                                        starts.npy   [B + 1] where each protein begins among the values
+                                       checksums.json   file -> [bytes, CRC-32] of both; damaged ones are computed anew
 
 The key is a hash of what they depend on: the encoder's weights, the proteins, their order and cropping, the task's
 pooling and the precision. A run that finds its embeddings there never runs the encoder.
@@ -11,6 +12,9 @@ Shapes: B proteins of a split, D hidden, N tokens of a micro batch, V values: to
 
 import hashlib
 import json
+import shutil
+import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +27,15 @@ from torch import Tensor
 from proteinlm.models.pretrained import load_pretrained
 from proteinlm.platform.batches.stream import validation_batches
 from proteinlm.platform.batches.windows import ReadOptions
-from proteinlm.platform.storage.atomic import staged_directory
-from proteinlm.platform.storage.run_directory import EMBEDDINGS_FOLDER
+from proteinlm.platform.storage.atomic import checksums_of, move_aside, staged_directory
+from proteinlm.platform.storage.run_directory import EMBEDDINGS_FOLDER, read_object
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.job import Run, TrainingJob
 from proteinlm.tasks.task import Batch, every_token
 
 KEPT_AS: dict[str, type] = {"tokens": np.float16, "proteins": np.float32}
 """Type on disk. Tokens in half precision: LayerNorm's outputs are of size one, and fp32 would take gigabytes."""
+VALUES_FILE, STARTS_FILE, CHECKSUMS_FILE = "values.npy", "starts.npy", "checksums.json"
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,25 @@ def embeddings_of(run: Run, engine: Engine) -> EmbeddingStore:
     for split in (task.train_split, *task.valid_splits, *task.test_splits):
         reading = job.reading(run.manifest.split(split), seed=0, is_training=split == task.train_split)
         folder = job.directory.parent / EMBEDDINGS_FOLDER / _key(encoder_hash, job, reading) / split
-        if not (folder / "starts.npy").is_file():
+        if not _is_whole(folder):
             _compute(folder, run, reading, engine, of_tokens=of_tokens)
-        starts = np.load(folder / "starts.npy")
-        splits[split] = _Stored(np.load(folder / "values.npy", mmap_mode="r"), starts)
+        splits[split] = _Stored(np.load(folder / VALUES_FILE, mmap_mode="r"), np.load(folder / STARTS_FILE))
     return EmbeddingStore(splits, job.model.hidden_size, of_tokens=of_tokens)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether embeddings are there as they were written; those that are not are said and removed."""
+    if not folder.is_dir():
+        return False
+    there = checksums_of(folder)
+    there.pop(CHECKSUMS_FILE, None)
+    with suppress(OSError, ValueError):  # an earlier version wrote no checksums
+        if there == read_object(folder / CHECKSUMS_FILE):
+            return True
+    print(f"{folder} is damaged, or of an earlier version: these embeddings are computed anew", file=sys.stderr)
+    with suppress(FileNotFoundError):  # another trial was faster
+        shutil.rmtree(move_aside(folder), ignore_errors=True)
+    return False
 
 
 def _key(encoder_hash: str, job: TrainingJob, reading: ReadOptions) -> str:
@@ -94,8 +113,9 @@ def _compute(folder: Path, run: Run, reading: ReadOptions, engine: Engine, *, of
     kept.sort(key=lambda item: item[0])
     try:
         with staged_directory(folder) as staging:
-            np.save(staging / "values.npy", np.concatenate([values for _, values in kept]))
-            np.save(staging / "starts.npy", np.cumsum([0, *(len(values) for _, values in kept)]))
+            np.save(staging / VALUES_FILE, np.concatenate([values for _, values in kept]))
+            np.save(staging / STARTS_FILE, np.cumsum([0, *(len(values) for _, values in kept)]))
+            (staging / CHECKSUMS_FILE).write_text(json.dumps(checksums_of(staging)))
     except OSError:
         if not folder.is_dir():  # else another trial was faster
             raise

@@ -73,6 +73,22 @@ def test_a_second_run_on_the_same_checkpoint_runs_no_encoder(folder: Path, monke
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_damaged_embeddings_are_computed_anew_and_said(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    storage = {"storage": str(folder / "damaged")}
+    first = config(folder, "first", **storage)
+    finetune(first)
+    for number, name in enumerate(("values.npy", "starts.npy", "checksums.json")):
+        for file in (folder / "damaged" / "embeddings").rglob(name):
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
+        again = config(folder, f"again-{number}", **storage)
+        finetune(again)
+        assert capfd.readouterr().err.count("these embeddings are computed anew") == 3, f"{name}, of three splits"
+        assert losses(again) == losses(first), name
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_kept_embeddings_train_as_those_computed_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """fp16 in the store: the loss curve is that of a run that computes them in every step, to half precision."""
     batches = {"micro_batch_residues": 1000, "lanes": 2, "crop": "start", "max_length": 60}
