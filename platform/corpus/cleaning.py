@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from proteinlm.models.sequences import Composition, clean_sequence, non_protein_kind
 from proteinlm.platform.corpus.chunks import Oversized
-from proteinlm.platform.data.sources import Source, compression_of, lmdb_records, opened, parse_json
+from proteinlm.platform.data.compression import compression_of, decompressed
+from proteinlm.platform.data.sources import Source, lmdb_records, parse_json
 from proteinlm.platform.settings.config import CorpusConfig
 
 _PFAM_IN_HEADER = re.compile(rb"\s(PF\d{5})(?:\.\d+)?;")
@@ -227,7 +228,7 @@ def read_clans(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise FileNotFoundError(f"no such clans file: {path}")
     clans: dict[str, str] = {}
-    with opened(Source(str(path), "csv", compression_of(path), path.stat().st_size)) as file:
+    with decompressed(path, compression_of(path)) as file:
         try:
             for number, line in enumerate(io.TextIOWrapper(file, "utf-8"), start=1):
                 fields = line.rstrip("\n").split("\t")

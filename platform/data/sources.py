@@ -1,23 +1,19 @@
-"""Where proteins come from: what a file or LMDB directory is, its bytes decompressed, its JSON and LMDB records.
+"""Where proteins come from: what a file or LMDB directory is, and its JSON and LMDB records.
 
 Its ending says what a file holds, its first bytes whether it is compressed: names and compression may disagree.
 """
 
-import bz2
 import codecs
-import gzip
-import io
 import json
-import lzma
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal
 
+from proteinlm.platform.data.compression import COMPRESSED_ENDINGS, Compression, compression_of, decompressed
 from proteinlm.platform.data.tape_lmdb import TapeLmdb, content_file, is_lmdb_file
 from proteinlm.platform.data.unpickle import load_plain
 from proteinlm.platform.storage.atomic import sha256
@@ -29,21 +25,11 @@ SUFFIXES: Mapping[str, Kind] = {
     ".json": "json",
 }
 """What a file that may hold a corpus is, by its ending before .gz."""
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-"""Endings that say that a file is compressed; whether it is, its first bytes say."""
 ACCEPTED = (
     "FASTA (.fasta, .fa, .faa, .fas), JSON lines (.jsonl, .ndjson), each plain or compressed (.gz, .bz2, .xz, .zst), "
     "or a TAPE LMDB directory"
 )
-Compression = Literal["gzip", "bzip2", "xz", "zstandard"]
-_MAGIC: Mapping[bytes, Compression] = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "zstandard",
-}
 _READ_BYTES = 1 << 20
-_MAX_WINDOW = 1 << 27  # of zstandard, which takes as much memory as a file says
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_SOURCES = 1 << 13
 """Of one corpus build: their number is part of what a record is known by."""
@@ -82,19 +68,12 @@ def inspect_source(path: Path, suffixes: Mapping[str, Kind] = SUFFIXES, accepted
         return Source(str(path), "lmdb", None, path.stat().st_size)
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty: it holds no record")
-    ending = Path(path.stem if path.suffix.lower() in COMPRESSED else path.name).suffix.lower()
+    ending = Path(path.stem if path.suffix.lower() in COMPRESSED_ENDINGS else path.name).suffix.lower()
     if ending not in suffixes:
         if other := next((other for other in _OTHER_FORMATS if ending in other.endings), None):
             raise ValueError(f"{path} is named as {other.name}: {other.advice}; accepted: {accepted}")
         raise ValueError(f"{path} has the unknown ending {ending or '(none)'!r}; accepted: {accepted}")
     return Source(str(path), suffixes[ending], compression_of(path), path.stat().st_size)
-
-
-def compression_of(path: Path) -> Compression | None:
-    """How a file is compressed, by its first bytes."""
-    with path.open("rb") as file:
-        begin = file.read(8)
-    return next((name for magic, name in _MAGIC.items() if begin.startswith(magic)), None)
 
 
 def inspect_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
@@ -181,43 +160,9 @@ def fingerprint(path: Path) -> dict[str, object]:
     return {"name": path.name, "bytes": file.stat().st_size, "digest": sha256(file)[:16]}
 
 
-@contextmanager
-def opened(source: Source) -> Iterator[IO[bytes]]:
-    """The source's bytes, decompressed; truncated or damaged compression becomes a ValueError that names the file."""
-    try:
-        with _decompressed(source) as file:
-            yield file
-    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-        raise _damaged(source, error) from None
-    except OSError as error:
-        if source.compression and error.errno is None:  # bzip2's and zstandard's complaints
-            raise _damaged(source, error) from None
-        raise
-
-
-def _damaged(source: Source, error: Exception) -> ValueError:
-    return ValueError(f"{source.path} is a truncated or damaged {source.compression} file: {error}")
-
-
-def _check_window(source: Source) -> None:
-    """ValueError where the first frame asks for more memory than zstd itself gives without `--long`."""
-    with open(source.path, "rb") as file:
-        begin = file.read(6).ljust(6, b"\0")
-    size = (8 + (begin[5] & 7)) << (7 + (begin[5] >> 3))
-    if size > _MAX_WINDOW and not begin[4] & 0x20:  # else a single segment, as large as its content
-        raise ValueError(
-            f"{source.path} is a zstandard file with a window of {size:,} bytes; accepted: {_MAX_WINDOW:,}"
-        )
-
-
-def _decompressed(source: Source) -> IO[bytes]:
-    if source.compression == "zstandard":
-        import pyarrow as pa
-
-        _check_window(source)
-        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(source.path), "zstd"), _READ_BYTES)
-    openers: Mapping[str | None, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
-    return cast(IO[bytes], openers.get(source.compression, open)(source.path, "rb"))
+def opened(source: Source) -> AbstractContextManager[IO[bytes]]:
+    """The source's bytes, decompressed, while the context lasts; ValueError and OSError as `decompressed` says."""
+    return decompressed(Path(source.path), source.compression)
 
 
 class NoRecord(ValueError):  # noqa: N818  (it names what was found)

@@ -21,8 +21,8 @@ from typing import IO
 
 from proteinlm.models.messages import shown
 from proteinlm.models.sequences import Composition
+from proteinlm.platform.data.compression import COMPRESSED_ENDINGS
 from proteinlm.platform.data.sources import (
-    COMPRESSED,
     SUFFIXES,
     Kind,
     Source,
@@ -58,7 +58,7 @@ ACCEPTED = (
     "tables with commas (.csv), each plain or compressed (.gz, .bz2, .xz, .zst), or a TAPE LMDB"
 )
 _TEXT_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".txt", ".proteinnet")
-ENDINGS = (*(ending + compressed for ending in _TEXT_ENDINGS for compressed in (*COMPRESSED, "")), ".lmdb")
+ENDINGS = (*(ending + compressed for ending in _TEXT_ENDINGS for compressed in (*COMPRESSED_ENDINGS, "")), ".lmdb")
 """Endings of a split's file; where there are several, the first one is read."""
 
 
