@@ -16,7 +16,8 @@ from typing import Any
 from proteinlm.models.pretrained import load_pretrained
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.finetuned import Finetuned, load_finetuned, save_finetuned
-from tests.fuzz.runner import Target, damaged, main
+from tests.fuzz.damage import damaged
+from tests.fuzz.runner import Target, main
 from tests.made.small_models import SMALLEST_ESM, esm_as_bin, esm_model, saved_ours, tiny_model
 
 VALUES: tuple[Any, ...] = (

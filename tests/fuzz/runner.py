@@ -32,6 +32,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from tests.fuzz.damage import damaged
+
 SECONDS_FOR_ONE = 30.0
 """A try that takes longer hangs. A busy machine may stall for seconds: what a try computes has a limit of its own."""
 COMPUTED_FOR_ONE = 3.0
@@ -39,8 +43,6 @@ COMPUTED_FOR_ONE = 3.0
 MEMORY_FOR_ONE = 1 << 30
 """Bytes that a child may take beyond what it had at its start."""
 LONGEST_MESSAGE = 4000
-LONGEST_PIECE = 4 << 20
-"""Bytes that one damage adds: to write and read more takes the time that tries should."""
 TRIES_OF_A_CHILD = 500
 """Then a new one starts, so that what one try leaves behind does not help or hurt many others."""
 
@@ -129,54 +131,6 @@ def directory_target(
     return Target(name, read_directory, honest, more.pop("words", JSON_WORDS), beside=files, **more)
 
 
-# ------------------------------------------------------------------------------------------------------------ damage
-
-_NUMBERS = (b"0", b"-1", b"1e999", b"NaN", b"99999999999999999999999", b"18446744073709551616", b"0x10", b"1_0")
-_PIECES = (
-    *(b"\x00", b"\xff", b"\r", b"\n", b"\r\n", b"\n\n", b"\t", b" ", b'"', b"'", b",", b"[", b"]", b"{", b"}", b":"),
-    *(b"\xef\xbb\xbf", b"\xff\xfe", b"\x1b]0;x\x07", b"\\ud800", "é".encode(), "\u202e".encode(), b"\xed\xa0\x80"),
-    *(b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"null", b"true", *_NUMBERS),
-)
-
-
-def damaged(content: bytes, generator: random.Random, words: Sequence[bytes] = ()) -> bytes:
-    """`content` after one to eight damages of random kinds."""
-    for _ in range(min(8, 1 + int(generator.expovariate(0.7)))):
-        content = _damage(content, generator, words)
-    return content
-
-
-def _damage(content: bytes, generator: random.Random, words: Sequence[bytes]) -> bytes:
-    size = len(content)
-    first, last = sorted((generator.randint(0, size), generator.randint(0, size)))
-    piece = generator.choice((*_PIECES, *words, *words))
-    kinds: list[Callable[[], bytes]] = [
-        lambda: content[:first],  # cut
-        lambda: content[:first] + content[last:],  # a part is missing
-        lambda: content[:last] + content[first:last] + content[last:],  # a part twice
-        lambda: content[:first] + piece + content[first:],
-        lambda: content[:first] + piece + content[first + len(piece) :],
-        lambda: content[:first] + generator.randbytes(generator.randint(1, 16)) + content[first:],
-        lambda: _flipped(content, first, 1 << generator.randrange(8)),
-        lambda: content[:first] + (piece * generator.choice((10, 1000, 100_000)))[:LONGEST_PIECE] + content[first:],
-        lambda: content.replace(*generator.choice([(b"\n", b"\r"), (b"\n", b"\r\n"), (b"\n", b""), (b",", b";")])),
-        lambda: content.decode("latin-1").swapcase().encode("latin-1", "replace"),
-        lambda: content[last:] + content[:last],
-        lambda: b"",
-    ]
-    weights = [3, 3, 3, 6, 6, 3, 6, 1, 1, 1, 1, 0.2]
-    return generator.choices(kinds, weights)[0]()
-
-
-def _flipped(content: bytes, place: int, bit: int) -> bytes:
-    if place >= len(content):
-        return content
-    return content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
-
-
-# ------------------------------------------------------------------------------------------------------------- tries
-
-
 def fuzz(target: Target, seconds: float, seed: int = 0, keep: Path | None = None, most: int | None = None) -> Findings:
     """Try for `seconds`, or until `most` tries are made; findings stay in `keep`, where one is given."""
     findings, end = Findings(), time.monotonic() + seconds
@@ -256,6 +210,7 @@ def _child(target: Target, seed: int, numbers: range, folder: Path, pipe: Connec
 
 
 def _limit_memory() -> None:
+    pa.allocate_buffer(1 << 20)  # Arrow reserves a gigabyte of addresses at once, which is no memory yet
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY_FOR_ONE
     resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz import contents, models, records, runner, runs, sequences, settings
-from tests.fuzz.runner import Target, attempt, damaged, fuzz
+from tests.fuzz.damage import damaged
+from tests.fuzz.runner import Target, attempt, fuzz
 
 TARGETS = (*sequences.TARGETS, *records.TARGETS, *settings.TARGETS)
 
