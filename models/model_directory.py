@@ -120,7 +120,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} stands there twice")
+        raise ValueError(f"key {shown(next(key for key in keys if keys.count(key) > 1))} is given twice")
     return values
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from proteinlm.models.messages import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -43,6 +45,6 @@ def _fail(error: Exception, code: int) -> None:
         raise error
     text = "\n".join([str(error), *getattr(error, "__notes__", [])])
     # What a file says may stand in a message: letters that a terminal would obey are written as escapes.
-    said = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+    said = "\n".join(printable(line, most=len(line)) for line in text.split("\n"))
     typer.echo(f"error: {said}", err=True)
     raise typer.Exit(code) from None

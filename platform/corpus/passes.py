@@ -6,7 +6,7 @@
     cut_shard   a range of a split's rows, out of its runs -> one Parquet shard
 
 Keys are hashes, so buckets are of equal size, and buckets in order of their key prefix are the corpus in key order,
-whatever the number of chunks, buckets and tasks. Files between the passes: corpus_scratch.py.
+whatever the number of chunks, buckets and tasks. Files between the passes: scratch.py.
 """
 
 import hashlib

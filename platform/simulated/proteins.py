@@ -1,10 +1,9 @@
 """Simulated proteins that carry signal to learn, for a demo and for tests without any download. They are not real.
 
 An ancestor is drawn for each clan: a host that sets its composition, segments of helix, strand and coil, and at each
-site a residue by the preferences of host, structure and burial (simulated_sites.py). Families descend from their
-clan's ancestor and proteins from their family's along a tree (simulated_evolution.py). So composition, neighbours,
-structure and relatives each tell something about a residue, as in nature, but more plainly: a small model sees it
-within a minute.
+site a residue by the preferences of host, structure and burial. Families descend from their clan's ancestor, and the
+proteins of a family from its ancestor along a tree (families.py). So composition, neighbours, structure and relatives
+each tell something about a residue, as in nature, but more plainly: a small model sees it within a minute.
 
     OUT/SIMULATED.txt  OUT/simulated.fasta  OUT/clans.tsv  OUT/secondary_structure_{train,valid,simulated_test}.jsonl.gz
 

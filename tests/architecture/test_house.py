@@ -111,6 +111,21 @@ def test_readme_names_only_files_that_are_there(root: Path, modules: Modules, ro
     assert sorted(set(re.findall(r"[\w-]+\.(?:py|yaml)", tree)) - there) == []
 
 
+OTHERS_FILES = {"modeling_esm.py", "modeling_utils.py", "zero_to_fp32.py"}
+"""Of transformers, TAPE and DeepSpeed, which docstrings name without a folder."""
+
+
+def test_docstrings_and_comments_name_only_files_that_are_there(root: Path, modules: Modules) -> None:
+    """A file of somebody else is named with its folder, such as checkpoint/ds_to_universal.py."""
+    there = {path.name for path in (root / "tests").rglob("*.py")} | {module.path.name for module in modules.values()}
+    named = {
+        (module.file, name)
+        for module in modules.values()
+        for name in re.findall(r"(?<![\w/])\w+\.py\b", module.path.read_text())
+    }
+    assert sorted((file, name) for file, name in named if name not in there | OTHERS_FILES) == []
+
+
 def test_ruff_sees_every_file_once(root: Path, rooms: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "ruff", "check", "--show-files", "."]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)

@@ -1,6 +1,6 @@
 """What a build makes of its sources: nothing lost, nothing twice, nothing in two splits, nothing half-written.
 
-Run task after task without Ray; test_corpus_build_on_ray.py holds that Ray Data makes the same corpus.
+Run task after task without Ray; test_build_on_ray.py holds that Ray Data makes the same corpus.
 """
 
 import errno
