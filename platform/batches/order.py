@@ -178,9 +178,7 @@ def draw_evenly(lengths: NDArray[np.integer], parts: int, generator: np.random.G
     and long proteins as the others. Groups differ by at most one protein, and by at most the longest one in residues
     (from deal to deal the differences begin where the last ones ended).
     """
-    shuffled = generator.permutation(
-        len(lengths)
-    )  # among proteins of one length, too, chance decides who is dealt when
+    shuffled = generator.permutation(len(lengths))  # or proteins of one length would always be dealt in one order
     by_length = shuffled[np.argsort(lengths[shuffled], kind="stable")]
     # What does not come out even is missing among the shortest.
     deals = np.concatenate([np.full(-len(lengths) % parts, -1), by_length]).reshape(-1, parts)
