@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 
 from proteinlm.cluster.connect import usable_cores
@@ -76,29 +77,38 @@ _CPU_ALLOCATOR = "DefaultCPUAllocator"
 
 
 class SkippedSteps:
-    """Counts optimizer steps that the engine skipped because their loss or gradient was not finite."""
+    """Counts, on the device, optimizer steps that the engine skipped because their gradient was not finite.
+
+    Once `max_skipped_steps` in a row were skipped the count stands still, so that whether a run ends does not depend on
+    when somebody looks.
+    """
 
     def __init__(self, section: TrainingSection, before: int) -> None:
         """`before`: steps skipped before the checkpoint that the run resumes from."""
-        self._most = section.max_skipped_steps
-        self._last_good = 0
-        self.total = before
-        self.in_a_row = 0
+        self._most, self._before = section.max_skipped_steps, before
+        self._total = self._in_a_row = self._last_good = torch.zeros((), dtype=torch.int64)
 
-    def note(self, step: int, is_skipped: bool) -> None:
-        """Count step `step` (1-based)."""
-        self.in_a_row = self.in_a_row + 1 if is_skipped else 0
-        self.total += is_skipped
-        if not is_skipped:
-            self._last_good = step
+    def note(self, step: int, is_skipped: Tensor) -> None:
+        """Count step `step` (1-based); `is_skipped` [] bool. Nothing waits for the device."""
+        if self._total.device != is_skipped.device:  # the first step
+            self._total = self._in_a_row = self._last_good = torch.zeros_like(is_skipped, dtype=torch.int64)
+        is_counting = self._in_a_row < self._most
+        self._total = self._total + is_skipped
+        self._in_a_row = torch.where(is_counting, (self._in_a_row + 1) * is_skipped, self._in_a_row)
+        self._last_good = self._last_good.masked_fill(is_counting & ~is_skipped, step)
+
+    def total(self) -> int:
+        """Wait for the device and return the steps skipped since the run began."""
+        return self._before + int(self._total)
 
     def reason_to_stop(self, last_checkpoint: int) -> str | None:
-        """Return a message for the user once too many steps in a row were skipped, None until then."""
-        if self.in_a_row < self._most:
+        """Wait for the device; a message for the user once too many steps in a row were skipped, None until then."""
+        in_a_row, last_good = torch.stack([self._in_a_row, self._last_good]).tolist()
+        if in_a_row < self._most:
             return None
         return (
-            f"training.max_skipped_steps: the loss or the gradient of the {self.in_a_row} optimizer steps after step "
-            f"{self._last_good} was not finite; the checkpoint of step {last_checkpoint} is kept. "
+            f"training.max_skipped_steps: the loss or the gradient of the {in_a_row} optimizer steps after step "
+            f"{last_good} was not finite; the checkpoint of step {last_checkpoint} is kept. "
             "Lower optimizer.learning_rate, or lengthen optimizer.warmup_steps, under another name"
         )
 

@@ -96,17 +96,21 @@ def score_split(
     """Score a whole split and gather the scores from all workers, which all call it.
 
     `batches` are this worker's, of which the first `num_counted` count (the rest fill up, so that every worker has
-    equally many). `outputs` are kept for each protein.
+    equally many). `outputs` are kept for each protein. Columns stay on the device until the last micro batch is on its
+    way, so that it never waits for the host; outputs, which may be large, do not.
     """
-    parts: list[_Part] = []
+    rows: list[tuple[int, ...]] = []
+    columns: list[dict[str, Tensor]] = []
+    kept: list[dict[str, list[NDArray[np.generic]]]] = []
     for number, batch in enumerate(batches):
         scored = engine.eval_step(batch)
         if number >= num_counted:
             continue
-        kept = {output.name: _of_each_protein(output, scored.pop(output.name), batch) for output in outputs}
-        columns = {name: column.double().cpu().numpy() for name, column in scored.items()}
-        parts.append(_Part(batch.rows, columns, kept))
-    return _gathered(parts)
+        kept.append({output.name: _of_each_protein(output, scored.pop(output.name), batch) for output in outputs})
+        columns.append(scored)
+        rows.append(batch.rows)
+    on_host = [{name: column.double().cpu().numpy() for name, column in scored.items()} for scored in columns]
+    return _gathered([_Part(*part) for part in zip(rows, on_host, kept, strict=True)])
 
 
 @dataclass(frozen=True)
