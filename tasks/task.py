@@ -60,12 +60,16 @@ class Batch:
     """Labels that the loss is over, as `Task.count` counts them: known before the forward pass."""
     pooled: Tensor | None = None
     """What `Task.pool` gave of these proteins under a frozen encoder, computed before; the encoder is then not run."""
+    scored: Tensor | None = None
+    """[M] int64, which tokens have a label that counts, where that was looked up before (`heads.scored_tokens`): a GPU
+    would make the host wait for it."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
         pooled = None if self.pooled is None else self.pooled.to(device, non_blocking=True)
+        scored = None if self.scored is None else self.scored.to(device, non_blocking=True)
         labels = self.labels.to(device, non_blocking=True)
-        return replace(self, packed=self.packed.to(device), labels=labels, pooled=pooled)
+        return replace(self, packed=self.packed.to(device), labels=labels, pooled=pooled, scored=scored)
 
 
 Columns = Mapping[str, NDArray[np.float64]]

@@ -187,6 +187,10 @@ class TrainingSection(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """bf16: autocast, fp32 weights (CPU, sm_80 and newer). fp16: dynamic loss scaling, fp32 master weights (V100).
     auto: bf16 where the hardware computes in it, else fp16 on a GPU and fp32 on a CPU."""
+    compile: NoResult[Literal["auto", "off", "dynamic", "static"]] = "auto"
+    """Whether the encoder's layers are compiled (torch.compile), which changes results no more than another GPU does.
+    dynamic: for micro batches of any size. static: streams are filled up to one number of tokens (GPUs that attend by
+    cumulative lengths), and kernels are chosen by trying them: minutes at the start. auto: dynamic there, else off."""
     validate_every: Count = 200
     """Steps between validations."""
     checkpoint_every: NoResult[Count] = 200

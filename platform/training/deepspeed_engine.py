@@ -56,8 +56,7 @@ def deepspeed_settings(
         "gradient_accumulation_steps": micro_batches,
         # At stages 1 and 2 its checkpoints hold this value; the engine clips all the same.
         "gradient_clipping": 0.0 if training.zero_stage == 0 and clips_itself(training) else optimizer.gradient_clip,
-        "zero_optimization": {"stage": training.zero_stage}
-        | (SMALL_BUCKETS if device.type == "cpu" else GPU_BUCKETS),
+        "zero_optimization": {"stage": training.zero_stage} | (SMALL_BUCKETS if device.type == "cpu" else GPU_BUCKETS),
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
         "timers": {"throughput": {"enabled": False}},  # it waits for the device before and after every micro batch
@@ -124,8 +123,8 @@ class DeepSpeedEngine:
         """Let DeepSpeed clip, check and step; the gradient's norm [], and whether the step was skipped [] bool."""
         self._engine.step()
         is_skipped = bool(getattr(self._engine.optimizer, "overflow", False))
-        norm = math.nan if is_skipped else self._engine.get_global_grad_norm() or 0.0
-        norm = norm if isinstance(norm, Tensor) else scalar(norm, self._device)
+        found = self._engine.get_global_grad_norm()
+        norm = found if isinstance(found, Tensor) and not is_skipped else scalar(math.nan, self._device)
         return norm, norm.isfinite().logical_not()
 
     def _step_unread(self, clip: float) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from proteinlm.cluster.connect import usable_cores
+from proteinlm.models.encoder import CompileMode
+from proteinlm.models.varlen_attention import takes_lengths
 from proteinlm.platform.settings.sections import BatchSection, TrainingSection
 from proteinlm.platform.training.job import TrainingJob
 
@@ -71,6 +73,38 @@ def settle(wanted: str, capability: tuple[int, int] | None, has_cpu_bf16: bool) 
             "accepted: auto, fp16, fp32"
         )
     return "fp32" if wanted == "fp32" else "bf16" if wanted == "bf16" else "fp16"
+
+
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What matrix products compute in, by settled precision."""
+
+
+def attends_by_lengths(job: TrainingJob, device: torch.device) -> bool:
+    """Whether the job's model, in training, attends by cumulative lengths: its micro batches need no groups."""
+    dtype = TORCH_DTYPES[job.training.precision]
+    return not job.is_cnn and takes_lengths(device, dtype, job.model.head_size, job.model.dropout)
+
+
+def compile_mode(job: TrainingJob, device: torch.device) -> CompileMode | None:
+    """How the layers of the job's encoder are compiled on `device`; None: not at all.
+
+    ValueError where `training.compile` asks for what cannot be: static shapes without attention by cumulative lengths,
+    or compiled layers whose weights ZeRO stage 3 gathers one by one.
+    """
+    wanted, by_lengths = job.training.compile, attends_by_lengths(job, device)
+    gathers = job.training.engine == "deepspeed" and job.training.zero_stage == 3
+    if wanted == "auto":
+        return "dynamic" if device.type == "cuda" and by_lengths and not gathers else None
+    if wanted == "off" or job.is_cnn:
+        return None
+    if gathers:
+        raise ValueError(f"training.compile: {wanted} does not work with training.zero_stage 3; accepted: auto, off")
+    if wanted == "static" and not by_lengths:
+        raise ValueError(
+            "training.compile: static needs attention by cumulative lengths (a GPU of compute capability 8.0 or more, "
+            "bf16 or fp16, model.dropout 0); accepted here: auto, off, dynamic"
+        )
+    return wanted
 
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator"

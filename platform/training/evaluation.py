@@ -24,6 +24,7 @@ from proteinlm.platform.labelled.task_data import read_split
 from proteinlm.platform.settings.sections import ProbeSection
 from proteinlm.platform.storage.atomic import staged_file
 from proteinlm.platform.storage.run_directory import PREDICTIONS_FOLDER
+from proteinlm.platform.training.device_feed import DeviceFeed
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.job import Run
 from proteinlm.tasks.contact_prediction import precision_metrics
@@ -53,6 +54,7 @@ class Validation:
     def __init__(self, run: Run, engine: Engine, completed: Callable[[Batch, str], Batch] = _as_it_is) -> None:
         """`completed` adds what was computed before for the proteins of a split's micro batch (embedding_cache.py)."""
         self._run, self._engine, self._completed = run, engine, completed
+        self._feed = DeviceFeed.of(run)
         self._batches: dict[str, tuple[list[Batch], int]] = {}
         self._scores: dict[str, Scores] = {}
 
@@ -84,7 +86,8 @@ class Validation:
             )
         batches, counted = self._batches[split]
         completed = (self._completed(batch, split) for batch in batches)
-        return score_split(self._engine, completed, counted, self._run.task.outputs)
+        fed = self._feed.holding(batches).batches(completed)
+        return score_split(self._engine, fed, counted, self._run.task.outputs)
 
 
 def score_split(
@@ -124,9 +127,10 @@ class _Part:
 
 def _of_each_protein(output: Output, values: Tensor, batch: Batch) -> list[NDArray[np.generic]]:
     """An output of a micro batch cut into one array for each protein, special tokens left out."""
-    is_residue = batch.packed.is_residue.cpu().numpy()
-    protein = batch.packed.protein_index.cpu().numpy()[is_residue]
-    residues = np.bincount(protein, minlength=batch.packed.num_proteins)
+    packed = batch.packed.without_filling()
+    is_residue = packed.is_residue.cpu().numpy()
+    protein = packed.protein_index.cpu().numpy()[is_residue]
+    residues = np.bincount(protein, minlength=packed.num_proteins)
     whole = values.float().cpu().numpy().astype(output.dtype)
     if output.level == "pair":
         return np.split(whole, np.cumsum(residues * (residues - 1) // 2)[:-1])

@@ -92,7 +92,7 @@ class MuonWithAdamW:
 
     @torch.no_grad()
     def _muon_step_unless(self, is_skipped: Tensor) -> None:
-        """torch's Muon knows no `found_inf`: let it step, and put back what it was.
+        """Let Muon, which knows no `found_inf`, step and put back what it was.
 
         A momentum that is averaged with itself stays as it is, to the bit; weights are kept aside.
         """

@@ -32,7 +32,14 @@ from proteinlm.platform.training.checkpoint import (
     read_cursor,
 )
 from proteinlm.platform.training.deepspeed_engine import DeepSpeedEngine
-from proteinlm.platform.training.device import explained_out_of_memory, prepare_process, with_precision
+from proteinlm.platform.training.device import (
+    TORCH_DTYPES,
+    compile_mode,
+    explained_out_of_memory,
+    prepare_process,
+    with_precision,
+)
+from proteinlm.platform.training.device_feed import DeviceFeed
 from proteinlm.platform.training.embedding_cache import EmbeddingStore, embeddings_of
 from proteinlm.platform.training.engine import Engine, PlainEngine
 from proteinlm.platform.training.evaluation import ContactValidation, Scores, Validation, write_predictions
@@ -77,6 +84,9 @@ def make_or_restore(run: Run, checkpoints: Checkpoints) -> tuple[Engine, Cursor]
     job, worker = run.job, run.worker
     micro_batches = micro_batches_per_step(job.batches.lanes, worker.world_size)
     model = make_model(job, run.task)
+    mode = compile_mode(job, worker.device)
+    if mode is not None:
+        model.encoder.compile_layers(mode, worker.device)
     engine = partial(make_engine, model, job.training, job.optimizer, device=worker.device, micro_batches=micro_batches)
     with checkpoints.newest() as folder:
         if folder is None:
@@ -118,7 +128,7 @@ def _schedule(job: TrainingJob, cursor: Cursor) -> Schedule:
 
 
 def _steps(run: Run, cursor: Cursor, store: EmbeddingStore | None) -> Iterator[Sequence[Batch]]:
-    """Yields this worker's micro batches, step by step from the cursor on, with embeddings where there is a store."""
+    """Micro batches of this worker on its device, step by step from the cursor on; with embeddings of the `store`."""
     job, split = run.job, run.task.train_split
     steps = training_steps(
         job.reading(run.manifest.split(split), seed=job.seed, is_training=True),
@@ -128,14 +138,14 @@ def _steps(run: Run, cursor: Cursor, store: EmbeddingStore | None) -> Iterator[S
         first_step=cursor.step,
         last_step=job.total_steps,
     )
-    for batches in steps:
-        yield [store.complete(batch, split) for batch in batches] if store else batches
+    completed = ([store.complete(batch, split) for batch in batches] if store else batches for batches in steps)
+    return DeviceFeed.of(run).steps(completed)
 
 
 def _meter(job: TrainingJob, cursor: Cursor, device: torch.device, *, is_encoder_run: bool) -> Meter:
     if not is_encoder_run or job.is_cnn:  # what is computed then is not the model that batch_flops counts
         return Meter(cursor.residues, device=device)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[job.training.precision]
+    dtype = TORCH_DTYPES[job.training.precision]
     flops = partial(batch_flops, job.model, is_language_model=job.verb == "pretrain", is_frozen=job.mode == "frozen")
     return Meter(cursor.residues, flops=flops, peak=matmul_peak(device, dtype), device=device)
 
