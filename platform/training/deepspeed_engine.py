@@ -123,8 +123,8 @@ class DeepSpeedEngine:
         """Let DeepSpeed clip, check and step; the gradient's norm [], and whether the step was skipped [] bool."""
         self._engine.step()
         is_skipped = bool(getattr(self._engine.optimizer, "overflow", False))
-        found = self._engine.get_global_grad_norm()
-        norm = found if isinstance(found, Tensor) and not is_skipped else scalar(math.nan, self._device)
+        found: Tensor | float = math.nan if is_skipped else self._engine.get_global_grad_norm()
+        norm = found.to(self._device) if isinstance(found, Tensor) else scalar(found, self._device)
         return norm, norm.isfinite().logical_not()
 
     def _step_unread(self, clip: float) -> tuple[Tensor, Tensor]:
