@@ -8,6 +8,9 @@ Shapes: N tokens of the micro batch, B proteins, P slots of the padded stream (p
 tokens of its longest, D hidden, H heads, d size of a head.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,9 +36,7 @@ def rotation(num_positions: int, head_size: int, device: torch.device) -> Rotati
 
 
 class GroupsAttention:
-    """Attention of one micro batch in groups, the same for all layers. A compiler does not look into it: groups differ
-    from one micro batch to the next.
-    """
+    """Attention of one micro batch in groups, the same for all layers."""
 
     def __init__(self, packed: Packed, angles: Rotation | None, dropout: float) -> None:
         """`angles` None leaves queries and keys as they are; `dropout` is on the attention weights.
@@ -50,7 +51,6 @@ class GroupsAttention:
         self._groups, self._source, self._slot = packed.groups, packed.source, packed.slot
         self._angles, self._dropout = angles, dropout
 
-    @torch.compiler.disable
     def attend(self, qkv: Tensor, num_heads: int) -> Tensor:
         """Queries, keys and values [N, 3 D] -> attended values [N, D]."""
         angles = self._angles
@@ -63,9 +63,29 @@ class GroupsAttention:
             attended.append(_attend_group(query, key, value, group.key_mask, self._dropout))
         return _FromHeads.apply(self._groups, self._slot, *attended)  # type: ignore[no-untyped-call, no-any-return]
 
-    def sized(self) -> tuple[Tensor, ...]:
-        """None: a compiled layer reads nothing of it."""
-        return ()
+
+@dataclass(frozen=True)
+class OpaqueAttention:
+    """Attention in groups that a compiler does not look into, for they differ from one micro batch to the next."""
+
+    groups: GroupsAttention
+    call: Callable[[GroupsAttention, Tensor, int], Tensor]
+
+    def attend(self, qkv: Tensor, num_heads: int) -> Tensor:
+        """What `groups` attends: [N, 3 D] -> [N, D]."""
+        return self.call(self.groups, qkv, num_heads)
+
+
+def opaque(groups: GroupsAttention) -> OpaqueAttention:
+    """`groups` inside compiled layers."""
+    return OpaqueAttention(groups, _uncompiled_attend())
+
+
+@cache
+def _uncompiled_attend() -> Callable[[GroupsAttention, Tensor, int], Tensor]:
+    # when it is needed and not before: this imports torch's compiler, which takes seconds
+    uncompiled: Callable[[GroupsAttention, Tensor, int], Tensor] = torch.compiler.disable(GroupsAttention.attend)
+    return uncompiled
 
 
 class ToHeads(torch.autograd.Function):

@@ -9,6 +9,7 @@ the proteins lie with gaps between them.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Literal, Protocol
 
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.attention import GroupsAttention, rotation
+from proteinlm.models.attention import GroupsAttention, opaque, rotation
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.packed import Packed
 from proteinlm.models.residual_stream import StreamEmbedding, StreamNorm, working_dtype
-from proteinlm.models.varlen_attention import takes_lengths, varlen_attention
+from proteinlm.models.varlen_attention import VarlenAttention, takes_lengths, varlen_attention
 
 MASKED_IN_TRAINING = 0.15 * 0.8
 """Share of mask tokens in the training of every ESM model: 15 % of the residues were scored, 80 % of them masked. A
@@ -38,9 +39,6 @@ class Attention(Protocol):
 
     def attend(self, qkv: Tensor, num_heads: int) -> Tensor:
         """Queries, keys and values [N, 3 D] -> attended values [N, D]."""
-
-    def sized(self) -> tuple[Tensor, ...]:
-        """Tensors that a compiled layer reads, whose first size differs from one micro batch to the next."""
 
 
 class SelfAttention(nn.Module):
@@ -111,7 +109,7 @@ class ProteinEncoder(nn.Module):
         self.final_norm = StreamNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.apply(partial(initialise, initializer_range=config.initializer_range))
         self._shrink_output_projections()
-        self._marks_sizes = False
+        self._compiled: CompileMode | None = None
 
     def compile_layers(self, mode: CompileMode, device: torch.device) -> None:
         """Have the layers compiled when they first run, on `device`: one graph for all of them, around attention.
@@ -123,7 +121,11 @@ class ProteinEncoder(nn.Module):
         tries_kernels = mode == "static" and device.type == "cuda"
         for layer in self.layers:
             layer.compile(mode="max-autotune-no-cudagraphs" if tries_kernels else None)
-        self._marks_sizes = mode == "dynamic"
+        self._compiled = mode
+
+    def uncompiled(self) -> AbstractContextManager[None]:
+        """Context in which the layers run as they are written, and forward hooks within them are called."""
+        return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
 
     def forward(self, packed: Packed) -> Tensor:
         """Hidden states [N, D] of the proteins' tokens, after the final LayerNorm; what fills the stream is left out.
@@ -132,12 +134,12 @@ class ProteinEncoder(nn.Module):
         the end of a protein, and where `packed` has no groups but needs them.
         """
         hidden = self._embedded(packed)
-        attention = self._attention(packed)
         if self.training and self.config.dropout > 0.0:
             hidden = F.dropout(hidden, self.config.dropout)
-        if self._marks_sizes:
-            for tensor in (hidden, *attention.sized()):
-                torch._dynamo.mark_dynamic(tensor, 0)
+        attention = self._attention(packed)
+        if self._compiled == "dynamic" and isinstance(attention, VarlenAttention):
+            for tensor in (hidden, attention.cumulative_lengths, *(attention.angles or ())):
+                torch._dynamo.mark_dynamic(tensor, 0)  # else the second micro batch would be compiled once more
         for layer in self.layers:
             if self.config.activation_checkpointing and torch.is_grad_enabled():
                 hidden = checkpoint(layer, hidden, attention, use_reentrant=False)
@@ -155,7 +157,8 @@ class ProteinEncoder(nn.Module):
         if takes_lengths(device, dtype, size, dropout):
             return varlen_attention(packed, size if is_rotary else None, dtype)
         angles = rotation(packed.longest, size, device) if is_rotary else None
-        return GroupsAttention(packed, angles, dropout)
+        groups = GroupsAttention(packed, angles, dropout)
+        return opaque(groups) if self._compiled else groups
 
     def _embedded(self, packed: Packed) -> Tensor:
         """[N, D]: token dropout, then positions, then the LayerNorm, each where the model has it (ESM's order)."""

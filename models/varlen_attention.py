@@ -50,10 +50,6 @@ class VarlenAttention:
         assert isinstance(attended, Tensor)  # more than one only where more is asked for
         return attended.flatten(1)
 
-    def sized(self) -> tuple[Tensor, ...]:
-        """What grows with the micro batch."""
-        return self.cumulative_lengths, *(self.angles or ())
-
 
 def varlen_attention(packed: Packed, rotary_size: int | None, dtype: torch.dtype) -> VarlenAttention:
     """Variable-length attention of `packed` for queries and keys of `dtype`.

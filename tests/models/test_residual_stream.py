@@ -126,11 +126,10 @@ def seeded(seed: int) -> Iterator[np.random.Generator]:
     yield np.random.default_rng(seed)
 
 
-def pairs(generator: np.random.Generator) -> tuple[Packed, Tensor, Tensor]:
-    """A micro batch in which every second residue follows from the one before it: (masked, where, what)."""
-    lengths = generator.integers(20, 60, size=8)
-    tokens = generator.integers(4, 24, size=lengths.sum()).astype(np.uint8)
-    tokens[1::2] = (tokens[:-1:2].astype(int) * 7 + 3) % 20 + 4
+def repeats(generator: np.random.Generator) -> tuple[Packed, Tensor, Tensor]:
+    """Proteins of one repeated residue each: (micro batch, scored tokens, what they were)."""
+    lengths = generator.integers(10, 30, size=8)
+    tokens = np.repeat(generator.integers(4, 24, size=8), lengths).astype(np.uint8)
     scored = np.flatnonzero(generator.random(len(tokens)) < 0.15)
     masked = tokens.copy()
     masked[scored] = get_alphabet("esm").mask_id
@@ -140,14 +139,14 @@ def pairs(generator: np.random.Generator) -> tuple[Packed, Tensor, Tensor]:
 
 def losses(dtype: torch.dtype | None, steps: int, seed: int = 0) -> np.ndarray:
     """Loss of each step of a small model's training."""
-    config = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, token_dropout=True)
+    config = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
     encoder, head = language_model(config)
     parameters = dict.fromkeys([*encoder.parameters(), *head.parameters()])
     optimizer = torch.optim.AdamW(parameters, lr=3e-3, fused=True)
     found = []
     with seeded(seed) as generator:
         for _ in range(steps):
-            packed, scored, truth = pairs(generator)
+            packed, scored, truth = repeats(generator)
             with autocast(dtype):
                 loss = F.cross_entropy(head(encoder(packed)[scored]).float(), truth)
             loss.backward()
@@ -158,7 +157,8 @@ def losses(dtype: torch.dtype | None, steps: int, seed: int = 0) -> np.ndarray:
 
 
 def test_a_training_in_bf16_learns_what_one_in_fp32_does() -> None:
-    exact, rounded = losses(None, 300), losses(torch.bfloat16, 300)
-    assert exact[-50:].mean() < exact[:50].mean() - 0.3, "something is learned"
-    assert abs(rounded[-100:].mean() - exact[-100:].mean()) < 0.02
-    assert np.abs(rounded - exact).max() < 0.3
+    exact, rounded, other = losses(None, 300), losses(torch.bfloat16, 300), losses(None, 300, seed=1)
+    assert exact[-50:].mean() < 0.1 < 2.0 < exact[:50].mean(), "something is learned"
+    noise = np.abs(other - exact)[-100:].mean()  # of other batches
+    assert np.abs(rounded - exact)[-100:].mean() < noise / 4
+    assert np.abs(rounded - exact).max() < 0.1
