@@ -113,7 +113,7 @@ class DeviceFeed:
 
     def steps(self, steps: Iterable[Sequence[Batch]]) -> Iterator[Sequence[Batch]]:
         """Yields the micro batches of each step, on the device."""
-        ready = ([self._ready(batch) for batch in batches] for batches in steps)
+        ready = ([self.ready(batch) for batch in batches] for batches in steps)
         if self.device.type == "cpu":
             return ready
         return carried(ready, CudaCopies(self.device))
@@ -126,7 +126,8 @@ class DeviceFeed:
         """The feed with a filling that `batches` fit into, which may be larger than those that are trained on."""
         return self if self.filling is None else replace(self, filling=self.filling.holding(batches))
 
-    def _ready(self, batch: Batch) -> Batch:
+    def ready(self, batch: Batch) -> Batch:
+        """The micro batch, still on the host, with all that its device needs and no more."""
         if self.device.type != "cpu" and batch.labels.ndim == 1 and not batch.labels.is_floating_point():
             batch = replace(batch, scored=scored_tokens(batch.labels))
         if not self.by_lengths or batch.pooled is not None:

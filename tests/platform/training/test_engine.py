@@ -198,7 +198,7 @@ def test_clipping_the_parts_of_a_gradient_is_clipping_the_whole(clip: float) -> 
 
 
 def test_the_plain_engine_waits_for_no_device() -> None:
-    """On the way that a GPU goes, too: attention by cumulative lengths, in bf16; with Muon, and a loss scale in fp16."""
+    """On the way that a GPU goes, by cumulative lengths; with Muon, and a loss scale in fp16."""
     lengths_alone: list[bool] = []
     for precision in ("fp32", "bf16", "fp16"):
         section = engine_workers.training(0, "plain").model_copy(update={"precision": precision})
@@ -216,7 +216,8 @@ def test_the_plain_engine_waits_for_no_device() -> None:
             with HostReads() as reads:
                 figures = report.read()
         assert [read.split()[0] for read in reads.found] == ["tolist"]
-        assert figures.loss > 0 and figures.scored == sum(batch.num_scored for batch in batches)
+        assert figures.loss > 0
+        assert figures.scored == sum(batch.num_scored for batch in batches)
         assert figures.loss_scale == (2.0**16 if precision == "fp16" else 1.0)
     assert lengths_alone == [True] * 3
 
