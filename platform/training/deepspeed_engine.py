@@ -197,7 +197,7 @@ def clip_partitions(groups: Iterable[Sequence[Tensor]], clip: float) -> Tensor:
         held = [part for part in parts if not getattr(part, "_zero_padding", False)]
         norms = torch.stack(torch._foreach_norm(held, 2.0, torch.float64)) if held else parts[0].new_zeros(1).double()
         squares.append(sum_over_workers(norms.pow(2.0).sum().float()))
-    norm = torch.linalg.vector_norm(torch.stack([square.pow(0.5) for square in squares]))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([square.pow(0.5) for square in squares]))
     factor = 1.0 / ((norm + 1e-6) / clip).clamp(min=1.0)
     torch._foreach_mul_([part for parts in groups for part in parts], factor)
     return norm

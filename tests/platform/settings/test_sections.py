@@ -22,7 +22,7 @@ CLUSTER = {
 }
 TRAINING = {
     *("training.checkpoint_every", "training.checkpoint_minutes", "training.keep_checkpoints"),
-    *("training.max_skipped_steps", "training.log_every", "training.pause_at"),
+    *("training.max_skipped_steps", "training.log_every", "training.pause_at", "training.compile"),
 }
 RUN = {"name", "configuration", "storage"}
 JOB = {"name", "configuration", "directory", "threads_per_worker", "code_version", "keep_model"}
