@@ -6,6 +6,7 @@ goes on with another number of workers.
 python -m tests.made.engine_workers RANK WORLD_SIZE PORT FOLDER     one worker of one link
 """
 
+import gc
 import json
 import os
 import shutil
@@ -131,6 +132,7 @@ def _waits(engine: Engine, cuts: int, rank: int, world_size: int) -> dict[str, A
     steps = [looked_up(mine(step, rank, world_size)) for step in global_batches(0, 4, cuts)]
     for step in steps[:3]:  # DeepSpeed's timers would begin after two steps
         engine.train_step(step, 1e-2, seed=0)
+    gc.collect()  # engines made before wait for the device when they are taken apart
     calls, original = [], type(get_accelerator()).synchronize
     type(get_accelerator()).synchronize = lambda *_: calls.append("synchronize")
     with HostReads() as reads:

@@ -152,7 +152,8 @@ class Averaging:
     """Stands for what deepspeed.initialize makes: it remembers what losses it was given."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.model, self.losses = model, list[float]()
+        self.model = self.module = model
+        self.losses = list[float]()
         self.optimizer = torch.optim.SGD(model.parameters())
 
     def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
