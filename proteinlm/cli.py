@@ -13,6 +13,7 @@ import typer
 
 from proteinlm.cli_data import corpus_app, tasks_app
 from proteinlm.errors import FAILED, plain_errors
+from proteinlm.platform.storage.phases import note, phase, process_start, tell_phases
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -58,13 +59,16 @@ def plot_contacts(
 def pretrain(config: ConfigFile, settings: Settings = None) -> None:
     """Pretrain a model on a corpus; the same command again goes on where the run stopped."""
     with plain_errors() as console:
-        from proteinlm.platform.pretrain import pretrain as run
-        from proteinlm.platform.settings.config import PretrainConfig
-        from proteinlm.platform.settings.loading import load_settings
+        with phase("imports"):
+            from proteinlm.platform.pretrain import pretrain as run
+            from proteinlm.platform.settings.config import PretrainConfig
+            from proteinlm.platform.settings.loading import load_settings
 
         chosen = load_settings(PretrainConfig, config, settings or [])
         run(chosen, console)
-        show_table([chosen.directory], console)
+        with phase("table"):
+            show_table([chosen.directory], console)
+        tell_phases(chosen.directory, console)
 
 
 @app.command(
@@ -196,4 +200,5 @@ def main() -> None:
     """Entry point of the console script."""
     # As cluster/connect.py does for workers: threads that wait by spinning starve other processes. Read with torch.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    note("Python's start", process_start())
     app()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
+from proteinlm.platform.storage.phases import phase
 from proteinlm.platform.training.engine import StepReport, count_scored, seed_dropout, sum_over_workers, world_size
 from proteinlm.platform.training.optim import make_optimizer, set_learning_rate
 from proteinlm.tasks.task import Batch, TaskModel
@@ -68,7 +69,8 @@ class DeepSpeedEngine:
         micro_batches: int,
         loads_universal: bool,
     ) -> None:
-        import deepspeed
+        with phase("import of DeepSpeed"):
+            import deepspeed
 
         self._deepspeed = deepspeed
         self._device = device

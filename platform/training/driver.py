@@ -21,6 +21,7 @@ from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig, RunConfig
 from proteinlm.platform.settings.sections import of_result, settings_of_result
 from proteinlm.platform.storage.lock import held
+from proteinlm.platform.storage.phases import begin, entered, phase
 from proteinlm.platform.storage.run_directory import (
     LOCK_FILE,
     MODEL_DIRECTORY,
@@ -99,7 +100,8 @@ def run_training(
     """Run `job` to its end, from scratch or from its newest checkpoint; StoppedError where it ends before that,
     KeyboardInterrupt where Ctrl-C asked for it.
     """
-    with connected(config.cluster.address) as size:
+    begin(job.directory)
+    with entered(connected(config.cluster.address), "Ray's start", "Ray's end") as size:
         describe_run(
             config, manifest, inputs, task=job.task, total_steps=job.total_steps, code_version=job.code_version
         )
@@ -128,6 +130,7 @@ def _tell_damaged(run_directory: Path, console: Console | None) -> None:
         console.print(f"{'; '.join(faults)}: going on from {chosen.name}", markup=False, soft_wrap=True)
 
 
+@phase("workers, from launch to end")
 def _train_on_workers(config: RunConfig, job: TrainingJob, size: ClusterSize) -> None:
     cluster = config.cluster
     group = worker_group(size, cluster.fewest_workers, cluster.most_workers, cluster.cpus_per_worker, cluster.use_gpu)

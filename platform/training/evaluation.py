@@ -23,6 +23,7 @@ from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.labelled.task_data import read_split
 from proteinlm.platform.settings.sections import ProbeSection
 from proteinlm.platform.storage.atomic import staged_file
+from proteinlm.platform.storage.phases import phase
 from proteinlm.platform.storage.run_directory import PREDICTIONS_FOLDER
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.job import Run
@@ -56,6 +57,7 @@ class Validation:
         self._batches: dict[str, tuple[list[Batch], int]] = {}
         self._scores: dict[str, Scores] = {}
 
+    @phase("validation")
     def validate(self) -> dict[str, float]:
         """Score the validation splits; returns `<split>/<metric>` for every metric of the task."""
         metrics: dict[str, float] = {}
@@ -65,6 +67,7 @@ class Validation:
             metrics |= {f"{split}/{m.name}": m.compute(scores.columns) for m in self._run.task.metrics}
         return metrics
 
+    @phase("final scoring")
     def final_scores(self) -> dict[str, Scores]:
         """Return the scores of the validation splits as last scored, and of the whole test splits."""
         if not self._scores:  # resumed after the last step: nothing was scored in this process

@@ -21,6 +21,7 @@ from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.results.measure import Measured, language_model_floors, measure
 from proteinlm.platform.results.rows import append_rows
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
+from proteinlm.platform.storage.phases import first_steps, phase
 from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY, Stopped, mark_finished, mark_stopped
 from proteinlm.platform.training.checkpoint import (
     Checkpoints,
@@ -57,8 +58,8 @@ def run_job(job: TrainingJob, worker: Worker, checkpoints: Checkpoints, workers_
     selection = Selection.of(run, engine, cursor.step)
     with explained_out_of_memory(job.batches):
         hooks = _hooks(run, engine, cursor, checkpoints, validation, selection, is_encoder_run=store is None)
-        with hooks.tracker:
-            outcome = train(engine, _steps(run, cursor, store), _schedule(job, cursor), hooks)
+        with hooks.tracker, phase("training"):
+            outcome = train(engine, first_steps(_steps(run, cursor, store)), _schedule(job, cursor), hooks)
         if outcome.stopped is None:
             if selection and selection.load_best():
                 validation.validate()
@@ -72,6 +73,7 @@ def run_job(job: TrainingJob, worker: Worker, checkpoints: Checkpoints, workers_
             finish(run, whole, scores, outcome=outcome, chosen=selection.chosen(outcome.step) if selection else None)
 
 
+@phase("model, engine and checkpoint")
 def make_or_restore(run: Run, checkpoints: Checkpoints) -> tuple[Engine, Cursor]:
     """Make the engine, new or as in the newest checkpoint, whatever number of workers wrote it; and where to resume."""
     job, worker = run.job, run.worker
@@ -89,6 +91,7 @@ def make_or_restore(run: Run, checkpoints: Checkpoints) -> tuple[Engine, Cursor]
     return made, cursor
 
 
+@phase("tracker, matmul peak")
 def _hooks(
     run: Run,
     engine: Engine,
@@ -157,6 +160,7 @@ def _finetuned(job: TrainingJob, **extra: object) -> Finetuned:
     return Finetuned(job.task, job.task_options, job.mode, job.model, adapters, extra)
 
 
+@phase("results")
 def finish(
     run: Run, model: TaskModel, scores: Mapping[str, Scores], *, outcome: Outcome, chosen: Chosen | None
 ) -> None:
@@ -186,7 +190,8 @@ def finish(
     if not is_pretraining:
         for split, scored in scores.items():
             write_predictions(run, split, scored)
-    rows = measure(who, task, manifest, columns, floors)
+    with phase("bootstrap intervals"):
+        rows = measure(who, task, manifest, columns, floors)
     append_rows(job.directory, rows)
     log_result(job.directory, outcome.step, {f"{row.split}/{row.metric}": row.value for row in rows if row.is_main})
     extra = {"run": job.name, "data_hash": manifest.content_hash, "steps": who.steps, "residues": outcome.residues}

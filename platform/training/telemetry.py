@@ -19,12 +19,14 @@ from torch import distributed as dist
 
 from proteinlm.models.config import ModelConfig, forward_flops, training_flops
 from proteinlm.models.packed import Packed
+from proteinlm.platform.storage.phases import phase
 from proteinlm.tasks.task import Batch
 
 ItemT = TypeVar("ItemT")
 
 
 @cache
+@phase("matmul peak")
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
     """Return FLOP/s of the fastest large matrix product measured in about `seconds`, with this process's threads.
 
