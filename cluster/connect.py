@@ -38,10 +38,14 @@ def cluster_size() -> ClusterSize:
 
 
 @contextmanager
-def connected(address: str | None = None, num_cpus: int | None = None) -> Iterator[ClusterSize]:
+def connected(
+    address: str | None = None, num_cpus: int | None = None, *, has_dashboard: bool = True
+) -> Iterator[ClusterSize]:
     """Run the body connected to Ray, yielding the cluster's size; ConnectionError names an address that did not answer.
 
-    `num_cpus` is that of an embedded Ray (default: `usable_cores`, at least 2, so that reading data has one).
+    Of an embedded Ray: `num_cpus` (default: `usable_cores`, at least 2, so that reading data has one), and whether it
+    `has_dashboard`. Ray Train's placement group cleaner asks the dashboard's State API; without it a worker group whose
+    controller dies holds its resources until Ray ends, which matters where others want them.
     """
     import ray
 
@@ -51,7 +55,7 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
     address = address or os.environ.get("RAY_ADDRESS")
     # A report waits for the controller's next poll, 2 s apart by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    with _joined(address) if address else _embedded(num_cpus or max(2, usable_cores())):
+    with _joined(address) if address else _embedded(num_cpus or max(2, usable_cores()), has_dashboard):
         yield cluster_size()
 
 
@@ -76,7 +80,7 @@ def _joined(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _embedded(num_cpus: int) -> Iterator[None]:
+def _embedded(num_cpus: int, has_dashboard: bool) -> Iterator[None]:
     """A Ray of this process's own; its session folder, with its logs, is left where the body failed."""
     import ray
 
@@ -86,8 +90,7 @@ def _embedded(num_cpus: int) -> Iterator[None]:
     os.environ.setdefault(*WAIT_WITHOUT_SPINNING)
     with _unheard_by_children(signal.SIGHUP, signal.SIGUSR1):
         try:
-            # Ray Train's placement group cleaner asks the dashboard's State API; without it groups leak.
-            context = ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **_quietly())
+            context = ray.init(address="local", num_cpus=num_cpus, include_dashboard=has_dashboard, **_quietly())
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConnectionError(f"no embedded Ray started on this machine: {error}") from error
     session = Path(context.address_info["session_dir"])  # type: ignore[attr-defined]  # declared for other contexts too

@@ -11,9 +11,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from proteinlm.cluster.connect import ClusterSize
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 Result = TypeVar("Result")
 
@@ -90,9 +93,9 @@ def launch(
     """
     forget_lost_checkpoints(storage / name)
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
-    trainer = TorchTrainer(
+    trainer = trainer_class()(
         worker,
         train_loop_config=dict(settings),
         torch_config=TorchConfig(backend=BACKEND_ON_GPU if group.use_gpu else "gloo"),
@@ -115,6 +118,24 @@ def launch(
     except Exception as error:  # Ray wraps what a worker raised in several layers of its own
         raise LaunchError(worker_message(error)) from error
     return dict(result.metrics or {})
+
+
+def trainer_class() -> "type[TorchTrainer]":
+    """Ray Train's trainer without those of its helpers that can do nothing here: processes that take seconds to start.
+
+    The manager of datasets, none of which come from Ray Train (platform/batches/stream.py), and, where there is no
+    dashboard to ask, the cleaner of placement groups.
+    """
+    import ray
+    from ray.train.torch import TorchTrainer
+
+    idle = {"DatasetsCallback"} if ray.get_dashboard_url() else {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+
+    class Trainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            return [one for one in super()._create_default_callbacks() if type(one).__name__ not in idle]
+
+    return Trainer
 
 
 def _away_from_signals(call: Callable[[], Result]) -> Result:

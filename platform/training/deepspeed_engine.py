@@ -72,6 +72,8 @@ class DeepSpeedEngine:
         with phase("import of DeepSpeed"):
             import deepspeed
 
+        # Else it asks a compiler about all of its extensions, and builds one whose collective only inference calls.
+        deepspeed.ops.__compatible_ops__ = {}
         self._deepspeed = deepspeed
         self._device = device
         self._zero_stage = training.zero_stage

@@ -101,7 +101,7 @@ def run_training(
     KeyboardInterrupt where Ctrl-C asked for it.
     """
     begin(job.directory)
-    with entered(connected(config.cluster.address), "Ray's start", "Ray's end") as size:
+    with entered(connected(config.cluster.address, has_dashboard=False), "Ray's start", "Ray's end") as size:
         describe_run(
             config, manifest, inputs, task=job.task, total_steps=job.total_steps, code_version=job.code_version
         )
