@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,15 @@ from typing import Any
 
 WAIT_WITHOUT_SPINNING = ("OMP_WAIT_POLICY", "PASSIVE")
 """Environment variable of OpenMP, which is read when torch is loaded."""
+
+
+ON_OWN_MACHINE = {
+    # Nobody announces that this machine will be taken away. Ray Train's processes inherit it.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Processes that wait for work of any kind: Ray Train's and those of its data have an environment of their own.
+    "RAY_prestart_worker_first_driver": "0",
+}
+"""Environment variables of an embedded Ray, which starts no process in vain."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ def _embedded(num_cpus: int, has_dashboard: bool) -> Iterator[None]:
     # Threads of one worker wait for each other by spinning, which on cores shared by several workers takes the others'
     # time: thirty times slower. Workers inherit it.
     os.environ.setdefault(*WAIT_WITHOUT_SPINNING)
-    with _unheard_by_children(signal.SIGHUP, signal.SIGUSR1):
+    with _variables(ON_OWN_MACHINE), _unheard_by_children(signal.SIGHUP, signal.SIGUSR1):
         try:
             context = ray.init(address="local", num_cpus=num_cpus, include_dashboard=has_dashboard, **_quietly())
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -107,6 +116,18 @@ def _embedded(num_cpus: int, has_dashboard: bool) -> Iterator[None]:
         ray.shutdown()
         if not keeps_logs:
             _remove(session)
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Processes that are started in the body inherit these environment variables, where the user did not set them."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _remove(session: Path) -> None:

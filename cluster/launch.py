@@ -126,10 +126,11 @@ def trainer_class() -> "type[TorchTrainer]":
     The manager of datasets, none of which come from Ray Train (platform/batches/stream.py), and, where there is no
     dashboard to ask, the cleaner of placement groups.
     """
-    import ray
+    from ray.experimental.internal_kv import _internal_kv_get
     from ray.train.torch import TorchTrainer
 
-    idle = {"DatasetsCallback"} if ray.get_dashboard_url() else {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+    has_dashboard = bool(_internal_kv_get("webui:url", namespace="dashboard"))  # type: ignore[no-untyped-call]
+    idle = {"DatasetsCallback"} if has_dashboard else {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
     class Trainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:

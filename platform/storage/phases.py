@@ -126,6 +126,6 @@ def tell_phases(run_directory: Path, console: "Console") -> None:
     write_phases(run_directory, "driver")
     if not os.environ.get(VARIABLE):
         return
-    phases = [one for one in read_phases(run_directory) if one.start >= process_start()]
+    phases = [one for one in read_phases(run_directory) if one.start >= process_start() - 1]
     for one in phases:
         console.print(f"{one.start - phases[0].start:8.2f} s {one.seconds:+8.2f} s  {one.where}: {one.name}")

@@ -3,9 +3,17 @@
 from pathlib import Path
 
 import pytest
+from ray.experimental import internal_kv
+from ray.train.torch import TorchTrainer
 
 from proteinlm.cluster.connect import ClusterSize
-from proteinlm.cluster.launch import check_fits, forget_lost_checkpoints, worker_group, worker_message
+from proteinlm.cluster.launch import (
+    check_fits,
+    forget_lost_checkpoints,
+    trainer_class,
+    worker_group,
+    worker_message,
+)
 
 TWO_CORES = ClusterSize(cpus=2, gpus=0, nodes=1)
 
@@ -39,6 +47,23 @@ def test_an_elastic_group_must_fit_with_its_fewest_workers() -> None:
     group = worker_group(TWO_CORES, 1, 8, cpus_per_worker=1.0, use_gpu=False)
     check_fits(group, TWO_CORES)
     assert worker_group(TWO_CORES, 1, 2, None, False).cpus_per_worker == 0.5, "room for the most workers"
+
+
+@pytest.mark.parametrize("dashboard", [b"127.0.0.1:8265", b"", None])
+def test_helpers_of_ray_train_that_can_do_nothing_are_not_started(
+    dashboard: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others, and the order of all, are Ray Train's own; a name that it does not know would drop nothing."""
+    monkeypatch.setattr(internal_kv, "_internal_kv_get", lambda *_, **__: dashboard)
+
+    def names(kind: type[TorchTrainer]) -> list[str]:
+        return [type(one).__name__ for one in kind(print)._create_default_callbacks()]
+
+    everyone, kept = names(TorchTrainer), names(trainer_class())
+    assert set(everyone) - set(kept) == {"DatasetsCallback"} | (
+        set() if dashboard else {"PlacementGroupCleanerCallback"}
+    )
+    assert [name for name in everyone if name in kept] == kept
 
 
 def test_the_message_is_the_worker_s_own() -> None:

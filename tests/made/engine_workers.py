@@ -241,6 +241,7 @@ def _run_link(world_size: int, folder: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    extensions = Path(folder) / "extensions"
     command = [sys.executable, "-m", "tests.made.engine_workers"]
     workers = [
         subprocess.Popen(
@@ -248,13 +249,14 @@ def _run_link(world_size: int, folder: str) -> None:
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"DS_ACCELERATOR": "cpu"},
+            env=os.environ | {"DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(extensions)},
         )
         for rank in range(world_size)
     ]
     texts = [worker.communicate(timeout=600)[0].decode() for worker in workers]
     assert all(worker.returncode == 0 for worker in workers), "\n".join(text[-3000:] for text in texts)
     assert list(Path("/dev/shm").glob(f"*_{port}_*")) == [], "shared memory that nobody frees"
+    assert not extensions.exists(), "compiled, for a collective that training does not call"
 
 
 if __name__ == "__main__":
