@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -92,6 +93,7 @@ def launch(
     Checkpoints and Ray Train's own state lie in `<storage>/<name>`.
     """
     forget_lost_checkpoints(storage / name)
+    start_coordinator()
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
@@ -118,6 +120,19 @@ def launch(
     except Exception as error:  # Ray wraps what a worker raised in several layers of its own
         raise LaunchError(worker_message(error)) from error
     return dict(result.metrics or {})
+
+
+def start_coordinator() -> None:
+    """Let the actor start that Ray Train asks for resources: its controller would start it, and wait for it.
+
+    The one there is, where there is one.
+    """
+    with suppress(ImportError):  # a matter of seconds alone: another Ray may have it elsewhere
+        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+            get_or_create_autoscaling_coordinator,
+        )
+
+        get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
 
 
 def trainer_class() -> "type[TorchTrainer]":

@@ -1,5 +1,6 @@
 """What a worker group reserves, and which ones are refused instead of waited for."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ from proteinlm.cluster.connect import ClusterSize
 from proteinlm.cluster.launch import (
     check_fits,
     forget_lost_checkpoints,
+    start_coordinator,
     trainer_class,
     worker_group,
     worker_message,
 )
 
+COORDINATOR = "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator"
 TWO_CORES = ClusterSize(cpus=2, gpus=0, nodes=1)
 
 
@@ -64,6 +67,17 @@ def test_helpers_of_ray_train_that_can_do_nothing_are_not_started(
         set() if dashboard else {"PlacementGroupCleanerCallback"}
     )
     assert [name for name in everyone if name in kept] == kept
+
+
+def test_the_actor_that_the_controller_waits_for_is_started_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train has it under this name; elsewhere in another version, it is the controller's to find."""
+    started = []
+    monkeypatch.setattr(f"{COORDINATOR}.get_or_create_autoscaling_coordinator", lambda: started.append(True))
+    start_coordinator()
+    assert started == [True]
+    monkeypatch.setitem(sys.modules, COORDINATOR, None)
+    start_coordinator()
+    assert started == [True]
 
 
 def test_the_message_is_the_worker_s_own() -> None:
