@@ -144,12 +144,13 @@ def trainer_class() -> "type[TorchTrainer]":
     from ray.experimental.internal_kv import _internal_kv_get
     from ray.train.torch import TorchTrainer
 
-    has_dashboard = bool(_internal_kv_get("webui:url", namespace="dashboard"))  # type: ignore[no-untyped-call]
+    has_dashboard = bool(_internal_kv_get("webui:url", namespace="dashboard"))
     idle = {"DatasetsCallback"} if has_dashboard else {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
     class Trainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
-            return [one for one in super()._create_default_callbacks() if type(one).__name__ not in idle]
+            callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # annotations show Train v1
+            return [one for one in callbacks if type(one).__name__ not in idle]
 
     return Trainer
 

@@ -265,8 +265,13 @@ def test_a_name_with_brackets_is_printed_as_it_is(place: Path, monkeypatch: pyte
 
 
 def test_garbage_is_looked_for_again_after_imports() -> None:
-    assert gc.isenabled()
-    with pytest.raises(ImportError), importing():
-        assert not gc.isenabled()
-        raise ImportError
-    assert gc.isenabled()
+    seen = [gc.isenabled()]
+
+    def fail() -> None:
+        with importing():
+            seen.append(gc.isenabled())
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fail()
+    assert [*seen, gc.isenabled()] == [True, False, True]
