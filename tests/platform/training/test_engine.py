@@ -144,7 +144,9 @@ class Averaging:
 def test_what_deepspeed_takes_means_over_is_multiplied_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """It divides a gradient by its workers and micro batches; ours is over the number of scored labels alone."""
     whole = Averaging(engine_workers.model())
-    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(initialize=lambda **_: (whole, None)))
+    monkeypatch.setitem(
+        sys.modules, "deepspeed", SimpleNamespace(ops=SimpleNamespace(), initialize=lambda **_: (whole, None))
+    )
     monkeypatch.setattr(deepspeed_engine, "world_size", lambda: 4)
     (step,) = engine_workers.global_batches(0, 1)
     made = (engine_workers.training(2), engine_workers.OPTIMIZER, torch.device("cpu"), len(step), False)
