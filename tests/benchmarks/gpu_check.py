@@ -11,10 +11,10 @@
     pretrain-bf16-zero1   the verb `pretrain`, from the command to its end; also -fp16-zero1 (a CPU has to refuse it),
                           -bf16-zero3 and, if there is time, -large: another model
 
-The first three run side by side, for nobody takes their time; then the others, one after the other. Each is a process
-with a time limit of its own (tests/made/timed_parts.py): one that fails or hangs is reported, and the others go on.
-What is found is printed as tables and, last, as one JSON line; the exit code is 1 where a part failed. With `--folder`
-the logs are kept there.
+The first three run side by side, for nobody takes their time; then the others, one after the other (on a CPU, whose
+times are nobody's figures, some of them beside each other). Each is a process with a time limit of its own
+(tests/made/timed_parts.py): one that fails or hangs is reported, and the others go on. What is found is printed as
+tables and, last, as one JSON line; the exit code is 1 where a part failed. With `--folder` the logs are kept there.
 """
 
 import argparse
@@ -47,7 +47,7 @@ CPU_PATIENCE = 4.0
 
 
 def works(scale: Scale) -> dict[str, Callable[[Work], None]]:
-    """Part -> its work, in the order in which they run."""
+    """Part -> its work; those of the last stage run in this order."""
     made: dict[str, Callable[[Work], None]] = {"tests": gpu_tests, "corpus": corpus, "resume": resume}
     first, *others = (f"throughput-{name}" for name in scale.throughput)
     trained = {
@@ -63,8 +63,17 @@ def works(scale: Scale) -> dict[str, Callable[[Work], None]]:
     return made
 
 
-SIDE_BY_SIDE = (("tests",), ("corpus", "resume"))
-"""Chains of parts that run first, each beside the other."""
+Stage = list[list[str]]
+"""Chains of parts: the parts of a chain run one after the other, the chains of a stage side by side."""
+
+
+def stages(device: str) -> list[Stage]:
+    """All parts in the order in which they run: on a GPU, what is timed runs alone."""
+    beside: Stage = [["tests"], ["corpus", "resume"]] if device == "cuda" else [["tests"], ["corpus"]]
+    # what a CPU takes for the reduced form is nobody's figure
+    then: Stage = [] if device == "cuda" else [["resume", "pretrain-fp16-zero1"]]
+    begun = {name for chain in (*beside, *then) for name in chain}
+    return [beside, [*then, [name for name in works(SCALES[device]) if name not in begun]]]
 
 
 def main() -> None:
@@ -76,10 +85,9 @@ def main() -> None:
         return
     with kept_or_not(options.folder) as folder:
         parts = Parts(folder, options.seconds, environment(options.device))
-        chosen = {name: part for name, part in parts_of(options, folder).items() if name in options.parts}
-        chains = [[chosen.pop(name) for name in chain if name in chosen] for chain in SIDE_BY_SIDE]
-        parts.run_side_by_side([chain for chain in chains if chain] or [[]])
-        parts.run(list(chosen.values()))
+        made = parts_of(options, folder)
+        for stage in stages(options.device):
+            parts.run_side_by_side([[made[name] for name in chain if name in options.parts] for chain in stage])
     print_all(parts.outcomes, options.device)
     sys.exit(any(outcome.status != "ok" for outcome in parts.outcomes.values()))
 
@@ -143,6 +151,9 @@ def print_all(outcomes: Mapping[str, PartOutcome], device: str) -> None:
     if "largest" in notes:
         print_rows(f"profile of {notes['model']}, {notes['form']}", *profile_rows(notes))
     print_rows("the verb pretrain", RUN_COLUMNS, run_rows(outcomes), RUN_CAPTION)
+    print_rows(
+        "its phases", ("run", "process", "phase", "begins at s", "takes s"), phase_rows(outcomes), PHASES_CAPTION
+    )
     rows = [(name, one.status, f"{one.seconds:.1f}", one.why or "") for name, one in outcomes.items()]
     figures = {
         name: {"status": one.status, "seconds": round(one.seconds, 1), "why": one.why, **one.notes}
@@ -215,6 +226,17 @@ def run_rows(outcomes: Mapping[str, PartOutcome]) -> list[tuple[str, ...]]:
             shares = [of_loop(speed, bare.get(form)) for form in FORMS]
             rows.append((name, notes["model"], *times, shown(speed, "{:,.0f}"), *shares))
     return rows
+
+
+PHASES_CAPTION = "Phases may lie inside each other; seconds are counted from the first one of a run."
+
+
+def phase_rows(outcomes: Mapping[str, PartOutcome]) -> list[tuple[str, ...]]:
+    """The phases of the first run that wrote any."""
+    name, phases = next(
+        ((name, one.notes["phases"]) for name, one in outcomes.items() if one.notes.get("phases")), ("", [])
+    )
+    return [(name, one["where"], one["name"], f"{one['start']:.2f}", f"{one['seconds']:.2f}") for one in phases]
 
 
 def of_loop(speed: float | None, bare: Mapping[str, Any] | None) -> str:

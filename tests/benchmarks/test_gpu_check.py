@@ -12,7 +12,7 @@ import psutil
 import pytest
 from torch.autograd import DeviceType
 
-from tests.benchmarks.gpu_check import LIMITS, environment, loop_rows, profile_rows, run_rows, works
+from tests.benchmarks.gpu_check import LIMITS, environment, loop_rows, profile_rows, run_rows, stages, works
 from tests.made.gpu_parts import SCALES, largest_kernels, refusal_of, speed
 from tests.made.measuring import ROOT
 from tests.made.timed_parts import NOTES, Part, PartOutcome, Parts
@@ -105,11 +105,19 @@ def test_parts_that_there_are_not_are_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("device", SCALES)
-def test_every_part_has_a_limit_and_the_order_is_said(device: str) -> None:
+def test_every_part_runs_once_and_has_a_limit(device: str) -> None:
     names = list(works(SCALES[device]))
     assert {name.partition("-")[0] for name in names} == LIMITS.keys()
-    assert names[:3] == ["tests", "corpus", "resume"], "those that run side by side"
-    assert len(names) == 7 + len(SCALES[device].throughput) + (SCALES[device].trained_last is not None)
+    assert sorted(name for stage in stages(device) for chain in stage for name in chain) == sorted(names)
+
+
+def test_on_a_gpu_what_is_timed_runs_alone_and_first_what_matters_most() -> None:
+    (tests, others), (timed,) = stages("cuda")
+    assert (tests, others) == (["tests"], ["corpus", "resume"])
+    assert timed == [
+        "throughput-35m", "pretrain-bf16-zero1", "throughput-650m", "throughput-133m", "throughput-150m", "profile",
+        "pretrain-bf16-zero3", "pretrain-fp16-zero1", "pretrain-large",
+    ]  # fmt: skip
 
 
 def test_parts_see_the_gpu_or_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ class Parts:
 
     def run_side_by_side(self, chains: Sequence[Sequence[Part]]) -> None:
         """Run the parts of each chain one after the other, beside those of the other chains."""
-        with ThreadPoolExecutor(len(chains)) as pool:
+        with ThreadPoolExecutor(max(1, len(chains))) as pool:
             for done in [pool.submit(self.run, chain) for chain in chains]:
                 done.result()
 

@@ -4,6 +4,7 @@ command -> first step logged -> last step logged -> the process has ended
          start               training             end
 """
 
+import json
 import os
 import statistics
 import subprocess
@@ -28,7 +29,9 @@ QUIET_SECONDS = 2.0
 WARMING_ROWS = 2
 """Logged rows at a run's start that its speed leaves out: kernels are chosen and compiled, memory is taken."""
 TIMINGS = "PROTEINLM_TIMINGS"
-"""Environment variable that has the verb print its phases."""
+"""Environment variable that has the verb write its phases into its run directory."""
+PHASES_FILE = "phases.jsonl"
+"""A line for each phase: its process, name, start (seconds since 1970) and seconds."""
 
 Row = Mapping[str, Any]
 
@@ -47,6 +50,8 @@ class VerbRun:
     end_seconds: float
     rows: Sequence[Row]
     """Of the steps that this launch logged."""
+    phases: Sequence[Row] = ()
+    """In the order in which they began, `start` in seconds after the first; none where the verb wrote none."""
 
     @property
     def residues_per_s(self) -> float | None:
@@ -64,6 +69,7 @@ class VerbRun:
             "first_loss": self.rows[0]["loss"] if self.rows else None,
             "last_loss": self.rows[-1]["loss"] if self.rows else None,
             "last_step": self.rows[-1]["step"] if self.rows else 0,
+            "phases": list(self.phases),
         }
 
 
@@ -88,8 +94,8 @@ def run_verb(config: PretrainConfig, log: Path, *, kill: Callable[[int], bool] =
     rows += steps_of(tail, first_step)
     if not rows:
         first = last = ended
-    said = log.read_text(errors="replace")
-    return VerbRun(process.returncode, said, first - start, last - first, ended - last, rows)
+    said, phases = log.read_text(errors="replace"), phases_of(config.directory)
+    return VerbRun(process.returncode, said, first - start, last - first, ended - last, rows, phases)
 
 
 @contextmanager
@@ -109,6 +115,18 @@ def verb_process(file: Path, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
             yield process
         finally:
             end_family(process)
+
+
+def phases_of(run_directory: Path) -> list[Row]:
+    """What the newest launch wrote of its phases."""
+    file = run_directory / PHASES_FILE
+    if not file.is_file():
+        return []
+    phases = sorted(map(json.loads, file.read_text().splitlines()), key=lambda phase: float(phase["start"]))
+    return [
+        phase | {"start": round(phase["start"] - phases[0]["start"], 2), "seconds": round(phase["seconds"], 2)}
+        for phase in phases
+    ]
 
 
 def steps_of(tail: MetricsTail, first_step: int) -> list[Row]:
