@@ -49,8 +49,9 @@ class Batch:
     """One micro batch on the worker's device."""
 
     packed: Packed
+    """It may be filled (`Packed.filled`); tasks see the proteins alone."""
     labels: Tensor
-    """[N, ...] for residue-level tasks, [B, ...] for protein-level ones."""
+    """[N, ...] for residue-level tasks, [B, ...] for protein-level ones; none for what fills the stream."""
     rows: tuple[int, ...]
     """[B] row numbers in the split."""
     num_residues: int = 0
@@ -186,8 +187,9 @@ class TaskModel(nn.Module):
             self.encoder.eval()  # frozen means frozen: no dropout below the head either
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             hidden = self.encoder(batch.packed)
-            pooled = self.task.pool(hidden, batch.packed)
-        return self.task.score(self.head, pooled, batch)
+            packed = batch.packed.without_filling()
+            pooled = self.task.pool(hidden, packed)
+        return self.task.score(self.head, pooled, replace(batch, packed=packed))
 
 
 def kept_residues(window: Window, residues: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:

@@ -89,3 +89,13 @@ def test_proteins_beyond_the_positions_are_refused_and_no_hook_stays() -> None:
     with pytest.raises(ValueError, match="max_positions = 20"):
         attention_maps(encoder, make_packed())
     assert not any(layer.attention.qkv._forward_hooks for layer in encoder.layers)
+
+
+# torch's compiler imports what torch has deprecated
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_maps_of_a_compiled_encoder_are_read_all_the_same() -> None:
+    encoder = make_encoder("rotary")
+    expected = attention_maps(encoder, make_packed())
+    encoder.compile_layers("dynamic", torch.device("cpu"))
+    found = attention_maps(encoder, make_packed())
+    assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
