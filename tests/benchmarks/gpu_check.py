@@ -34,11 +34,11 @@ from tests.made.gpu_parts import PRECISION, SCALES, Scale, Work, corpus, gpu_tes
 from tests.made.gpu_parts import throughput as throughput_of
 from tests.made.measuring import print_table, report
 from tests.made.timed_parts import Part, PartOutcome, Parts
-from tests.made.training_turns import FLOPS_FORMULA, FLOPS_LEGEND, MODELS
+from tests.made.training_turns import COMPILED_FORMS, EAGER, FLOPS_FORMULA, FLOPS_LEGEND, MODELS
 
 SECONDS = {"cuda": 240.0, "cpu": 1800.0}
 """For all parts together."""
-FORMS = ("eager", "compiled")
+FORMS = (EAGER, *COMPILED_FORMS)
 
 LIMITS = {"tests": 90.0, "corpus": 60.0, "resume": 100.0, "throughput": 75.0, "profile": 45.0, "pretrain": 75.0}
 """Seconds of a part on a GPU, by the first word of its name."""
@@ -80,7 +80,7 @@ def main() -> None:
     """Run the parts and print what they found; with `--part` be one of them."""
     options = asked()
     if options.part:
-        work = Work(options.device, options.folder, options.compile)
+        work = Work(options.device, options.folder, tuple(options.compiled))
         works(work.scale)[options.part](work)
         return
     with kept_or_not(options.folder) as folder:
@@ -100,7 +100,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="for all parts together; 240, on a CPU 1800")
     parser.add_argument("--parts", nargs="+", metavar="PART", help="some of them alone")
     parser.add_argument("--folder", type=Path, help="where logs, corpus and runs are kept; else they are removed")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="compiled too; on a GPU it is")
+    parser.add_argument("--compiled", nargs="*", choices=COMPILED_FORMS, help="forms; on a GPU the first one")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -110,7 +110,8 @@ def asked() -> argparse.Namespace:
     if unknown := set(options.parts) - set(names):
         parser.error(f"--parts: there is no {', '.join(sorted(unknown))}; accepted: {', '.join(names)}")
     options.seconds = options.seconds or SECONDS[options.device]
-    options.compile = options.device == "cuda" if options.compile is None else options.compile
+    if options.compiled is None:
+        options.compiled = COMPILED_FORMS[:1] if options.device == "cuda" else ()
     return options
 
 
@@ -137,7 +138,7 @@ def parts_of(options: argparse.Namespace, folder: Path) -> dict[str, Part]:
     """The parts by name, in the order in which they run."""
     patience = 1.0 if options.device == "cuda" else CPU_PATIENCE
     command = (sys.executable, "-m", "tests.benchmarks.gpu_check", "--device", options.device, "--folder", str(folder))
-    command += ("--compile" if options.compile else "--no-compile", "--part")
+    command += ("--compiled", *options.compiled, "--part")
     return {
         name: Part(name, (*command, name), patience * LIMITS[name.partition("-")[0]])
         for name in works(SCALES[options.device])

@@ -134,7 +134,7 @@ def test_every_form_of_a_step_trains() -> None:
     )
     assert [turn()[0] for _ in range(3)] == [sum(map(len, SEQUENCES))] * 3
     assert seen[0] > seen[1] > seen[2]
-    residues, flops = our_turn(CONFIG, batches, "bf16", "cpu", is_compiled=False)()
+    residues, flops = our_turn(CONFIG, batches, "bf16", "cpu")()
     assert (residues, flops) == (sum(map(len, SEQUENCES)), batch_flops(CONFIG, batches[0], is_language_model=True))
     padded = trained(esm(CONFIG, "cpu", "sdpa"), "bf16", "cpu").on(padded_on(padded_batches(SEQUENCES, 3), "cpu"))
     assert padded()[0] > 0

@@ -4,7 +4,7 @@
     python -m tests.benchmarks.throughput --device cuda [--model 133m]
 
 Ours takes micro batches by a budget of residues, cut from one window of proteins as in training, and once more with its
-layers compiled (`--compile`). There are two references, and the figure is ours over the better one:
+layers compiled (`--compiled`). There are two references, and the figure is ours over the better one:
 
     esm_by_length   batches of similar lengths, padded; of several sizes (and, on a CPU, of its own attentions) the one
                     that is fastest here
@@ -38,6 +38,7 @@ from tests.made.batches import batches_by_length, packed_batches, padded_batches
 from tests.made.esm_reference import PACKED, esm, packed_on, padded_on, trained
 from tests.made.measuring import median_ratio, proteins, report
 from tests.made.training_turns import (
+    COMPILED_FORMS,
     DTYPES,
     FLOPS_FORMULA,
     FLOPS_LEGEND,
@@ -114,9 +115,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--precisions", choices=tuple(DTYPES), nargs="+", help="bf16, and on a CPU fp32 too")
     parser.add_argument("--micro-batch-residues", type=int, help="16384; on a GPU what the model is measured with")
     parser.add_argument("--proteins", type=int, default=8192, help="size of the window")
-    parser.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, help="ours once more, compiled; on a GPU it is"
-    )
+    parser.add_argument("--compiled", nargs="*", choices=COMPILED_FORMS, help="ours too; on a GPU the first form")
     parser.add_argument(
         "--one-at-a-time", action=argparse.BooleanOptionalAction, help="never two models in memory; so on a GPU"
     )
@@ -131,7 +130,8 @@ def asked() -> argparse.Namespace:
     options.precisions = options.precisions or (["bf16"] if is_gpu else ["bf16", "fp32"])
     of_model = MODELS[options.model].micro_batch_residues if options.model else None
     options.micro_batch_residues = options.micro_batch_residues or of_model or (65_536 if is_gpu else 16_384)
-    options.compile = is_gpu if options.compile is None else options.compile
+    if options.compiled is None:
+        options.compiled = COMPILED_FORMS[:1] if is_gpu else ()
     options.one_at_a_time = is_gpu if options.one_at_a_time is None else options.one_at_a_time
     return options
 
@@ -152,9 +152,9 @@ def made_by(
 ) -> dict[str, Callable[[], Made]]:
     """What makes each contestant, by name."""
     device = options.device
-    made: dict[str, Callable[[], Made]] = {"ours": lambda: Made(our_turn(config, ours, precision, device, False), {})}
-    if options.compile:
-        made["compiled"] = lambda: Made(our_turn(config, ours, precision, device, True), {})
+    made: dict[str, Callable[[], Made]] = {"ours": lambda: Made(our_turn(config, ours, precision, device), {})}
+    for form in options.compiled:
+        made[form] = lambda form=form: Made(our_turn(config, ours, precision, device, form), {})
     made["esm_by_length"] = lambda: by_length(config, sequences, precision, options)
     if device == "cpu" or precision != "fp32":  # a GPU's variable-length attention is for 16 bits
 
@@ -264,7 +264,7 @@ def speeds(spent: Mapping[str, list[Spent]]) -> dict[str, Any]:
     references = [name for name in REFERENCES if name in spent]
     better = max(references, key=lambda name: float(found[f"{name}_residues_per_s"]))
     found["better_reference"] = better
-    for ours in ("ours", "compiled"):
+    for ours in ("ours", *COMPILED_FORMS):
         if ours in spent:
             found[f"{ours}_over_better_reference"] = ratio(spent[ours], spent[better], "seconds")
             found[f"{ours}_over_better_reference_in_cpu_seconds"] = ratio(spent[ours], spent[better], "cpu_seconds")

@@ -28,6 +28,7 @@ from tests.made.measuring import ROOT, proteins
 from tests.made.timed_parts import note
 from tests.made.training_turns import (
     DTYPES,
+    EAGER,
     MODELS,
     PEAK_PRODUCTS,
     TERA,
@@ -104,8 +105,8 @@ class Work:
 
     device: str
     folder: Path
-    is_compiled: bool
-    """Whether layers are also measured compiled."""
+    compiled: tuple[str, ...]
+    """Forms in which layers are measured compiled, too; the first is profiled."""
 
     @property
     def scale(self) -> Scale:
@@ -152,11 +153,9 @@ def throughput(work: Work, name: str) -> None:
     batches, what = batches_for(work, model)
     best, _ = peak(DTYPES[PRECISION], device, scale.products)
     note(proteins=what, micro_batch_residues=round(statistics.mean(batch.num_residues for batch in batches)))
-    for form, is_compiled in (("eager", False), ("compiled", True)):
-        if is_compiled and not work.is_compiled:
-            continue
+    for form in (EAGER, *work.compiled):
         with peak_memory(device) as most:
-            turn = our_turn(model.config, batches, PRECISION, device, is_compiled)
+            turn = our_turn(model.config, batches, PRECISION, device, form)
             warming = measured(turn, device, scale.warming)
             rounds = [measured(turn, device, scale.repeats) for _ in range(scale.rounds)]
             found = {"warming_s": warming.seconds, "peak_gibibytes": most(), **speed(rounds, best, device)}
@@ -193,14 +192,15 @@ def one_profile(work: Work) -> None:
     """The kernels that a training step spends most time in."""
     model = MODELS[work.scale.profiled]
     batches, _ = batches_for(work, model)
-    turn = our_turn(model.config, batches, PRECISION, work.device, work.is_compiled)
+    form = work.compiled[0] if work.compiled else EAGER
+    turn = our_turn(model.config, batches, PRECISION, work.device, form)
     measured(turn, work.device, work.scale.warming)
     activity = ProfilerActivity.CUDA if work.device == "cuda" else ProfilerActivity.CPU
     with profile(activities=[activity]) as seen:
         spent = measured(turn, work.device, PROFILED_STEPS)
     note(
         model=work.scale.profiled,
-        form="compiled" if work.is_compiled else "eager",
+        form=form,
         **largest_kernels(seen.key_averages(), work.device, spent.seconds),
     )
 

@@ -26,6 +26,9 @@ from proteinlm.platform.training.telemetry import batch_flops
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Batch, TaskModel
 
+EAGER = "eager"
+COMPILED_FORMS = ("compiled",)
+"""Forms in which our layers can be compiled; on a GPU the first is measured without being asked for."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 GIBIBYTE = 2**30
 TERA = 1e12
@@ -143,27 +146,27 @@ class Trained:
         return step
 
 
-def our_turn(config: ModelConfig, batches: Sequence[Batch], precision: str, device: str, is_compiled: bool) -> Turn:
-    """Training steps of our model on its micro batches."""
+def our_turn(config: ModelConfig, batches: Sequence[Batch], precision: str, device: str, form: str = EAGER) -> Turn:
+    """Training steps of our model on its micro batches; `form`: `EAGER` or one of `COMPILED_FORMS`."""
     torch.manual_seed(0)
     with torch.device(device):
         model = TaskModel(build_task("masked_language_modeling"), ProteinEncoder(config))
-    if is_compiled:
-        compile_layers(model, device)
+    if form != EAGER:
+        compile_layers(model, form, device)
 
     def mean_loss(batch: Batch) -> Tensor:
         columns: dict[str, Tensor] = model(batch)
         return columns["loss"].sum() / columns["scored"].sum()
 
     fed = [
-        (on_device(batch, device), batch.num_residues, batch_flops(config, batch, is_language_model=True))
-        for batch in batches
+        (on_device, batch.num_residues, batch_flops(config, batch, is_language_model=True))
+        for batch, on_device in zip(batches, as_fed(batches, form, device), strict=True)
     ]
     return Trained(model, mean_loss, precision, device).on(fed)
 
 
-def compile_layers(model: TaskModel, device: str) -> None:
-    """Have the layers of `model` compiled when they first run, as a run does that compiles."""
+def compile_layers(model: TaskModel, form: str, device: str) -> None:
+    """Have the layers of `model` compiled when they first run, as a run does that compiles in this form."""
     for layer in model.encoder.layers:
         # attention's groups differ in every micro batch, so it stays as it is
         attention = layer.get_submodule("attention")
@@ -171,9 +174,9 @@ def compile_layers(model: TaskModel, device: str) -> None:
         layer.compile(dynamic=True)
 
 
-def on_device(batch: Batch, device: str) -> Batch:
-    """The micro batch as a run feeds it to its engine."""
-    return batch.to(torch.device(device))
+def as_fed(batches: Sequence[Batch], form: str, device: str) -> list[Batch]:
+    """The micro batches on the device, as a run gives them to layers of this form."""
+    return [batch.to(torch.device(device)) for batch in batches]
 
 
 def peak(dtype: torch.dtype, device: str, products: Products | None = None) -> tuple[float, float]:
