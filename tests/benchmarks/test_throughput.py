@@ -16,7 +16,7 @@ from tests.made import training_turns
 from tests.made.batches import SPECIALS, batches_by_length, packed_batches, packed_row, padded_batches
 from tests.made.esm_reference import PACKED, esm, packed_attention, packed_on, padded_on, trained
 from tests.made.measuring import proteins
-from tests.made.training_turns import FLOPS_FORMULA, Spent, our_turn
+from tests.made.training_turns import COMPILED_FORMS, EAGER, FLOPS_FORMULA, Spent, as_fed, our_turn
 
 CONFIG = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
 SEQUENCES = [sequence[:length] for sequence, length in zip(proteins(6)[0], (9, 40, 3, 25, 18, 31), strict=True)]
@@ -134,10 +134,38 @@ def test_every_form_of_a_step_trains() -> None:
     )
     assert [turn()[0] for _ in range(3)] == [sum(map(len, SEQUENCES))] * 3
     assert seen[0] > seen[1] > seen[2]
-    residues, flops = our_turn(CONFIG, batches, "bf16", "cpu")()
-    assert (residues, flops) == (sum(map(len, SEQUENCES)), batch_flops(CONFIG, batches[0], is_language_model=True))
     padded = trained(esm(CONFIG, "cpu", "sdpa"), "bf16", "cpu").on(padded_on(padded_batches(SEQUENCES, 3), "cpu"))
     assert padded()[0] > 0
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_our_steps_are_the_same_in_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are, compiled, and compiled for filled micro batches; what is counted is the proteins alone."""
+    batches = packed_batches(SEQUENCES, 70)
+    sizes = {form: {b.packed.num_tokens for b in as_fed(batches, form, "cpu")} for form in (EAGER, *COMPILED_FORMS)}
+    assert {form: len(found) for form, found in sizes.items()} == {"eager": 2, "dynamic": 2, "static": 1}
+    losses: dict[str, list[float]] = {}
+    for form in sizes:
+        seen = losses.setdefault(form, [])
+        monkeypatch.setattr(torch.Tensor, "backward", followed(seen, torch.Tensor.backward))
+        turn = our_turn(CONFIG, batches, "fp32", "cpu", form)
+        for batch in batches:
+            assert turn() == (batch.num_residues, batch_flops(CONFIG, batch, is_language_model=True))
+        monkeypatch.undo()
+    torch.compiler.reset()
+    assert losses["dynamic"] == pytest.approx(losses["eager"], rel=1e-4)
+    assert losses["static"] == pytest.approx(losses["eager"], rel=1e-4)
+
+
+def followed(seen: list[float], backward: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+    """`backward` that notes the loss first."""
+
+    def noting(loss: Tensor) -> None:
+        seen.append(loss.item())
+        backward(loss)
+
+    return noting
 
 
 class Counted:

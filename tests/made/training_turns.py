@@ -10,8 +10,8 @@ Shapes: N tokens of a micro batch, D hidden, M width of the MLP.
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from proteinlm.models.config import ModelConfig
-from proteinlm.models.encoder import ProteinEncoder
+from proteinlm.models.emulated_attention import emulated_attention
+from proteinlm.models.encoder import CompileMode, ProteinEncoder
 from proteinlm.platform.settings.sections import OptimizerSection
 from proteinlm.platform.training.optim import make_optimizer
 from proteinlm.platform.training.telemetry import batch_flops
@@ -27,7 +28,7 @@ from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Batch, TaskModel
 
 EAGER = "eager"
-COMPILED_FORMS = ("compiled",)
+COMPILED_FORMS: tuple[CompileMode, ...] = ("dynamic", "static")
 """Forms in which our layers can be compiled; on a GPU the first is measured without being asked for."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 GIBIBYTE = 2**30
@@ -151,11 +152,13 @@ def our_turn(config: ModelConfig, batches: Sequence[Batch], precision: str, devi
     torch.manual_seed(0)
     with torch.device(device):
         model = TaskModel(build_task("masked_language_modeling"), ProteinEncoder(config))
-    if form != EAGER:
-        compile_layers(model, form, device)
+    for mode in COMPILED_FORMS:
+        if mode == form:
+            model.encoder.compile_layers(mode, torch.device(device))
 
     def mean_loss(batch: Batch) -> Tensor:
-        columns: dict[str, Tensor] = model(batch)
+        with attention_for(form, device):
+            columns: dict[str, Tensor] = model(batch)
         return columns["loss"].sum() / columns["scored"].sum()
 
     fed = [
@@ -165,18 +168,18 @@ def our_turn(config: ModelConfig, batches: Sequence[Batch], precision: str, devi
     return Trained(model, mean_loss, precision, device).on(fed)
 
 
-def compile_layers(model: TaskModel, form: str, device: str) -> None:
-    """Have the layers of `model` compiled when they first run, as a run does that compiles in this form."""
-    for layer in model.encoder.layers:
-        # attention's groups differ in every micro batch, so it stays as it is
-        attention = layer.get_submodule("attention")
-        attention.forward = torch.compiler.disable(attention.forward)  # type: ignore[method-assign]
-        layer.compile(dynamic=True)
-
-
 def as_fed(batches: Sequence[Batch], form: str, device: str) -> list[Batch]:
-    """The micro batches on the device, as a run gives them to layers of this form."""
+    """The micro batches on the device, as a run gives them to layers of this form: static ones filled alike."""
+    if form == "static":
+        tokens = max(batch.packed.num_tokens for batch in batches)
+        proteins = max(batch.packed.num_proteins for batch in batches)
+        batches = [replace(batch, packed=batch.packed.filled(tokens, proteins)) for batch in batches]
     return [batch.to(torch.device(device)) for batch in batches]
+
+
+def attention_for(form: str, device: str) -> AbstractContextManager[None]:
+    """Context of a forward pass: filled micro batches need variable-length attention, which a CPU emulates."""
+    return emulated_attention() if form == "static" and device == "cpu" else nullcontext()
 
 
 def peak(dtype: torch.dtype, device: str, products: Products | None = None) -> tuple[float, float]:
