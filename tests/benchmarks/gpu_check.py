@@ -42,7 +42,7 @@ FORMS = (EAGER, *COMPILED_FORMS)
 
 LIMITS = {"tests": 90.0, "corpus": 60.0, "resume": 100.0, "throughput": 75.0, "profile": 45.0, "pretrain": 75.0}
 """Seconds of a part on a GPU, by the first word of its name."""
-CPU_PATIENCE = 4.0
+CPU_PATIENCE = 10.0
 """Limits are so many times as long on a CPU, which others may use too."""
 
 
