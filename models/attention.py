@@ -84,8 +84,7 @@ def opaque(groups: GroupsAttention) -> OpaqueAttention:
 @cache
 def _uncompiled_attend() -> Callable[[GroupsAttention, Tensor, int], Tensor]:
     # when it is needed and not before: this imports torch's compiler, which takes seconds
-    uncompiled: Callable[[GroupsAttention, Tensor, int], Tensor] = torch.compiler.disable(GroupsAttention.attend)
-    return uncompiled
+    return torch.compiler.disable(GroupsAttention.attend)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class ToHeads(torch.autograd.Function):

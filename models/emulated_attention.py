@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,11 +63,10 @@ def _gradients(
     attended: Tensor,
     log_sums: Tensor,
     borders: Tensor,
-    same: Tensor,
-    longest: int,
-    *_: object,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients [N, H, d] of query, key and value, from `grad` [N, H, d] of what was attended."""
+    _, longest, *_ = options
     grads = tuple(torch.empty_like(part) for part in (query, key, value))
     scale = query.shape[2] ** -0.5
     with torch.autocast(CPU, enabled=False):

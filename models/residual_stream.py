@@ -50,7 +50,8 @@ class StreamNorm(nn.LayerNorm):
         """[N, D] -> [N, D]."""
         if hidden.dtype != torch.bfloat16:
             return super().forward(hidden)
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if hidden.device.type != "cpu":  # a CPU's kernel keeps its statistics in fp32 beside weights in fp32 alone
             weight, bias = weight.to(hidden.dtype), bias.to(hidden.dtype)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -76,7 +77,7 @@ class _CastRows(torch.autograd.Function):
         if grad.device.type != "cpu":  # sums in fp32 by itself
             return _summed(grad, ids, ctx.rows).to(ctx.dtype), None, None
         total = torch.zeros(ctx.rows, grad.shape[1], dtype=ctx.dtype)
-        for part, at in zip(grad.split(ROWS_AT_A_TIME), ids.split(ROWS_AT_A_TIME), strict=True):
+        for part, at in zip(torch.split(grad, ROWS_AT_A_TIME), torch.split(ids, ROWS_AT_A_TIME), strict=True):
             total += _summed(part.to(ctx.dtype), at, ctx.rows)
         return total, None, None
 

@@ -105,7 +105,7 @@ def _heads(qkv: Tensor, angles: Rotation | None, num_heads: int) -> tuple[Tensor
 
 def _heads_to_be_compiled(qkv: Tensor, angles: Rotation | None, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """What `_heads` does, in plain formulas: the compiler makes one pass of them, and of their gradient."""
-    query, key, value = qkv.unflatten(1, (3, num_heads, -1)).unbind(1)
+    query, key, value = qkv.view(qkv.shape[0], 3, num_heads, -1).unbind(1)
     if angles is None:
         return query, key, value
     return _turned(query, angles), _turned(key, angles), value

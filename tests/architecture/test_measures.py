@@ -6,8 +6,8 @@ from pathlib import Path
 from tests.architecture.measures import folder_circles, measure, num_lines, num_parameters, table
 from tests.architecture.source import Modules, read_modules
 
-MOST_FILES = 117  # raise these only for a new noun, and say which in the commit
-CLOSURES = {"platform/pretrain.py": 65, "platform/finetune.py": 69, "sweeps/sweep.py": 97}
+MOST_FILES = 121  # raise these only for a new noun, and say which in the commit
+CLOSURES = {"platform/pretrain.py": 68, "platform/finetune.py": 72, "sweeps/sweep.py": 100}
 
 
 def test_the_house_stays_small(modules: Modules) -> None:

@@ -1,6 +1,7 @@
 """Compiled layers: one graph for micro batches of any composition, and the same outputs and gradients."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -38,6 +39,12 @@ def by_lengths() -> Iterator[None]:
     """Attention as on a GPU."""
     with emulated_attention():
         yield
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are made and cut as ever, but run as they are: generating their kernels takes seconds for each."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 
 
 def encoder_of(mode: CompileMode | None, **changes: object) -> ProteinEncoder:
@@ -127,7 +134,7 @@ def test_compiled_layers_keep_a_bf16_stream() -> None:
         assert compiled(packed).dtype == torch.bfloat16
 
 
-@pytest.mark.usefixtures("by_lengths")
+@pytest.mark.usefixtures("by_lengths", "without_kernels")
 def test_evaluation_and_training_go_side_by_side() -> None:
     encoder, plain = encoder_of("dynamic"), encoder_of(None).eval()
     for packed in micro_batches(20):
@@ -137,6 +144,7 @@ def test_evaluation_and_training_go_side_by_side() -> None:
     assert compiled_graphs() <= 2 * (1 + MOST_RECOMPILATIONS)
 
 
+@pytest.mark.usefixtures("without_kernels")
 def test_groups_are_attended_outside_of_the_graph() -> None:
     compiled, plain = encoder_of("dynamic"), encoder_of(None)
     for packed in micro_batches(12):
