@@ -138,7 +138,7 @@ class Trained:
             batch, residues, flops = next(endless)
             with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._precision == "bf16"):
                 loss = self._mean_loss(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
             return residues, float(flops)
@@ -170,7 +170,7 @@ def compile_layers(model: TaskModel, form: str, device: str) -> None:
     for layer in model.encoder.layers:
         # attention's groups differ in every micro batch, so it stays as it is
         attention = layer.get_submodule("attention")
-        attention.forward = torch.compiler.disable(attention.forward)  # type: ignore[method-assign]
+        attention.forward = torch.compiler.disable(attention.forward)
         layer.compile(dynamic=True)
 
 
