@@ -89,7 +89,7 @@ class Scale:
 CARD = Scale(
     throughput=("35m", "650m", "133m", "150m"), profiled="133m", trained="35m", trained_last="650m",
     warming=6, repeats=6, rounds=3, products=PEAK_PRODUCTS["cuda"], families=300, proteins_per_family=40, longest=600,
-    steps=60, log_every=10, resumed_steps=40, checkpoint_every=15,
+    steps=60, log_every=10, resumed_steps=60, checkpoint_every=15,
 )  # fmt: skip
 REDUCED = Scale(
     throughput=("tiny", "tiny-deep"), profiled="tiny-deep", trained="tiny", trained_last=None,
@@ -268,8 +268,9 @@ def verb(work: Work, name: str, model: str, **training: Any) -> None:
     note(**run.figures())
     if run.code != 0:
         raise RuntimeError(f"exit code {run.code}: {run.said}")
-    if not all(math.isfinite(row["loss"]) for row in run.rows) or run.rows[-1]["step"] != config.training.steps:
-        raise RuntimeError(f"losses {[row['loss'] for row in run.rows]}, the last of step {run.rows[-1]['step']}")
+    last = run.rows[-1]
+    if last["step"] != config.training.steps or not math.isfinite(last["loss"]):
+        raise RuntimeError(f"the last step that was logged is {last['step']}, its loss {last['loss']}")
 
 
 def refusal_of(run: VerbRun) -> str:

@@ -139,7 +139,7 @@ class Trained:
             batch, residues, flops = next(endless)
             with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._precision == "bf16"):
                 loss = self._mean_loss(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
             return residues, float(flops)

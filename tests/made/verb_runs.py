@@ -69,6 +69,7 @@ class VerbRun:
             "first_loss": self.rows[0]["loss"] if self.rows else None,
             "last_loss": self.rows[-1]["loss"] if self.rows else None,
             "last_step": self.rows[-1]["step"] if self.rows else 0,
+            "skipped_steps": self.rows[-1].get("skipped_steps", 0) if self.rows else 0,
             "phases": list(self.phases),
         }
 
