@@ -50,12 +50,18 @@ class StreamNorm(nn.LayerNorm):
         """[N, D] -> [N, D]."""
         if hidden.dtype != torch.bfloat16:
             return super().forward(hidden)
-        weight: Tensor = self.weight
-        bias: Tensor = self.bias
-        if hidden.device.type != "cpu":  # a CPU's kernel keeps its statistics in fp32 beside weights in fp32 alone
-            weight, bias = weight.to(hidden.dtype), bias.to(hidden.dtype)
         with torch.autocast(hidden.device.type, enabled=False):
-            return F.layer_norm(hidden, self.normalized_shape, weight, bias, self.eps)
+            return F.layer_norm(hidden, self.normalized_shape, *self.weights_for(hidden), self.eps)
+
+    def weights_for(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and bias [D] as the device's kernel takes them beside a bf16 stream.
+
+        A GPU's wants one type for all and keeps its statistics in fp32 whatever that is; a CPU's keeps them in fp32
+        beside weights in fp32 alone.
+        """
+        if hidden.device.type == "cpu":
+            return self.weight, self.bias
+        return self.weight.to(hidden.dtype), self.bias.to(hidden.dtype)
 
 
 class _CastRows(torch.autograd.Function):

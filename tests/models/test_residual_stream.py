@@ -18,7 +18,7 @@ from proteinlm.models.config import ModelConfig
 from proteinlm.models.emulated_attention import emulated_attention
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.packed import Packed, pack
-from proteinlm.models.residual_stream import StreamEmbedding, StreamNorm
+from proteinlm.models.residual_stream import StreamEmbedding, StreamNorm, _CastRows
 from tests.made.small_models import random_packed
 
 
@@ -118,6 +118,32 @@ def test_layer_norm_of_a_bf16_stream_has_exact_statistics() -> None:
     (gradient,) = torch.autograd.grad((found.float() * weight).sum(), hidden)
     (exact_gradient,) = torch.autograd.grad((expected * weight).sum(), exact)
     assert (gradient - exact_gradient).norm() / exact_gradient.norm() < 0.01
+
+
+def test_layer_norm_is_out_of_autocasts_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's autocast would copy the stream to fp32 for it, which a CPU's does not."""
+    enabled: list[bool] = []
+    layer_norm = F.layer_norm
+
+    def watched(*given: Any) -> Tensor:
+        enabled.append(torch.is_autocast_enabled("cpu"))
+        return layer_norm(*given)
+
+    monkeypatch.setattr(F, "layer_norm", watched)
+    with autocast(torch.bfloat16):
+        StreamNorm(8)(torch.randn(3, 8).bfloat16())
+    assert enabled == [False]
+
+
+def test_what_runs_on_gpus_alone_has_the_right_types_and_shapes() -> None:
+    """On torch's device without data, which takes the same road."""
+    hidden = torch.empty(5, 8, dtype=torch.bfloat16, device="meta")
+    assert [part.dtype for part in StreamNorm(8, device="meta").weights_for(hidden)] == [torch.bfloat16] * 2
+    table, ids = torch.empty(3, 8, device="meta", requires_grad=True), torch.zeros(5, dtype=torch.int64, device="meta")
+    rows = _CastRows.apply(table, ids, torch.bfloat16)
+    rows.sum().backward()
+    assert (rows.dtype, rows.shape) == (torch.bfloat16, (5, 8))
+    assert (table.grad.dtype, table.grad.shape) == (torch.float32, (3, 8))
 
 
 @contextmanager
