@@ -129,7 +129,8 @@ def _accepted_by_ray(config: Mapping[str, Any]) -> dict[str, Any]:
         merged: dict[str, Any] = util.prepare_config(copy.deepcopy(dict(config)))
         util.validate_config(merged)
     except ValidationError as error:
-        raise ValueError(f"{error.json_path.removeprefix('$.')}: {error.message}") from None
+        place = ".".join(str(step) for step in error.absolute_path)
+        raise ValueError(f"{place}: {error.message}" if place else error.message) from None
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing") from None
     except (ValueError, RuntimeError, NotImplementedError, AssertionError, TypeError, AttributeError) as error:
@@ -142,8 +143,11 @@ def _accepted_by_ray(config: Mapping[str, Any]) -> dict[str, Any]:
 def _commands_of_ray(config: Mapping[str, Any], merged: Mapping[str, Any]) -> Iterator[str]:
     """Commands that the file does not name and Ray would run all the same."""
     for name in COMMANDS:
-        if name not in config and merged.get(name):
-            yield f"{name} is missing: Ray would run its own, {merged[name][-1]!r}; write [] for none"
+        # Ray has put the commands for both before those for the head and for the workers.
+        for_both = len(merged["setup_commands"]) if name.endswith("_setup_commands") else 0
+        defaults = merged[name][for_both:]
+        if name not in config and defaults:
+            yield f"{name} is missing: Ray would run its own, {defaults[-1]!r}; write [] for none"
 
 
 def _node_types(merged: Mapping[str, Any]) -> Iterator[str]:

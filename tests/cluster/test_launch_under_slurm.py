@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,14 +54,12 @@ STAND_INS = {
     "python": """
         if sys.argv[1] == "-":
             os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-        heard = []
-        for number in (signal.SIGUSR1, signal.SIGTERM):
-            signal.signal(number, lambda number, frame: heard.append(signal.Signals(number).name))
+        signals = {signal.SIGUSR1, signal.SIGTERM}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         record()
         if os.environ.get("DRIVER_WAITS"):
             os.write(int(os.environ["DRIVER_WAITS"]), b"up")
-            signal.pause()
-        record(heard=heard)
+            record(heard=signal.Signals(signal.sigwait(signals)).name)
         sys.exit(int(os.environ.get("DRIVER_CODE", "0")))
     """,
 }
@@ -88,6 +88,7 @@ class Site:
     folder: Path
     job: int
     environment: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def port(self) -> int:
@@ -96,7 +97,7 @@ class Site:
 
     def start(self, *arguments: str, pass_fds: tuple[int, ...] = (), **more: str) -> subprocess.Popen[str]:
         """The script, started as Slurm does on the first node."""
-        return subprocess.Popen(
+        script = subprocess.Popen(
             ["bash", str(SCRIPT), *arguments],
             env=self.environment | more,
             cwd=self.folder,
@@ -104,7 +105,10 @@ class Site:
             stderr=subprocess.PIPE,
             text=True,
             pass_fds=pass_fds,
+            start_new_session=True,
         )
+        self.started.append(script)
+        return script
 
     def run(self, *arguments: str, **more: str) -> tuple[int, str, str]:
         """Exit code, output and complaints of the script."""
@@ -129,18 +133,21 @@ def is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+def write_program(path: Path, body: str) -> None:
+    path.write_text(f"#!{sys.executable} -S\n{body}\n")
+    path.chmod(0o755)
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
+def site(tmp_path: Path) -> Iterator[Site]:
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, body in STAND_INS.items():
-        path = programs / name
-        path.write_text(f"#!{sys.executable} -S\n{textwrap.dedent(RECORD)}\n{textwrap.dedent(body)}\n")
-        path.chmod(0o755)
+        write_program(programs / name, f"{textwrap.dedent(RECORD)}\n{textwrap.dedent(body)}")
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "ray.py").write_text(textwrap.dedent(RAY_MODULE))
     job = next(number for number in range(4000 + os.getpid() % 1000, 7000) if is_free(20000 + number % 3000 * 4))
-    return Site(
+    place = Site(
         tmp_path,
         job,
         {
@@ -158,6 +165,10 @@ def site(tmp_path: Path) -> Site:
             "SLURM_GPUS_ON_NODE": "8",
         },
     )
+    yield place
+    for script in place.started:
+        with suppress(ProcessLookupError):
+            os.killpg(script.pid, signal.SIGKILL)  # what a script that failed has left
 
 
 def options(step: list[str]) -> dict[str, str]:
@@ -228,7 +239,7 @@ def test_a_signal_is_the_driver_s_and_its_end_is_waited_for(site: Site, sent: si
     started.send_signal(sent)
     started.communicate(timeout=60)
     assert started.returncode == 5, "the driver's own code, not 128 + the signal"
-    assert site.records("python")[-1]["heard"] == [heard]
+    assert site.records("python")[-1]["heard"] == heard
     order = list(map(json.loads, Path(site.environment["RECORD"]).read_text().splitlines()))
     ended = [number for number, line in enumerate(order) if "ended" in line]
     assert min(ended) > next(number for number, line in enumerate(order) if "heard" in line), "Ray outlives the driver"
@@ -258,11 +269,10 @@ def test_a_head_that_ends_at_once_is_not_waited_for(site: Site) -> None:
 def test_the_head_s_address_is_not_one_that_leads_every_node_to_itself(site: Site, getent: str, address: str) -> None:
     """Both stand for addresses of the network, and lead to this machine, where nobody answers."""
     for program, body in {"getent": getent, "hostname": "print('::ffff:127.0.0.1 192.0.2.10')"}.items():
-        (site.folder / "bin" / program).write_text(f"#!{sys.executable} -S\n{body}\n")
+        write_program(site.folder / "bin" / program, body)
     site.environment.pop("HEAD_ADDRESS")
     code, _, err = site.run("pretrain", "run.yaml", JOIN_SECONDS="0")
-    assert (code, f"no head at {address}:{site.port}" in err) == (2, True)
-    assert options(site.steps()[0])["--node-ip-address"] == address
+    assert (code, f"no head at {address}:{site.port}" in err) == (2, True), err
 
 
 @pytest.mark.parametrize(
