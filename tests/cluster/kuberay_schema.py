@@ -1,7 +1,7 @@
 """Manifests of KubeRay against the operator's own CRDs, as strictly as `kubectl apply --validate=strict` would.
 
 An API server drops unknown fields without a word, so here every section is closed. Beside the schema: formats, keys
-that occur once in lists, and of the operator's own rules (validation.go, KubeRay 1.7) those that concern what is shipped.
+that occur once in lists, and the operator's own rules (validation.go, KubeRay 1.7) that concern what is shipped.
 """
 
 import copy
