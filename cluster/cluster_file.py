@@ -119,7 +119,7 @@ def blanks(config: object, where: str = "") -> list[str]:
 
 def _accepted_by_ray(config: Mapping[str, Any]) -> dict[str, Any]:
     """`config` with the defaults of its provider, as `ray up` merges them; ValueError where Ray refuses it."""
-    from jsonschema import ValidationError
+    from jsonschema import ValidationError  # type: ignore[import-untyped]
     from ray.autoscaler._private import util  # private, and the only place where `ray up` checks a file
 
     noise = logging.getLogger(util.__name__)

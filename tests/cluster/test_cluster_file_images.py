@@ -2,10 +2,13 @@
 
 import re
 import shlex
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from proteinlm.cluster.cluster_file import read_cluster_file
 from tests.conftest import ROOT
@@ -36,7 +39,11 @@ def faults(text: str) -> list[str]:
         if not re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+-[\w.-]+", base)
     ]
     installs = [command for command in commands if re.match(r"(uv )?pip install ", command)]
-    found += [f"{command}: without the constraints" for command in installs if " -c constraints.txt" not in command]
+    found += [
+        f"{command}: neither the constraints nor --no-deps with pins"
+        for command in installs
+        if not re.search(r" -c constraints\.txt| --no-deps -r \S+/clouds\.txt$| --no-deps \.$", command)
+    ]
     found += [
         f"{name} is not set: a cache in the image"
         for name in ("PIP_NO_CACHE_DIR", "UV_NO_CACHE")
@@ -80,12 +87,10 @@ def test_the_recipe_keeps_the_rules() -> None:
     [
         (":3.11.14-slim-bookworm", ":3.11-slim", "no full version"),
         (":3.11.14-slim-bookworm", "", "no full version"),
-        (
-            "uv pip install -c constraints.txt torch",
-            "uv pip install torch",
-            "uv pip install torch: without the constraints",
-        ),
-        ("pip install -c constraints.txt uv", "pip install uv", "pip install uv: without the constraints"),
+        ("uv pip install -c constraints.txt torch", "uv pip install torch", "uv pip install torch: neither"),
+        ("uv pip install --no-deps -r", "uv pip install -r", "clouds.txt: neither"),
+        ("uv pip install --no-deps .", "uv pip install .", "uv pip install .: neither"),
+        ("pip install -c constraints.txt uv", "pip install uv", "pip install uv: neither"),
         ("PIP_NO_CACHE_DIR=1 ", "", "PIP_NO_CACHE_DIR is not set"),
         ("UV_NO_CACHE=1 ", "", "UV_NO_CACHE is not set"),
         ("install -y ", "install ", "apt-get install without -y"),
@@ -159,18 +164,37 @@ def test_the_package_can_be_built_from_what_is_let_through() -> None:
     assert rooms | {"proteinlm", "pyproject.toml", "README.md", "LICENSE", "constraints.txt"} == allowed
 
 
-def test_what_the_head_needs_to_start_nodes_is_pinned_and_agrees_with_the_constraints() -> None:
-    lines = [line for line in (IMAGES / "clouds.txt").read_text().splitlines() if line and not line.startswith("#")]
-    pins = {Requirement(line).name.lower(): Requirement(line) for line in lines}
-    assert {"boto3", "google-api-python-client"} <= pins.keys()
-    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in pins.values())
-    constraints = dict(
-        line.lower().split("==")
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if "==" in line and line[0] != "#"
-    )
-    twice = pins.keys() & constraints.keys()
-    assert {name: str(pins[name].specifier) for name in twice} == {name: f"=={constraints[name]}" for name in twice}
+def pins(path: Path) -> dict[str, str]:
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def test_what_the_head_needs_to_start_nodes_agrees_with_the_constraints_where_it_can() -> None:
+    clouds, constraints = pins(IMAGES / "clouds.txt"), pins(ROOT / "constraints.txt")
+    assert {"boto3", "google-api-python-client"} <= clouds.keys()
+    twice = {name for name in clouds.keys() & constraints.keys() if clouds[name] != constraints[name]}
+    botocore = Requirement("python-dateutil>=2.1,<3.0.0")
+    takes = {name for name in ("python-dateutil",) if not botocore.specifier.contains(constraints[name])}
+    assert twice == takes, "only what botocore does not take; it goes when the constraints can be taken"
+
+
+@pytest.mark.parametrize("name", ["boto3", "google-api-python-client"])
+def test_no_dependency_of_theirs_is_forgotten(name: str) -> None:
+    """They are installed without dependencies: all of them must be in one of the two lists."""
+    pytest.importorskip({"boto3": "boto3", "google-api-python-client": "googleapiclient"}[name])
+    clouds, constraints = pins(IMAGES / "clouds.txt"), pins(ROOT / "constraints.txt")
+    listed, waiting = constraints | clouds, [name]
+    seen: set[str] = set()
+    while waiting:
+        one = waiting.pop()
+        seen.add(one)
+        wanted = [Requirement(line) for line in metadata.requires(one) or []]
+        for requirement in wanted:
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                needed = canonicalize_name(requirement.name)
+                assert requirement.specifier.contains(listed[needed]), requirement
+                waiting += {needed} - seen
 
 
 def test_the_user_of_the_image_owns_what_the_clusters_mount() -> None:
