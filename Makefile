@@ -42,7 +42,7 @@ fuzz: $(READY)
 	$(LOCAL) $(RUN) -m tests.fuzz.$$module --seconds $(FUZZ_SECONDS) || failed=1; done; exit $$failed
 
 benchmark: $(READY)
-	set -e; for script in $(notdir $(basename $(wildcard tests/benchmarks/*.py))); do echo "$$script"; $(LOCAL) $(RUN) -m tests.benchmarks.$$script; done
+	set -e; for script in $(notdir $(basename $(filter-out $(wildcard tests/benchmarks/test_*.py),$(wildcard tests/benchmarks/*.py)))); do echo "$$script"; $(LOCAL) $(RUN) -m tests.benchmarks.$$script; done
 
 architecture: $(READY)
 	$(RUN) -m tests.architecture.picture

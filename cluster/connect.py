@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,15 @@ from typing import Any
 
 WAIT_WITHOUT_SPINNING = ("OMP_WAIT_POLICY", "PASSIVE")
 """Environment variable of OpenMP, which is read when torch is loaded."""
+
+
+ON_OWN_MACHINE = {
+    # Nobody announces that this machine will be taken away. Ray Train's processes inherit it.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Processes that wait for work of any kind: Ray Train's and those of its data have an environment of their own.
+    "RAY_prestart_worker_first_driver": "0",
+}
+"""Environment variables of an embedded Ray, which starts no process in vain."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +46,23 @@ def cluster_size() -> ClusterSize:
     return ClusterSize(resources.get("CPU", 0.0), resources.get("GPU", 0.0), len(alive))
 
 
+def dashboard_address() -> str | None:
+    """The address of the connected cluster's dashboard, for a browser; None where it has none."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    address: bytes | None = _internal_kv_get("webui:url", namespace="dashboard")
+    return f"http://{address.decode()}" if address else None
+
+
 @contextmanager
-def connected(address: str | None = None, num_cpus: int | None = None) -> Iterator[ClusterSize]:
+def connected(
+    address: str | None = None, num_cpus: int | None = None, *, has_dashboard: bool = True
+) -> Iterator[ClusterSize]:
     """Run the body connected to Ray, yielding the cluster's size; ConnectionError names an address that did not answer.
 
-    `num_cpus` is that of an embedded Ray (default: `usable_cores`, at least 2, so that reading data has one).
+    Of an embedded Ray: `num_cpus` (default: `usable_cores`, at least 2, so that reading data has one), and whether it
+    `has_dashboard`. Ray Train's placement group cleaner asks the dashboard's State API; without it a worker group whose
+    controller dies holds its resources until Ray ends, which matters where others want them.
     """
     import ray
 
@@ -51,7 +72,7 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
     address = address or os.environ.get("RAY_ADDRESS")
     # A report waits for the controller's next poll, 2 s apart by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    with _joined(address) if address else _embedded(num_cpus or max(2, usable_cores())):
+    with _joined(address) if address else _embedded(num_cpus or max(2, usable_cores()), has_dashboard):
         yield cluster_size()
 
 
@@ -76,7 +97,7 @@ def _joined(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _embedded(num_cpus: int) -> Iterator[None]:
+def _embedded(num_cpus: int, has_dashboard: bool) -> Iterator[None]:
     """A Ray of this process's own; its session folder, with its logs, is left where the body failed."""
     import ray
 
@@ -84,10 +105,9 @@ def _embedded(num_cpus: int) -> Iterator[None]:
     # Threads of one worker wait for each other by spinning, which on cores shared by several workers takes the others'
     # time: thirty times slower. Workers inherit it.
     os.environ.setdefault(*WAIT_WITHOUT_SPINNING)
-    with _unheard_by_children(signal.SIGHUP, signal.SIGUSR1):
+    with _variables(ON_OWN_MACHINE), _unheard_by_children(signal.SIGHUP, signal.SIGUSR1):
         try:
-            # Ray Train's placement group cleaner asks the dashboard's State API; without it groups leak.
-            context = ray.init(address="local", num_cpus=num_cpus, include_dashboard=True, **_quietly())
+            context = ray.init(address="local", num_cpus=num_cpus, include_dashboard=has_dashboard, **_quietly())
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConnectionError(f"no embedded Ray started on this machine: {error}") from error
     session = Path(context.address_info["session_dir"])  # type: ignore[attr-defined]  # declared for other contexts too
@@ -104,6 +124,18 @@ def _embedded(num_cpus: int) -> Iterator[None]:
         ray.shutdown()
         if not keeps_logs:
             _remove(session)
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Processes that are started in the body inherit these environment variables, where the user did not set them."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _remove(session: Path) -> None:

@@ -9,11 +9,18 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from proteinlm.cluster.connect import ClusterSize
+from proteinlm.cluster.connect import ClusterSize, dashboard_address
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 Result = TypeVar("Result")
 
@@ -89,10 +96,11 @@ def launch(
     Checkpoints and Ray Train's own state lie in `<storage>/<name>`.
     """
     forget_lost_checkpoints(storage / name)
+    start_coordinator()
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
-    trainer = TorchTrainer(
+    trainer = trainer_class()(
         worker,
         train_loop_config=dict(settings),
         torch_config=TorchConfig(backend=BACKEND_ON_GPU if group.use_gpu else "gloo"),
@@ -115,6 +123,37 @@ def launch(
     except Exception as error:  # Ray wraps what a worker raised in several layers of its own
         raise LaunchError(worker_message(error)) from error
     return dict(result.metrics or {})
+
+
+def start_coordinator() -> None:
+    """Let the actor start that Ray Train asks for resources: its controller would start it, and wait for it.
+
+    The one there is, where there is one.
+    """
+    with suppress(ImportError):  # a matter of seconds alone: another Ray may have it elsewhere
+        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+            get_or_create_autoscaling_coordinator,
+        )
+
+        get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
+
+
+def trainer_class() -> "type[TorchTrainer]":
+    """Ray Train's trainer without those of its helpers that can do nothing here: processes that take seconds to start.
+
+    The manager of datasets, none of which come from Ray Train (platform/batches/stream.py), and, where there is no
+    dashboard to ask, the cleaner of placement groups.
+    """
+    from ray.train.torch import TorchTrainer
+
+    idle = {"DatasetsCallback"} if dashboard_address() else {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+
+    class Trainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # annotations show Train v1
+            return [one for one in callbacks if type(one).__name__ not in idle]
+
+    return Trainer
 
 
 def away_from_signals(call: Callable[[], Result], meanwhile: Callable[[], object] = lambda: None) -> Result:

@@ -1,7 +1,7 @@
 """The shape of a model as a frozen value, its presets, and what it costs: parameters, model FLOPs, bytes of memory.
 
 Presets carry the ten configurations of the paper's Table 7 and the released 200M model with the paper's own choices,
-and small rotary ones for machines without an accelerator.
+five of ESM-2 with ESM-2's, and small rotary ones for machines without an accelerator.
 
 Model FLOPs are what must be computed, whatever an implementation adds to it. A multiply-add counts as two operations.
 Padding and recomputation do not count: flash attention, attention groups and activation checkpointing do not change
@@ -177,11 +177,24 @@ TABLE_7: tuple[tuple[int, int, int], ...] = (
 )
 """(hidden_size, num_hidden_layers, num_attention_heads) of Xiao et al. 2021, Table 7."""
 
-
 TABLE_7_SHAPES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
     {f"hidden-{hidden}-layer-{layers}-head-{heads}": (hidden, layers, heads) for hidden, layers, heads in TABLE_7}
 )
 """The same by the paper's names."""
+
+_ESM_2: Mapping[str, object] = {"token_dropout": True, "max_positions": 1024}
+"""ESM-2's choices (facebook's config.json) where they are not the defaults: those are ESM-2's, its 33 tokens too."""
+
+ESM_2_SHAPES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
+    {
+        "esm2-8m": (320, 6, 20),
+        "esm2-35m": (480, 12, 20),
+        "esm2-150m": (640, 30, 20),
+        "esm2-650m": (1280, 33, 20),
+        "esm2-3b": (2560, 36, 40),
+    }
+)
+"""(hidden_size, num_hidden_layers, num_attention_heads) of Lin et al. 2022."""
 
 
 def _shape(hidden: int, layers: int, heads: int) -> dict[str, object]:
@@ -194,10 +207,8 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "cpu-small": _shape(128, 2, 4),
         "cpu": {**_shape(256, 2, 4), "initializer_range": 0.05},
         "proteinlm-200m": {**_PAPER, **_shape(1024, 16, 16)},
-        **{
-            f"hidden-{hidden}-layer-{layers}-head-{heads}": {**_PAPER, **_shape(hidden, layers, heads)}
-            for hidden, layers, heads in TABLE_7
-        },
+        **{name: {**_PAPER, **_shape(*shape)} for name, shape in TABLE_7_SHAPES.items()},
+        **{name: {**_ESM_2, **_shape(*shape)} for name, shape in ESM_2_SHAPES.items()},
     }
 )
 """Values of `ModelConfig` by preset name."""

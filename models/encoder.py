@@ -9,7 +9,9 @@ the proteins lie with gaps between them.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +19,26 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.attention import Rotation, attend, rotation
+from proteinlm.models.attention import GroupsAttention, opaque, rotation
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.packed import Packed
+from proteinlm.models.residual_stream import StreamEmbedding, StreamNorm, working_dtype
+from proteinlm.models.varlen_attention import VarlenAttention, takes_lengths, varlen_attention
 
 MASKED_IN_TRAINING = 0.15 * 0.8
 """Share of mask tokens in the training of every ESM model: 15 % of the residues were scored, 80 % of them masked. A
 constant of token dropout, whatever share another training masks."""
+
+CompileMode = Literal["dynamic", "static"]
+"""dynamic: one compiled layer for micro batches of any size. static: one for micro batches that are filled alike
+(`Packed.filled`)."""
+
+
+class Attention(Protocol):
+    """Attention of one micro batch: in groups (attention.py) or by cumulative lengths (varlen_attention.py)."""
+
+    def attend(self, qkv: Tensor, num_heads: int) -> Tensor:
+        """Queries, keys and values [N, 3 D] -> attended values [N, D]."""
 
 
 class SelfAttention(nn.Module):
@@ -32,15 +47,12 @@ class SelfAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.num_heads = config.num_attention_heads
-        self.dropout = config.dropout
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden: Tensor, packed: Packed, angles: Rotation | None) -> Tensor:
-        """`angles` None leaves queries and keys as they are (learned positions)."""
-        qkv: Tensor = self.qkv(hidden)
-        attended = attend(qkv, packed, angles, self.num_heads, self.dropout if self.training else 0.0)
-        output: Tensor = self.output(attended)
+    def forward(self, hidden: Tensor, attention: Attention) -> Tensor:
+        """[N, D] -> [N, D]."""
+        output: Tensor = self.output(attention.attend(self.qkv(hidden), self.num_heads))
         return output
 
 
@@ -65,14 +77,14 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.dropout = config.dropout
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention_norm = StreamNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = SelfAttention(config)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward_norm = StreamNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, hidden: Tensor, packed: Packed, angles: Rotation | None) -> Tensor:
+    def forward(self, hidden: Tensor, attention: Attention) -> Tensor:
         """[N, D] -> [N, D]."""
-        hidden = hidden + self._drop(self.attention(self.attention_norm(hidden), packed, angles))
+        hidden = hidden + self._drop(self.attention(self.attention_norm(hidden), attention))
         return hidden + self._drop(self.feed_forward(self.feed_forward_norm(hidden)))
 
     def _drop(self, part: Tensor) -> Tensor:
@@ -86,42 +98,76 @@ class ProteinEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.padded_vocab_size, config.hidden_size)
+        self.token_embedding = StreamEmbedding(config.padded_vocab_size, config.hidden_size)
         self.position_embedding = (
-            nn.Embedding(config.max_positions, config.hidden_size) if config.position == "learned" else None
+            StreamEmbedding(config.max_positions, config.hidden_size) if config.position == "learned" else None
         )
         self.embedding_norm = (
-            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.embedding_norm else None
+            StreamNorm(config.hidden_size, eps=config.layer_norm_eps) if config.embedding_norm else None
         )
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
-        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.final_norm = StreamNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.apply(partial(initialise, initializer_range=config.initializer_range))
         self._shrink_output_projections()
+        self._compiled: CompileMode | None = None
+
+    def compile_layers(self, mode: CompileMode, device: torch.device) -> None:
+        """Have the layers compiled when they first run, on `device`: one graph for all of them, around attention.
+
+        Weights and their names stay as they are. On a GPU "static" tries many kernels for each product: minutes at the
+        start. What earlier models of this process had compiled is forgotten, for they share a limit on recompilations.
+        """
+        torch.compiler.reset()
+        tries_kernels = mode == "static" and device.type == "cuda"
+        for layer in self.layers:
+            layer.compile(mode="max-autotune-no-cudagraphs" if tries_kernels else None)
+        self._compiled = mode
+
+    def uncompiled(self) -> AbstractContextManager[None]:
+        """Context in which the layers run as they are written, and forward hooks within them are called."""
+        return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
 
     def forward(self, packed: Packed) -> Tensor:
-        """Hidden states [N, D] after the final LayerNorm.
+        """Hidden states [N, D] of the proteins' tokens, after the final LayerNorm; what fills the stream is left out.
 
-        Raises ValueError where learned positions do not reach to the end of a protein.
+        bf16 under bf16 autocast, else of the weights' type. Raises ValueError where learned positions do not reach to
+        the end of a protein, and where `packed` has no groups but needs them.
         """
         hidden = self._embedded(packed)
-        angles: Rotation | None = None
-        if self.position_embedding is None:
-            angles = rotation(packed.longest, self.config.head_size, packed.tokens.device)
         if self.training and self.config.dropout > 0.0:
             hidden = F.dropout(hidden, self.config.dropout)
+        attention = self._attention(packed)
+        if self._compiled == "dynamic" and isinstance(attention, VarlenAttention):
+            for tensor in (hidden, attention.cumulative_lengths, *(attention.angles or ())):
+                torch._dynamo.mark_dynamic(tensor, 0)  # else the second micro batch would be compiled once more
         for layer in self.layers:
             if self.config.activation_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(layer, hidden, packed, angles, use_reentrant=False)
+                hidden = checkpoint(layer, hidden, attention, use_reentrant=False)
             else:
-                hidden = layer(hidden, packed, angles)
+                hidden = layer(hidden, attention)
         final: Tensor = self.final_norm(hidden)
-        return final
+        return final[: final.shape[0] - packed.num_filling] if packed.num_filling else final
+
+    def _attention(self, packed: Packed) -> Attention:
+        """By cumulative lengths where the device has it, else in groups."""
+        device, size = packed.tokens.device, self.config.head_size
+        is_rotary = self.position_embedding is None
+        dropout = self.config.dropout if self.training else 0.0
+        dtype = working_dtype(self.token_embedding.weight)
+        if takes_lengths(device, dtype, size, dropout):
+            return varlen_attention(packed, size if is_rotary else None, dtype)
+        angles = rotation(packed.longest, size, device) if is_rotary else None
+        groups = GroupsAttention(packed, angles, dropout)
+        return opaque(groups) if self._compiled else groups
 
     def _embedded(self, packed: Packed) -> Tensor:
         """[N, D]: token dropout, then positions, then the LayerNorm, each where the model has it (ESM's order)."""
         hidden: Tensor = self.token_embedding(packed.tokens)
         if self.config.token_dropout:
-            hidden = (hidden * token_dropout_scale(packed)).to(hidden.dtype)
+            scale = token_dropout_scale(packed)
+            if hidden.dtype == torch.bfloat16:
+                scale = scale.to(hidden.dtype)  # a product in fp32 would be one more copy of the stream
+            hidden = (hidden * scale).to(hidden.dtype)
         if self.position_embedding is not None:
             self._check_positions(packed)
             hidden = hidden + self.position_embedding(packed.positions)
@@ -130,9 +176,10 @@ class ProteinEncoder(nn.Module):
         return hidden
 
     def _check_positions(self, packed: Packed) -> None:
-        if packed.longest > self.config.max_positions:
+        longest = max(packed.lengths)  # of the proteins: what fills the stream has no positions
+        if longest > self.config.max_positions:
             raise ValueError(
-                f"a protein has {packed.longest} tokens (special tokens counted), but the model has learned positions "
+                f"a protein has {longest} tokens (special tokens counted), but the model has learned positions "
                 f"for max_positions = {self.config.max_positions}; crop the protein or use position: rotary"
             )
 
@@ -178,7 +225,7 @@ class LanguageModelHead(nn.Module):
         super().__init__()
         self.num_tokens = get_alphabet(config.alphabet).size
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = StreamNorm(config.hidden_size, eps=config.layer_norm_eps)
         initialise(self.dense, config.initializer_range)
         # The same Parameter object, and this module's own: ZeRO-3 gathers a weight for the modules that register it.
         self.decoder_weight = token_embedding.weight
@@ -226,6 +273,7 @@ class CnnEncoder(nn.Module):
 
     def forward(self, packed: Packed) -> Tensor:
         """Hidden states [N, D] after the final LayerNorm."""
+        packed = packed.without_filling()
         hidden: Tensor = self.token_embedding(packed.tokens)
         gap = max(KERNEL_SIZES) // 2
         slots = torch.arange(packed.num_tokens, device=hidden.device) + gap * packed.protein_index

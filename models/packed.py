@@ -16,11 +16,14 @@ The groups lie one after the other in a second, padded stream of P slots. `sourc
 `slot` in which slot a token lies: one gather leads into the rectangles and one out of them. Where the proteins already
 lie group by group and are equally long inside each, both streams are the same and nothing is gathered.
 
+Where no groups are needed, the stream can be *filled* up to a fixed number of tokens, so that all micro batches have
+one shape. What fills it lies behind the proteins, in sequences of its own: nobody attends to it, nothing is scored.
+
 Shapes: N tokens of the micro batch (special tokens included), B proteins, P slots of the padded stream (P >= N),
-b proteins of one group, L tokens of its longest.
+b proteins of one group, L tokens of its longest, S sequences: the proteins, what fills the stream, and empty ones.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +40,12 @@ LENGTH_RATIO = 1.1
 
 LENGTH_SLACK = 4
 """Tokens by which lengths may always differ, so that short proteins do not fall into many groups."""
+
+FILLING_LENGTH = 128
+"""Tokens of a sequence that fills the stream, where there are sequences enough: a block of flash attention."""
+
+FILLING_SEQUENCES = 8
+"""Sequences beyond the proteins' that a filled stream always has: enough to keep attention within the filling cheap."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +69,17 @@ class Packed:
     tokens: Tensor
     """[N] int64 alphabet ids."""
     positions: Tensor
-    """[N] int64, 0 at each protein's first token."""
+    """[N] int64, 0 at each protein's first token and in what fills the stream."""
     protein_index: Tensor
-    """[N] int64, which protein of the micro batch a token belongs to."""
+    """[N] int64, which protein of the micro batch a token belongs to; B and more in what fills the stream."""
     lengths: tuple[int, ...]
-    """[B] tokens of each protein, special tokens included; sum is N."""
+    """[B] tokens of each protein, special tokens included; sum is N without what fills the stream."""
     cumulative_lengths: Tensor
-    """[B + 1] int32: the token where each protein begins, and N."""
+    """[S + 1] int32: the token where each sequence begins, and N. S is B where the stream is not filled."""
     longest: int
-    """Tokens of the longest protein."""
+    """Tokens of the longest sequence."""
     groups: tuple[AttentionGroup, ...]
+    """Empty in a micro batch that attends by cumulative lengths alone (`without_groups`)."""
     source: Tensor | None
     """[P] int64, token that a slot of the padded stream holds (padding: 0). None where the streams are the same."""
     slot: Tensor | None
@@ -81,13 +91,71 @@ class Packed:
 
     @property
     def num_tokens(self) -> int:
-        """N, special tokens included."""
+        """N, special tokens included, and what fills the stream."""
         return self.tokens.shape[0]
+
+    @property
+    def num_filling(self) -> int:
+        """Tokens that fill the stream; 0 for a micro batch of proteins alone."""
+        return self.num_tokens - sum(self.lengths)
 
     @property
     def num_proteins(self) -> int:
         """B."""
         return len(self.lengths)
+
+    def without_groups(self) -> "Packed":
+        """The same micro batch for variable-length attention alone: less to move to a GPU."""
+        return replace(self, groups=(), source=None, slot=None)
+
+    def filled(self, num_tokens: int, num_proteins: int) -> "Packed":
+        """The same proteins in a stream of `num_tokens`, for variable-length attention.
+
+        All micro batches that are filled alike have tensors of the same shapes: `num_tokens` tokens, and cumulative
+        lengths [num_proteins + FILLING_SEQUENCES + 1]. What fills the stream is token 0, neither residue nor mask.
+        Raises ValueError where the micro batch has more tokens or more proteins.
+        """
+        real = self.without_filling()
+        if real.num_tokens > num_tokens or real.num_proteins > num_proteins:
+            raise ValueError(
+                f"a micro batch of {real.num_tokens} tokens and {real.num_proteins} proteins cannot be filled up to "
+                f"{num_tokens} tokens and {num_proteins} proteins"
+            )
+        missing, num_sequences = num_tokens - real.num_tokens, num_proteins - real.num_proteins + FILLING_SEQUENCES
+        length = max(FILLING_LENGTH, -(-missing // num_sequences))
+        device = real.tokens.device
+        ends = (torch.arange(1, num_sequences + 1, dtype=torch.int32, device=device) * length).clamp(max=missing)
+        sequence = torch.arange(missing, device=device) // length
+
+        def with_tail(tensor: Tensor, tail: Tensor | None = None) -> Tensor:
+            return torch.cat([tensor, tensor.new_zeros(missing) if tail is None else tail])
+
+        return replace(
+            real.without_groups(),
+            tokens=with_tail(real.tokens),
+            positions=with_tail(real.positions),
+            protein_index=with_tail(real.protein_index, real.num_proteins + sequence),
+            cumulative_lengths=with_tail(real.cumulative_lengths, real.num_tokens + ends),
+            longest=max(real.longest, min(length, missing)),
+            is_residue=with_tail(real.is_residue),
+            is_mask=with_tail(real.is_mask),
+        )
+
+    def without_filling(self) -> "Packed":
+        """The proteins alone: the same tensors, as far as these reach."""
+        size = sum(self.lengths)
+        if len(self.cumulative_lengths) == self.num_proteins + 1 and size == self.num_tokens:
+            return self
+        return replace(
+            self,
+            tokens=self.tokens[:size],
+            positions=self.positions[:size],
+            protein_index=self.protein_index[:size],
+            cumulative_lengths=self.cumulative_lengths[: self.num_proteins + 1],
+            longest=max(self.lengths),
+            is_residue=self.is_residue[:size],
+            is_mask=self.is_mask[:size],
+        )
 
     def to(self, device: torch.device | str) -> "Packed":
         """The same micro batch on `device`."""

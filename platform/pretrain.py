@@ -13,6 +13,7 @@ from proteinlm.platform.labelled.split_files import SplitOptions
 from proteinlm.platform.labelled.task_data import shared_task_shards
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.sections import ProbeSection
+from proteinlm.platform.storage.phases import phase
 from proteinlm.platform.training.driver import hold_run, is_to_run, run_training
 from proteinlm.platform.training.job import TrainingJob, check_crop, check_length, crop_notice, scored_notices
 from proteinlm.tasks.contact_prediction import NAME as CONTACTS
@@ -46,6 +47,7 @@ def _probe_on_shards(config: PretrainConfig) -> ProbeSection | None:
     return config.probe.model_copy(update={"data": shards.resolve()})
 
 
+@phase("checks")
 def check_pretrain(config: PretrainConfig) -> Manifest:
     """Check all inputs and return the corpus's manifest; ValueError or FileNotFoundError names what does not fit."""
     manifest = read_manifest(config.corpus)

@@ -199,7 +199,7 @@ def attention_maps(encoder: ProteinEncoder, packed: Packed) -> list[Tensor]:
     Map number layer * H + head, layers from the first to the last. Special tokens are among the L tokens. The encoder's
     mode is as it was afterwards. Raises ValueError as the encoder does for proteins longer than its learned positions.
     """
-    with _evaluating(encoder), _projections(encoder) as projections:
+    with _evaluating(encoder), encoder.uncompiled(), _projections(encoder) as projections:
         encoder(packed)
     heads = encoder.config.num_attention_heads
     angles = _angles(encoder, packed)

@@ -51,9 +51,9 @@ class TokenHead(nn.Module):
         return logits
 
 
-def scored_tokens(labels: Tensor) -> Tensor:
-    """Indices [M] of the tokens whose label counts, from labels [N]."""
-    return torch.nonzero(labels != NOT_SCORED).squeeze(1)
+def scored_tokens(labels: Tensor, known: Tensor | None = None) -> Tensor:
+    """Indices [M] of the tokens whose label counts, from labels [N]; `known` (`Batch.scored`) where it is there."""
+    return torch.nonzero(labels != NOT_SCORED).squeeze(1) if known is None else known
 
 
 def sum_per_protein(values: Tensor, protein_index: Tensor, num_proteins: int) -> Tensor:
@@ -63,14 +63,14 @@ def sum_per_protein(values: Tensor, protein_index: Tensor, num_proteins: int) ->
 
 
 def classify_tokens(
-    head: nn.Module, hidden: Tensor, packed: Packed, labels: Tensor
+    head: nn.Module, hidden: Tensor, packed: Packed, labels: Tensor, scored: Tensor | None = None
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Cross-entropy of the scored tokens, computed for them alone.
+    """Cross-entropy of the scored tokens, computed for them alone; `scored` is `Batch.scored`.
 
     Returns the per-protein columns [B] "loss" (summed, in nats; carries the gradient, also where nothing is scored),
     "scored" and "correct", and the cross-entropy [M] of each scored token in the order of `scored_tokens`.
     """
-    selected = scored_tokens(labels)
+    selected = scored_tokens(labels, scored)
     targets = labels[selected].long()
     logits = head(hidden[selected]).float()
     cross_entropy = functional.cross_entropy(logits, targets, reduction="none")

@@ -74,8 +74,8 @@ def _make_head(encoder: ProteinEncoder) -> nn.Module:
 def _score(head: nn.Module, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
     """Per-protein columns [B]; "masked_loss" and "masked" count the scored tokens that show <mask> alone."""
     packed = batch.packed
-    columns, cross_entropy = classify_tokens(head, hidden, packed, batch.labels)
-    selected = scored_tokens(batch.labels)
+    columns, cross_entropy = classify_tokens(head, hidden, packed, batch.labels, batch.scored)
+    selected = scored_tokens(batch.labels, batch.scored)
     with torch.no_grad():
         masked = packed.is_mask[selected]
         proteins, num_proteins = packed.protein_index[selected], packed.num_proteins

@@ -74,9 +74,8 @@ def _make_head(encoder: ProteinEncoder, *, num_labels: int, head: HeadName) -> n
 
 def _score(head: nn.Module, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
     if isinstance(head, ConvolutionHead):  # it needs all tokens, where the paper's answers for the scored ones alone
-        columns, _ = classify_tokens(nn.Identity(), head(hidden, batch.packed), batch.packed, batch.labels)
-    else:
-        columns, _ = classify_tokens(head, hidden, batch.packed, batch.labels)
+        head, hidden = nn.Identity(), head(hidden, batch.packed)
+    columns, _ = classify_tokens(head, hidden, batch.packed, batch.labels, batch.scored)
     return columns
 
 

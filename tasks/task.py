@@ -49,8 +49,9 @@ class Batch:
     """One micro batch on the worker's device."""
 
     packed: Packed
+    """It may be filled (`Packed.filled`); tasks see the proteins alone."""
     labels: Tensor
-    """[N, ...] for residue-level tasks, [B, ...] for protein-level ones."""
+    """[N, ...] for residue-level tasks, [B, ...] for protein-level ones; none for what fills the stream."""
     rows: tuple[int, ...]
     """[B] row numbers in the split."""
     num_residues: int = 0
@@ -59,12 +60,16 @@ class Batch:
     """Labels that the loss is over, as `Task.count` counts them: known before the forward pass."""
     pooled: Tensor | None = None
     """What `Task.pool` gave of these proteins under a frozen encoder, computed before; the encoder is then not run."""
+    scored: Tensor | None = None
+    """[M] int64, which tokens have a label that counts, where that was looked up before (`heads.scored_tokens`): a GPU
+    would make the host wait for it."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
         pooled = None if self.pooled is None else self.pooled.to(device, non_blocking=True)
+        scored = None if self.scored is None else self.scored.to(device, non_blocking=True)
         labels = self.labels.to(device, non_blocking=True)
-        return replace(self, packed=self.packed.to(device), labels=labels, pooled=pooled)
+        return replace(self, packed=self.packed.to(device), labels=labels, pooled=pooled, scored=scored)
 
 
 Columns = Mapping[str, NDArray[np.float64]]
@@ -186,8 +191,9 @@ class TaskModel(nn.Module):
             self.encoder.eval()  # frozen means frozen: no dropout below the head either
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             hidden = self.encoder(batch.packed)
-            pooled = self.task.pool(hidden, batch.packed)
-        return self.task.score(self.head, pooled, batch)
+            packed = batch.packed.without_filling()
+            pooled = self.task.pool(hidden, packed)
+        return self.task.score(self.head, pooled, replace(batch, packed=packed))
 
 
 def kept_residues(window: Window, residues: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:

@@ -2,7 +2,7 @@
 
     epoch e, permuted shards:   s7 s2 s9 s0 ...   then epoch e + 1:   s3 s7 ...      one endless sequence of windows
     lane 0 takes windows 0, L, 2L ...   lane 1 takes 1, L + 1 ...                    L lanes
-    a window is cut into M micro batches; a global step takes one micro batch from every lane
+    a window is cut into M micro batches, by length or at random; a global step takes one from every lane
     step s: round s // M, micro batch s % M of the window that each lane has in that round
 
 A worker owns the lanes rank, rank + W, ... of W workers; where W does not divide L, some own one lane less than others.
@@ -13,17 +13,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proteinlm.platform.data.manifest import Shard, Split
 
+Draw = Literal["by_length", "random"]
+"""How a training micro batch is taken out of its window: see `cut_evenly` and `draw_evenly`."""
+BANDS = 4
+"""Bands of length that every training micro batch takes proteins from where they are drawn by length."""
+
 
 @dataclass(frozen=True)
 class WindowSlice:
-    """One window to read: which rows of which file, and into how many micro batches they are cut.
+    """One window to read: which rows of which file, and into how many micro batches they are cut, and how.
 
     It holds all that a reader must know of the split, so that the manifest, which may be large, need not travel.
     """
@@ -37,6 +42,8 @@ class WindowSlice:
     epoch: int
     micro_batches: int
     is_training: bool
+    draw: Draw = "by_length"
+    """How it is cut in training; in scoring a micro batch holds proteins of one length."""
 
     @classmethod
     def of(
@@ -48,11 +55,26 @@ class WindowSlice:
         *,
         epoch: int = 0,
         num_rows: int | None = None,
+        draw: Draw = "by_length",
     ) -> "WindowSlice":
         """Shard number `shard` of `split`; of its rows the first `num_rows` (None: all)."""
         found = split.shards[shard]
         rows = found.rows if num_rows is None else num_rows
-        return cls(found, split.first_rows[shard], rows, shard, epoch, micro_batches, is_training)
+        return cls(found, split.first_rows[shard], rows, shard, epoch, micro_batches, is_training, draw)
+
+    def cut(self, lengths: NDArray[np.integer], seed: int) -> list[NDArray[np.int64]]:
+        """The numbers of the proteins of each micro batch, in the order in which micro batches are trained on.
+
+        `lengths` [B] tokens of the window's proteins. Depends on them, `seed`, the epoch and the shard alone.
+        """
+        if not self.is_training:
+            return cut_evenly(lengths, self.micro_batches)
+        generator = np.random.default_rng([seed, self.epoch, self.shard])
+        if self.draw == "random":
+            return draw_evenly(lengths, self.micro_batches, generator)
+        groups = cut_evenly(lengths, self.micro_batches, BANDS)
+        # Groups come shortest first: in that order lengths would rise through every window.
+        return [groups[i] for i in generator.permutation(len(groups))]
 
 
 @dataclass(frozen=True)
@@ -63,6 +85,9 @@ class BatchPlan:
     seed: int
     lanes: int
     micro_batch_residues: int
+    draw: Draw = "by_length"
+    max_length: int | None = None
+    """Residues that longer proteins are cropped to; None: no protein is cropped."""
 
     @cached_property
     def micro_batches(self) -> int:
@@ -79,7 +104,7 @@ class BatchPlan:
         """Window `index` of the endless sequence."""
         epoch, number = divmod(index, len(self.split.shards))
         shard = int(_permutation(len(self.split.shards), self.seed, epoch)[number])
-        return WindowSlice.of(self.split, shard, self.micro_batches, True, epoch=epoch)
+        return WindowSlice.of(self.split, shard, self.micro_batches, True, epoch=epoch, draw=self.draw)
 
     def lane_window(self, lane: int, round_: int) -> WindowSlice:
         """The window that `lane` reads in `round_`."""
@@ -89,14 +114,28 @@ class BatchPlan:
         """(round, micro batch in the window) of global step `step`."""
         return divmod(step, self.micro_batches)
 
+    def most_tokens(self, specials: int) -> int:
+        """Tokens that no micro batch exceeds, `specials` special tokens of each protein counted.
+
+        Known from the manifest alone, so that a stream can be given one length before anything is read. Two micro
+        batches of a window differ by at most one longest protein where they are drawn at random, and by two where they
+        are drawn by length; the largest of M is above their mean by at most (M - 1) / M of that.
+        """
+        longest = min(self.split.longest, self.max_length or self.split.longest)
+        spread = (1 if self.draw == "random" else 2) * (longest + specials)
+        largest = max(min(shard.residues, shard.rows * longest) + shard.rows * specials for shard in self.split.shards)
+        return (largest + (self.micro_batches - 1) * spread) // self.micro_batches
+
+    @property
+    def most_proteins(self) -> int:
+        """Proteins that no micro batch exceeds: at random all have equally many, by length each has at least one."""
+        rows = max(shard.rows for shard in self.split.shards)
+        return -(-rows // self.micro_batches) if self.draw == "random" else rows - self.micro_batches + 1
+
 
 @lru_cache(maxsize=16)
 def _permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch, 0x5EED]).permutation(count)
-
-
-BANDS = 4
-"""Bands of length that every training micro batch takes proteins from."""
 
 
 def cut_evenly(lengths: NDArray[np.integer], parts: int, bands: int = 1) -> list[NDArray[np.int64]]:
@@ -106,6 +145,9 @@ def cut_evenly(lengths: NDArray[np.integer], parts: int, bands: int = 1) -> list
     padding anywhere, but a step then learns from short proteins, the next from long ones. With several bands every
     group has short and long proteins, still in few runs that attend together. A group is empty only where there are
     fewer proteins than groups.
+
+    Two groups differ by at most twice the longest protein: the pieces of a band differ by no more, for each is that
+    near to its share, and the largest of them goes to the smallest group.
     """
     by_length = np.argsort(lengths, kind="stable")
     ends = np.cumsum(lengths[by_length], dtype=np.int64)
@@ -126,6 +168,22 @@ def cut_evenly(lengths: NDArray[np.integer], parts: int, bands: int = 1) -> list
     if all(len(group) for group in groups):
         return groups
     return [by_length[part::parts] for part in range(parts)]  # proteins as long as a group: deal them out one by one
+
+
+def draw_evenly(lengths: NDArray[np.integer], parts: int, generator: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Draw proteins at random into `parts` groups of equally many proteins and near-equal residue count.
+
+    `lengths` [B]; gives `parts` arrays of protein numbers, each shortest first. In the order of length, every `parts`
+    proteins are dealt out at random, one to each group: a group is a random sample of the window that has as many short
+    and long proteins as the others. Groups differ by at most one protein, and by at most the longest one in residues
+    (from deal to deal the differences begin where the last ones ended).
+    """
+    shuffled = generator.permutation(len(lengths))  # or proteins of one length would always be dealt in one order
+    by_length = shuffled[np.argsort(lengths[shuffled], kind="stable")]
+    # What does not come out even is missing among the shortest.
+    deals = np.concatenate([np.full(-len(lengths) % parts, -1), by_length]).reshape(-1, parts)
+    groups = generator.permuted(deals, axis=1).T
+    return [group[group >= 0] for group in groups]
 
 
 Item = TypeVar("Item")

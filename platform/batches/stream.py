@@ -3,7 +3,7 @@
     windows to read -> Ray Data tasks: read them (windows.py) -> worker: micro batches, one after the other -> Batch
 
 Each worker runs its own pipeline over the windows of its own lanes, in order (`preserve_order`), so nothing waits for
-the other workers and the number of workers never changes what a lane carries. See plan.py for the order.
+the other workers and the number of workers never changes what a lane carries. See order.py for the order.
 """
 
 import logging

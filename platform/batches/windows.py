@@ -1,6 +1,6 @@
 """One window: a shard from Parquet, tokenised, labelled and cut into micro batches, as an Arrow table that travels.
 
-    Parquet -> lengths -> cut (plan.py) -> proteins in the order of the micro batches -> tokens -> labels
+    Parquet -> lengths -> cut (order.py) -> proteins in the order of the micro batches -> tokens -> labels
             -> one Arrow row per micro batch -> Batch
 
 Proteins are put in order while they are Arrow's strings, which is a copy of whole sequences. From there on every micro
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from proteinlm.models.alphabet import Alphabet, get_alphabet, joined_letters
 from proteinlm.models.masking import row_keys
 from proteinlm.models.packed import NOT_SCORED, pack
-from proteinlm.platform.batches.order import BANDS, WindowSlice, cut_evenly
+from proteinlm.platform.batches.order import WindowSlice
 from proteinlm.platform.data.manifest import Split, read_shard
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import Batch, Task, Window
@@ -62,11 +62,7 @@ def read_window(reading: ReadOptions, wanted: WindowSlice) -> pa.Table:
 
     residues = pc.utf8_length(table.column("sequence")).to_numpy()
     lengths = np.minimum(residues, reading.max_length) + alphabet.specials_per_protein
-    groups = cut_evenly(lengths, wanted.micro_batches, BANDS if wanted.is_training else 1)
-    if wanted.is_training:
-        # Groups come shortest first: in that order lengths would rise through every window.
-        order = np.random.default_rng([reading.seed, wanted.epoch, wanted.shard]).permutation(len(groups))
-        groups = [groups[i] for i in order]
+    groups = wanted.cut(lengths, reading.seed)
     proteins = np.concatenate(groups)
     window = tokenise(
         table.take(proteins),

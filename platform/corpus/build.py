@@ -89,7 +89,11 @@ def _build(
         return standing  # another process made it just now
     beside = out.with_name(out.name + ".rejects.jsonl")
     work = config.work
-    with connected(work.address), staged_directory(out, is_shared=True) as staging, quiet_data(work.chunk_bytes):
+    with (
+        connected(work.address, has_dashboard=False),
+        staged_directory(out, is_shared=True) as staging,
+        quiet_data(work.chunk_bytes),
+    ):
         beside.unlink(missing_ok=True)
         recipe = Recipe(str(staging), sources, _labels(sources), clan_of, _buckets(sources, work.bucket_bytes), config)
         manifest = _make(

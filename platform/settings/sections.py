@@ -6,11 +6,11 @@ Every setting counts as changing the run's result unless it is marked with `NoRe
 the settings that count; whoever asks whether two runs are the same asks it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
 from proteinlm.models.config import ModelConfig, expand_preset
 from proteinlm.platform.settings.loading import flat, models_in
@@ -129,6 +129,15 @@ class BatchSection(Section):
     crop: Literal["random", "start", "refuse"] = "random"
     """What training sees of proteins longer than max_length: another random stretch in each epoch, or their start;
     refuse: such a corpus is an error."""
+    draw: Literal["by_length", "random"] = "by_length"
+    """What a micro batch takes out of its window of the corpus. by_length: runs of similar lengths, the same in each
+    epoch: nearly no padding where attention works in groups (CPU, V100). random: any proteins, others in each epoch:
+    for variable-length attention (bf16 or fp16 on sm_80 and newer), where nothing is padded."""
+
+    @model_serializer(mode="wrap")
+    def _as_before_draw(self, handler: Callable[[object], dict[str, Any]]) -> dict[str, Any]:
+        """Runs and trials from before `draw` existed keep their settings and hashes, and are still found the same."""
+        return {name: value for name, value in handler(self).items() if (name, value) != ("draw", "by_length")}
 
     @model_validator(mode="after")
     def _longest_fits(self) -> Self:
@@ -178,6 +187,10 @@ class TrainingSection(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """bf16: autocast, fp32 weights (CPU, sm_80 and newer). fp16: dynamic loss scaling, fp32 master weights (V100).
     auto: bf16 where the hardware computes in it, else fp16 on a GPU and fp32 on a CPU."""
+    compile: NoResult[Literal["auto", "off", "dynamic", "static"]] = "auto"
+    """Whether the encoder's layers are compiled (torch.compile), which changes results no more than another GPU does.
+    dynamic: for micro batches of any size. static: streams are filled up to one number of tokens (GPUs that attend by
+    cumulative lengths), and kernels are chosen by trying them: minutes at the start. auto: dynamic there, else off."""
     validate_every: Count = 200
     """Steps between validations."""
     checkpoint_every: NoResult[Count] = 200
@@ -223,6 +236,9 @@ class ClusterSection(Section):
 
     address: str | None = None
     """Ray address; empty: RAY_ADDRESS, else an embedded Ray on this machine."""
+    dashboard: bool = False
+    """Whether an embedded Ray starts Ray's dashboard too: some seconds more. A cluster has its own; either address is
+    printed."""
     num_workers: WorkerCount = 1
     """Workers; or [fewest, most]: an elastic group that starts with what there is room for and continues when workers
     are lost."""

@@ -10,6 +10,7 @@
     finished.json       {"steps": 300}                  all results are in place: written last
     stopped.json        {"step": 120, "why": "..."}     the workers ended before the last step; the driver reads it
     stop.json           {}                              a request to save and end; the workers look for it
+    phases.jsonl        what took how long, where it was asked for (phases.py)
 
 A trial of a sweep adds (sweeps/trials/trial_state.py):
 

@@ -24,6 +24,7 @@ from proteinlm.models.weights import check_archive
 from proteinlm.platform.settings.sections import TrainingSection
 from proteinlm.platform.settings.yaml_text import shown
 from proteinlm.platform.storage.atomic import crc32, move_directory
+from proteinlm.platform.storage.phases import phase
 from proteinlm.platform.storage.run_directory import CHECKPOINTS_FOLDER, read_object, validated
 from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY, convert_to_universal, unreadable
 from proteinlm.platform.training.engine import Engine
@@ -110,6 +111,7 @@ class CheckpointWriter:
     worker: Worker
     checkpoints: Checkpoints
 
+    @phase("checkpoint")
     def save(self, step: int, *, residues: int, skipped_steps: int, metrics: Mapping[str, float], wait: bool) -> None:
         """Make a checkpoint after `step`; with `wait` it is in its place on return.
 

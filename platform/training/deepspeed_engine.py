@@ -3,6 +3,11 @@
 ZeRO cuts the optimizer state into as many parts as there are workers and loads no other number of parts. A checkpoint
 of another number of workers is therefore converted when the run starts, to DeepSpeed's universal format: whole tensors,
 a file for each parameter (DeepSpeed, checkpoint/ds_to_universal.py).
+
+In fp32 and bf16 up to stage 2 a step reads nothing back from the device: norm, clipping and the check for values that
+are not finite are done here, where DeepSpeed reads the norm three times. At stage 3 it waits for its reduction in every
+micro batch, and in fp16 for its loss scale; there they are left to it. Gradients of several micro batches are summed on
+each worker before they are reduced (stages 0 and 1); stages 2 and 3, which keep parts of them, reduce every time.
 """
 
 import math
@@ -11,7 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +25,16 @@ import torch
 from torch import Tensor
 
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
-from proteinlm.platform.training.engine import StepReport, count_scored, seed_dropout, sum_over_workers, world_size
-from proteinlm.platform.training.optim import make_optimizer, set_learning_rate
+from proteinlm.platform.storage.phases import phase
+from proteinlm.platform.training.engine import (
+    StepReport,
+    count_scored,
+    scalar,
+    seed_dropout,
+    sum_over_workers,
+    world_size,
+)
+from proteinlm.platform.training.optim import make_optimizer, set_learning_rate, skipping
 from proteinlm.tasks.task import Batch, TaskModel
 
 STATE_DIRECTORY = "state"
@@ -30,6 +43,9 @@ STATE_DIRECTORY = "state"
 
 SMALL_BUCKETS = {"contiguous_gradients": False, "reduce_bucket_size": 5_000_000}
 """ZeRO's gradient buffers on a CPU: the large default ones, allocated anew in each step, cost twice as much."""
+GPU_BUCKETS = {"reduce_bucket_size": 50_000_000, "allgather_bucket_size": 50_000_000}
+"""Elements: 200 MB of fp32, enough for full bandwidth, where the default is 2 GB. DeepSpeed's `overlap_comm` stays off
+up to stage 2, for it waits for the whole device at every bucket."""
 
 
 def deepspeed_settings(
@@ -39,10 +55,12 @@ def deepspeed_settings(
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_batches,
-        "gradient_clipping": 0.0 if clips_itself(training) else optimizer.gradient_clip,
-        "zero_optimization": {"stage": training.zero_stage} | (SMALL_BUCKETS if device.type == "cpu" else {}),
+        # At stages 1 and 2 its checkpoints hold this value; the engine clips all the same.
+        "gradient_clipping": 0.0 if training.zero_stage == 0 and clips_itself(training) else optimizer.gradient_clip,
+        "zero_optimization": {"stage": training.zero_stage} | (SMALL_BUCKETS if device.type == "cpu" else GPU_BUCKETS),
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device before and after every micro batch
     }
     if training.precision == "bf16":
         settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}  # weights stay fp32
@@ -52,8 +70,8 @@ def deepspeed_settings(
 
 
 def clips_itself(training: TrainingSection) -> bool:
-    """Whether the engine clips and checks the gradient: at stage 0 without fp16 DeepSpeed checks nothing."""
-    return training.zero_stage == 0 and training.precision != "fp16"
+    """Whether the engine clips and checks the gradient, without a read; else DeepSpeed does."""
+    return training.zero_stage <= 2 and training.precision != "fp16"
 
 
 class DeepSpeedEngine:
@@ -68,8 +86,11 @@ class DeepSpeedEngine:
         micro_batches: int,
         loads_universal: bool,
     ) -> None:
-        import deepspeed
+        with phase("import of DeepSpeed"):
+            import deepspeed
 
+        # Else it asks a compiler about all of its extensions, and builds one whose collective only inference calls.
+        deepspeed.ops.__compatible_ops__ = {}
         self._deepspeed = deepspeed
         self._device = device
         self._zero_stage = training.zero_stage
@@ -90,31 +111,44 @@ class DeepSpeedEngine:
         # DeepSpeed averages over workers and accumulation steps; undo that, and divide by what was scored instead.
         scale = world_size() * len(batches) / scored.clamp(min=1)
         total = torch.zeros((), dtype=torch.float64, device=self._device)
-        norm = None
-        for batch in batches:
+        for number, batch in enumerate(batches, start=1):
             seed_dropout(seed, batch)
             loss = self._engine(batch.to(self._device))["loss"].sum()
             self._engine.backward(loss * scale.to(loss.dtype))
             total += loss.detach()
-            norm = self._clipped_norm()
-            self._engine.step()
-        is_skipped = bool(getattr(self._engine.optimizer, "overflow", False))
-        if norm is None:
-            norm = math.nan if is_skipped else float(self._engine.get_global_grad_norm() or 0.0)
-        mean_loss = float(sum_over_workers(total) / scored.clamp(min=1))
+            if number < len(batches):
+                self._engine.step()  # it counts micro batches: the optimizer steps after the last one
+        norm, is_skipped = self._step() if self._own_clip is None else self._step_unread(self._own_clip)
+        mean_loss = sum_over_workers(total) / scored.clamp(min=1)
         loss_scale = float(getattr(self._engine.optimizer, "loss_scale", 1.0))
-        return StepReport(mean_loss, int(scored), norm, is_skipped or not math.isfinite(norm), loss_scale)
+        return StepReport(mean_loss, scored, norm, is_skipped, scalar(loss_scale, self._device))
 
-    def _clipped_norm(self) -> float | None:
-        """Clip the averaged gradient before the optimizer steps and return its norm; None where DeepSpeed clips."""
-        if self._own_clip is None or not self._engine.is_gradient_accumulation_boundary():
-            return None
-        parameters = list(self._engine.module.parameters())
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._own_clip))
-        if not math.isfinite(norm):  # the same on all workers, for gradients are averaged by now
-            for parameter in parameters:
-                parameter.grad = None  # the optimizer passes over parameters without a gradient
-        return norm
+    def _step(self) -> tuple[Tensor, Tensor]:
+        """Let DeepSpeed clip, check and step; the gradient's norm [], and whether the step was skipped [] bool."""
+        self._engine.step()
+        is_skipped = bool(getattr(self._engine.optimizer, "overflow", False))
+        found: Tensor | float = math.nan if is_skipped else self._engine.get_global_grad_norm()
+        norm = found.to(self._device) if isinstance(found, Tensor) else scalar(found, self._device)
+        return norm, norm.isfinite().logical_not()
+
+    def _step_unread(self, clip: float) -> tuple[Tensor, Tensor]:
+        """What `_step` does, without reading anything back from the device."""
+        if self._zero_stage == 0:
+            # Gradients are averaged by now, so that all workers see the same norm.
+            norm = torch.nn.utils.clip_grad_norm_(list(self._engine.module.parameters()), clip)
+            is_skipped = norm.isfinite().logical_not()
+            with skipping(self._engine.optimizer, is_skipped):
+                self._engine.step()
+            return norm, is_skipped
+        zero = self._engine.optimizer
+        norm = clip_partitions(zero.averaged_gradients.values(), clip)
+        is_skipped = norm.isfinite().logical_not()
+        configured = zero.clip_grad
+        zero.compute_grad_norm, zero.clip_grad = False, 0.0
+        with skipping(zero.optimizer, is_skipped):
+            self._engine.step()
+        zero.compute_grad_norm, zero.clip_grad = True, configured
+        return norm, is_skipped
 
     @torch.no_grad()
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -154,6 +188,23 @@ class DeepSpeedEngine:
             return
         with self._deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0 if writes else None):
             yield model
+
+
+def clip_partitions(groups: Iterable[Sequence[Tensor]], clip: float) -> Tensor:
+    """Scale the workers' parts of a gradient down to norm `clip`, in place, and return its norm [] before that.
+
+    `groups` are this worker's parts for each parameter group; all workers call it. Norm and factor are those of
+    DeepSpeed's runtime/zero/stage_1_and_2.py, to the bit.
+    """
+    squares = []
+    for parts in groups:
+        held = [part for part in parts if not getattr(part, "_zero_padding", False)]
+        norms = torch.stack(torch._foreach_norm(held, 2.0, torch.float64)) if held else parts[0].new_zeros(1).double()
+        squares.append(sum_over_workers(norms.pow(2.0).sum().float()))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([square.pow(0.5) for square in squares]))
+    factor = 1.0 / ((norm + 1e-6) / clip).clamp(min=1.0)
+    torch._foreach_mul_([part for parts in groups for part in parts], factor)
+    return norm
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 
 from proteinlm.cluster.connect import usable_cores
+from proteinlm.models.encoder import CompileMode
+from proteinlm.models.varlen_attention import takes_lengths
 from proteinlm.platform.settings.sections import BatchSection, TrainingSection
 from proteinlm.platform.training.job import TrainingJob
 
@@ -72,33 +75,74 @@ def settle(wanted: str, capability: tuple[int, int] | None, has_cpu_bf16: bool) 
     return "fp32" if wanted == "fp32" else "bf16" if wanted == "bf16" else "fp16"
 
 
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What matrix products compute in, by settled precision."""
+
+
+def attends_by_lengths(job: TrainingJob, device: torch.device) -> bool:
+    """Whether the job's model, in training, attends by cumulative lengths: its micro batches need no groups."""
+    dtype = TORCH_DTYPES[job.training.precision]
+    return not job.is_cnn and takes_lengths(device, dtype, job.model.head_size, job.model.dropout)
+
+
+def compile_mode(job: TrainingJob, device: torch.device) -> CompileMode | None:
+    """How the layers of the job's encoder are compiled on `device`; None: not at all.
+
+    ValueError where `training.compile` asks for what cannot be: static shapes without attention by cumulative lengths,
+    or compiled layers whose weights ZeRO stage 3 gathers one by one.
+    """
+    wanted, by_lengths = job.training.compile, attends_by_lengths(job, device)
+    gathers = job.training.engine == "deepspeed" and job.training.zero_stage == 3
+    if wanted == "auto":
+        return "dynamic" if device.type == "cuda" and by_lengths and not gathers else None
+    if wanted == "off" or job.is_cnn:
+        return None
+    if gathers:
+        raise ValueError(f"training.compile: {wanted} does not work with training.zero_stage 3; accepted: auto, off")
+    if wanted == "static" and not by_lengths:
+        raise ValueError(
+            "training.compile: static needs attention by cumulative lengths (a GPU of compute capability 8.0 or more, "
+            "bf16 or fp16, model.dropout 0); accepted here: auto, off, dynamic"
+        )
+    return wanted
+
+
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 
 
 class SkippedSteps:
-    """Counts optimizer steps that the engine skipped because their loss or gradient was not finite."""
+    """Counts, on the device, optimizer steps that the engine skipped because their gradient was not finite.
+
+    Once `max_skipped_steps` in a row were skipped the count stands still, so that whether a run ends does not depend on
+    when somebody looks.
+    """
 
     def __init__(self, section: TrainingSection, before: int) -> None:
         """`before`: steps skipped before the checkpoint that the run resumes from."""
-        self._most = section.max_skipped_steps
-        self._last_good = 0
-        self.total = before
-        self.in_a_row = 0
+        self._most, self._before = section.max_skipped_steps, before
+        self._total = self._in_a_row = self._last_good = torch.zeros((), dtype=torch.int64)
 
-    def note(self, step: int, is_skipped: bool) -> None:
-        """Count step `step` (1-based)."""
-        self.in_a_row = self.in_a_row + 1 if is_skipped else 0
-        self.total += is_skipped
-        if not is_skipped:
-            self._last_good = step
+    def note(self, step: int, is_skipped: Tensor) -> None:
+        """Count step `step` (1-based); `is_skipped` [] bool. Nothing waits for the device."""
+        if self._total.device != is_skipped.device:  # the first step
+            self._total = self._in_a_row = self._last_good = torch.zeros_like(is_skipped, dtype=torch.int64)
+        is_counting = self._in_a_row < self._most
+        self._total = self._total + is_skipped
+        self._in_a_row = torch.where(is_counting, (self._in_a_row + 1) * is_skipped, self._in_a_row)
+        self._last_good = self._last_good.masked_fill(is_counting & ~is_skipped, step)
+
+    def total(self) -> int:
+        """Wait for the device and return the steps skipped since the run began."""
+        return self._before + int(self._total)
 
     def reason_to_stop(self, last_checkpoint: int) -> str | None:
-        """Return a message for the user once too many steps in a row were skipped, None until then."""
-        if self.in_a_row < self._most:
+        """Wait for the device; a message for the user once too many steps in a row were skipped, None until then."""
+        in_a_row, last_good = torch.stack([self._in_a_row, self._last_good]).tolist()
+        if in_a_row < self._most:
             return None
         return (
-            f"training.max_skipped_steps: the loss or the gradient of the {self.in_a_row} optimizer steps after step "
-            f"{self._last_good} was not finite; the checkpoint of step {last_checkpoint} is kept. "
+            f"training.max_skipped_steps: the loss or the gradient of the {in_a_row} optimizer steps after step "
+            f"{last_good} was not finite; the checkpoint of step {last_checkpoint} is kept. "
             "Lower optimizer.learning_rate, or lengthen optimizer.warmup_steps, under another name"
         )
 

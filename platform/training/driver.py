@@ -14,13 +14,14 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from proteinlm.cluster.connect import ClusterSize, connected
+from proteinlm.cluster.connect import ClusterSize, connected, dashboard_address
 from proteinlm.cluster.launch import check_fits, launch, worker_group
 from proteinlm.models.config import renamed
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig, RunConfig
 from proteinlm.platform.settings.sections import of_result, settings_of_result
 from proteinlm.platform.storage.lock import held
+from proteinlm.platform.storage.phases import begin, entered, phase
 from proteinlm.platform.storage.run_directory import (
     LOCK_FILE,
     MODEL_DIRECTORY,
@@ -99,7 +100,12 @@ def run_training(
     """Run `job` to its end, from scratch or from its newest checkpoint; StoppedError where it ends before that,
     KeyboardInterrupt where Ctrl-C asked for it.
     """
-    with connected(config.cluster.address) as size:
+    begin(job.directory)
+    with entered(
+        connected(config.cluster.address, has_dashboard=config.cluster.dashboard), "Ray's start", "Ray's end"
+    ) as size:
+        if console and (address := dashboard_address()):
+            console.print(f"Ray's dashboard: {address}")
         describe_run(
             config, manifest, inputs, task=job.task, total_steps=job.total_steps, code_version=job.code_version
         )
@@ -128,6 +134,7 @@ def _tell_damaged(run_directory: Path, console: Console | None) -> None:
         console.print(f"{'; '.join(faults)}: going on from {chosen.name}", markup=False, soft_wrap=True)
 
 
+@phase("workers, from launch to end")
 def _train_on_workers(config: RunConfig, job: TrainingJob, size: ClusterSize) -> None:
     cluster = config.cluster
     group = worker_group(size, cluster.fewest_workers, cluster.most_workers, cluster.cpus_per_worker, cluster.use_gpu)

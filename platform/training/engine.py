@@ -8,9 +8,10 @@
 Loss = sum of losses over the global batch / number of scored labels in the global batch, whoever holds them: the
 gradient does not depend on workers, micro batches or ZeRO stage. A step whose gradient is not finite on any worker is
 skipped on all: weights and optimizer state stay as they were.
+
+A step asks the device for nothing: what it found are scalars there, and whoever reads them waits for the device.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,12 +23,12 @@ from torch import Tensor
 from torch import distributed as dist
 
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
-from proteinlm.platform.training.optim import make_optimizer, set_learning_rate
+from proteinlm.platform.training.optim import make_optimizer, set_learning_rate, skipping
 from proteinlm.tasks.task import Batch, TaskModel
 
 
 @dataclass(frozen=True)
-class StepReport:
+class StepFigures:
     """The result of one optimizer step, over all workers."""
 
     loss: float
@@ -36,10 +37,28 @@ class StepReport:
     """Scored labels of the global batch."""
     gradient_norm: float
     """L2 norm of the whole gradient before clipping."""
-    is_skipped: bool = False
+    is_skipped: bool
     """The gradient was not finite, so the optimizer did not step."""
-    loss_scale: float = 1.0
+    loss_scale: float
     """Factor on the loss in fp16, which keeps small gradients from underflow."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """`StepFigures` as scalars on one device, which may not have computed them yet."""
+
+    loss: Tensor
+    scored: Tensor
+    gradient_norm: Tensor
+    is_skipped: Tensor
+    """[] bool."""
+    loss_scale: Tensor
+
+    def read(self) -> StepFigures:
+        """Wait for the device and return the figures."""
+        told = (self.loss, self.scored, self.gradient_norm, self.is_skipped, self.loss_scale)
+        loss, scored, norm, is_skipped, scale = torch.stack([one.double() for one in told]).tolist()
+        return StepFigures(loss, int(scored), norm, bool(is_skipped), scale)
 
 
 def world_size() -> int:
@@ -55,9 +74,13 @@ def sum_over_workers(value: Tensor) -> Tensor:
 
 
 def count_scored(batches: Sequence[Batch], device: torch.device) -> Tensor:
-    """Return the number of scored labels of the global batch as a tensor on `device`; all workers call it."""
-    local = sum(batch.num_scored for batch in batches)
-    return sum_over_workers(torch.tensor(float(local), dtype=torch.float64)).to(device)
+    """Return the number of scored labels of the global batch as [] fp64 on `device`; all workers call it."""
+    return sum_over_workers(scalar(float(sum(batch.num_scored for batch in batches)), device))
+
+
+def scalar(value: float, device: torch.device) -> Tensor:
+    """Return `value` as [] fp64 on `device`. A copy from the host (`torch.tensor`) would wait for the device."""
+    return torch.full((), value, dtype=torch.float64, device=device)
 
 
 def seed_dropout(seed: int, batch: Batch) -> None:
@@ -131,13 +154,13 @@ class PlainEngine:
             total += loss.detach()
         self._scaler.unscale_(cast(torch.optim.Optimizer, self._optimizer))
         trainable = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        norm = float(torch.nn.utils.clip_grad_norm_(trainable, self._clip))
-        is_skipped = not math.isfinite(norm)
-        if self._scaler.is_enabled() or not is_skipped:  # the scaler passes over a step that is not finite by itself
-            self._scaler.step(cast(torch.optim.Optimizer, self._optimizer))
-        scale = self._scaler.get_scale()
+        norm = torch.nn.utils.clip_grad_norm_(trainable, self._clip)
+        is_skipped = norm.isfinite().logical_not()
+        with skipping(self._optimizer, is_skipped):
+            self._optimizer.step()
+        scale = self._scaler.scale(torch.ones((), device=self._device))
         self._scaler.update()
-        return StepReport(float(total / scored.clamp(min=1)), int(scored), norm, is_skipped, scale)
+        return StepReport(total / scored.clamp(min=1), scored, norm, is_skipped, scale)
 
     @torch.no_grad()
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:

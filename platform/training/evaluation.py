@@ -23,7 +23,9 @@ from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.labelled.task_data import read_split
 from proteinlm.platform.settings.sections import ProbeSection
 from proteinlm.platform.storage.atomic import staged_file
+from proteinlm.platform.storage.phases import phase
 from proteinlm.platform.storage.run_directory import PREDICTIONS_FOLDER
+from proteinlm.platform.training.device_feed import DeviceFeed
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.job import Run
 from proteinlm.tasks.contact_prediction import precision_metrics
@@ -53,9 +55,11 @@ class Validation:
     def __init__(self, run: Run, engine: Engine, completed: Callable[[Batch, str], Batch] = _as_it_is) -> None:
         """`completed` adds what was computed before for the proteins of a split's micro batch (embedding_cache.py)."""
         self._run, self._engine, self._completed = run, engine, completed
+        self._feed = DeviceFeed.of(run)
         self._batches: dict[str, tuple[list[Batch], int]] = {}
         self._scores: dict[str, Scores] = {}
 
+    @phase("validation")
     def validate(self) -> dict[str, float]:
         """Score the validation splits; returns `<split>/<metric>` for every metric of the task."""
         metrics: dict[str, float] = {}
@@ -65,6 +69,7 @@ class Validation:
             metrics |= {f"{split}/{m.name}": m.compute(scores.columns) for m in self._run.task.metrics}
         return metrics
 
+    @phase("final scoring")
     def final_scores(self) -> dict[str, Scores]:
         """Return the scores of the validation splits as last scored, and of the whole test splits."""
         if not self._scores:  # resumed after the last step: nothing was scored in this process
@@ -84,7 +89,8 @@ class Validation:
             )
         batches, counted = self._batches[split]
         completed = (self._completed(batch, split) for batch in batches)
-        return score_split(self._engine, completed, counted, self._run.task.outputs)
+        fed = self._feed.holding(batches).batches(completed)
+        return score_split(self._engine, fed, counted, self._run.task.outputs)
 
 
 def score_split(
@@ -96,17 +102,21 @@ def score_split(
     """Score a whole split and gather the scores from all workers, which all call it.
 
     `batches` are this worker's, of which the first `num_counted` count (the rest fill up, so that every worker has
-    equally many). `outputs` are kept for each protein.
+    equally many). `outputs` are kept for each protein. Columns stay on the device until the last micro batch is on its
+    way, so that it never waits for the host; outputs, which may be large, do not.
     """
-    parts: list[_Part] = []
+    rows: list[tuple[int, ...]] = []
+    columns: list[dict[str, Tensor]] = []
+    kept: list[dict[str, list[NDArray[np.generic]]]] = []
     for number, batch in enumerate(batches):
         scored = engine.eval_step(batch)
         if number >= num_counted:
             continue
-        kept = {output.name: _of_each_protein(output, scored.pop(output.name), batch) for output in outputs}
-        columns = {name: column.double().cpu().numpy() for name, column in scored.items()}
-        parts.append(_Part(batch.rows, columns, kept))
-    return _gathered(parts)
+        kept.append({output.name: _of_each_protein(output, scored.pop(output.name), batch) for output in outputs})
+        columns.append(scored)
+        rows.append(batch.rows)
+    on_host = [{name: column.double().cpu().numpy() for name, column in scored.items()} for scored in columns]
+    return _gathered([_Part(*part) for part in zip(rows, on_host, kept, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -120,9 +130,10 @@ class _Part:
 
 def _of_each_protein(output: Output, values: Tensor, batch: Batch) -> list[NDArray[np.generic]]:
     """An output of a micro batch cut into one array for each protein, special tokens left out."""
-    is_residue = batch.packed.is_residue.cpu().numpy()
-    protein = batch.packed.protein_index.cpu().numpy()[is_residue]
-    residues = np.bincount(protein, minlength=batch.packed.num_proteins)
+    packed = batch.packed.without_filling()
+    is_residue = packed.is_residue.cpu().numpy()
+    protein = packed.protein_index.cpu().numpy()[is_residue]
+    residues = np.bincount(protein, minlength=packed.num_proteins)
     whole = values.float().cpu().numpy().astype(output.dtype)
     if output.level == "pair":
         return np.split(whole, np.cumsum(residues * (residues - 1) // 2)[:-1])

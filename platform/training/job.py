@@ -174,7 +174,8 @@ class Run:
 
 def batch_plan(config: RunConfig | TrainingJob, split: Split) -> BatchPlan:
     """The order of the global batches of a run that trains on `split`."""
-    return BatchPlan(split, config.seed, config.batches.lanes, config.batches.micro_batch_residues)
+    section = config.batches
+    return BatchPlan(split, config.seed, section.lanes, section.micro_batch_residues, section.draw, section.max_length)
 
 
 def total_steps(config: RunConfig, manifest: Manifest) -> int:

@@ -1,13 +1,14 @@
 """The loop: steps, validation, checkpoints; and the interrupts that save or end a run between its cadences.
 
-It knows neither Ray nor DeepSpeed; both come in as arguments. After every step all workers agree (`Interrupts`):
+It knows neither Ray nor DeepSpeed; both come in as arguments. Between two logged steps nothing is read back from the
+device, so that the host prepares steps ahead of it. After every step all workers agree (`Interrupts`):
 
     the driver was asked to end (SIGTERM)       it writes stop.json into the run directory; the run saves and ends
     a node will be taken away                   Ray's preemption notice: the run saves in time, and resumes elsewhere
     the newest checkpoint is n minutes old      the run saves
 
 One worker may see a notice a step before the others do. Only what all of them agreed on may lead to a checkpoint, which
-every worker takes part in.
+every worker takes part in. What the first one saw after a step is sent while the next one runs, and done after that.
 """
 
 import time
@@ -22,7 +23,7 @@ from proteinlm.platform.settings.sections import OptimizerSection, TrainingSecti
 from proteinlm.platform.storage.run_directory import is_stop_requested
 from proteinlm.platform.training.checkpoint import CheckpointWriter
 from proteinlm.platform.training.device import SkippedSteps
-from proteinlm.platform.training.engine import Engine, StepReport
+from proteinlm.platform.training.engine import Engine, StepFigures
 from proteinlm.platform.training.optim import learning_rate
 from proteinlm.platform.training.selection import Selection
 from proteinlm.platform.training.telemetry import Meter
@@ -89,27 +90,43 @@ class Interrupts:
         self._preemption_notice, self._clock = preemption_notice, clock
         self._answered: str | None = None
         self._polled = self._saved = clock()
+        self._sent = torch.zeros(3, dtype=torch.int32)
+        self._sending: dist.Work | None = None
+        self._saved_since_sent = False
 
     def decide(self) -> Decision:
-        """Return what to do after this step, the same on all workers; each calls it once a step."""
-        now = self._clock()
-        poll = self._first and now - self._polled >= POLL_SECONDS
-        stop = poll and is_stop_requested(self._directory)
-        due = self._first and self._minutes is not None and now - self._saved >= 60 * self._minutes
-        agreed = torch.tensor([poll, stop, due], dtype=torch.int32)
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.broadcast(agreed, src=0)
-        polls, stops, saves = agreed.bool().tolist()
+        """Return what to do after this step, the same on all workers, by what the first one saw after the step before.
+
+        Each worker calls it once a step. It waits for no device: the message goes from host to host (gloo).
+        """
+        if self._sending is not None:
+            self._sending.wait()
+        polls, stops, is_due = self._sent.bool().tolist()
+        saves = is_due and not self._saved_since_sent
+        self._send()
         if polls:
-            self._polled = now
             notice = self._preemption_notice()
             saves = saves or (notice is not None and notice != self._answered)
             self._answered = notice or self._answered
         return Decision(save=saves or stops, stop=stops)
 
+    def _send(self) -> None:
+        """Send all workers what the first one sees: whether to ask for notices, to stop, to save."""
+        now = self._clock()
+        poll = self._first and now - self._polled >= POLL_SECONDS
+        if poll:
+            self._polled = now
+        stop = poll and is_stop_requested(self._directory)
+        is_due = self._first and self._minutes is not None and now - self._saved >= 60 * self._minutes
+        self._sent = torch.tensor([poll, stop, is_due], dtype=torch.int32)
+        self._saved_since_sent = False
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            self._sending = dist.broadcast(self._sent, src=0, async_op=True)
+
     def saved(self) -> None:
         """Note that a checkpoint was made."""
         self._saved = self._clock()
+        self._saved_since_sent = True
 
 
 @dataclass(frozen=True)
@@ -131,7 +148,7 @@ def train(engine: Engine, steps: Iterable[Sequence[Batch]], schedule: Schedule, 
 
     `steps` yields this worker's micro batches of each step. Steps are counted when they are done: after the first one
     `step` is 1, and a run that resumes from there continues with batch number `step`. A checkpoint due at a skipped
-    step is made after the next good one.
+    step is made after the next good one. The device is waited for where a step is logged, validated or saved.
     """
     meter, selection = hooks.meter, hooks.selection
     metrics: dict[str, float] = {}
@@ -145,13 +162,15 @@ def train(engine: Engine, steps: Iterable[Sequence[Batch]], schedule: Schedule, 
         meter.add(batches)
         skipped.note(step, report.is_skipped)
         is_last = step == schedule.total_steps
-        if step % section.log_every == 0 or is_last or step == schedule.first_step + 1:
-            hooks.tracker.log(step, _row(report, rate, section, skipped.total) | meter.read())
-        diverged = skipped.reason_to_stop(last_saved)
+        is_pause = step == section.pause_at and not is_last
+        is_logged = step % section.log_every == 0 or is_last or step == schedule.first_step + 1
+        is_validated = step % section.validate_every == 0 or is_last or is_pause
+        if is_logged:
+            hooks.tracker.log(step, _row(report.read(), rate, section, skipped.total()) | meter.read())
+        diverged = skipped.reason_to_stop(last_saved) if is_logged or is_validated else None
         if diverged:
             return Outcome(step, meter.total(), diverged)
-        is_pause = step == section.pause_at and not is_last
-        if step % section.validate_every == 0 or is_last or is_pause:
+        if is_validated:
             with meter.paused():
                 metrics = dict(hooks.validate())
             hooks.tracker.log(step, metrics)
@@ -160,11 +179,14 @@ def train(engine: Engine, steps: Iterable[Sequence[Batch]], schedule: Schedule, 
                 is_last = is_last or selection.is_exhausted()
         decision = hooks.interrupts.decide()
         due = due or decision.save or step % section.checkpoint_every == 0 or is_last or is_pause
-        if due and not report.is_skipped:
-            residues = meter.total()
+        diverged = skipped.reason_to_stop(last_saved) if due else None
+        if diverged:
+            return Outcome(step, meter.total(), diverged)
+        if due and not report.read().is_skipped:
+            residues, skipped_steps = meter.total(), skipped.total()
             with meter.saving():
                 wait = decision.save or is_last or is_pause
-                hooks.writer.save(step, residues=residues, skipped_steps=skipped.total, metrics=metrics, wait=wait)
+                hooks.writer.save(step, residues=residues, skipped_steps=skipped_steps, metrics=metrics, wait=wait)
             hooks.interrupts.saved()
             if selection:
                 selection.checkpointed()
@@ -176,8 +198,8 @@ def train(engine: Engine, steps: Iterable[Sequence[Batch]], schedule: Schedule, 
     return Outcome(schedule.total_steps, meter.total(), None)
 
 
-def _row(report: StepReport, rate: float, section: TrainingSection, skipped_steps: int) -> dict[str, float]:
-    row = {"loss": report.loss, "learning_rate": rate, "gradient_norm": report.gradient_norm}
+def _row(step: StepFigures, rate: float, section: TrainingSection, skipped_steps: int) -> dict[str, float]:
+    row = {"loss": step.loss, "learning_rate": rate, "gradient_norm": step.gradient_norm}
     if section.precision == "fp16":
-        row["loss_scale"] = report.loss_scale
+        row["loss_scale"] = step.loss_scale
     return row | ({"skipped_steps": float(skipped_steps)} if skipped_steps else {})

@@ -1,11 +1,14 @@
-"""Optimizers (AdamW; Muon for the matrices of the encoder's layers) and the learning rate of each step."""
+"""Optimizers (AdamW; Muon for the matrices of the encoder's layers), the learning rate of each step, and steps that are
+skipped without asking the device.
+"""
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from proteinlm.platform.settings.sections import OptimizerSection
 
@@ -58,6 +61,9 @@ class MuonWithAdamW:
     It has what the engines use of an optimizer, without being one of torch's.
     """
 
+    found_inf: Tensor | None = None
+    """[] fp32, 1 where `step` is to change nothing (`skipping`)."""
+
     def __init__(self, model: nn.Module, section: OptimizerSection) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         hidden = [p for name, p in named if name.startswith(LAYERS) and p.ndim == 2]
@@ -76,8 +82,31 @@ class MuonWithAdamW:
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
+        if self.found_inf is None:
+            self._muon.step()  # type: ignore[no-untyped-call]
+            self._adamw.step()
+            return
+        with skipping(self._adamw, self.found_inf.bool()):
+            self._adamw.step()
+        self._muon_step_unless(self.found_inf.bool())
+
+    @torch.no_grad()
+    def _muon_step_unless(self, is_skipped: Tensor) -> None:
+        """Let Muon, which knows no `found_inf`, step and put back what it was.
+
+        A momentum that is averaged with itself stays as it is, to the bit; weights are kept aside.
+        """
+        trained = [p for group in self._muon.param_groups for p in group["params"] if p.grad is not None]
+        before = [p.clone() for p in trained]
+        for p in trained:
+            momentum = self._muon.state[p].get("momentum_buffer")
+            if momentum is None:  # it will begin at zero
+                p.grad.masked_fill_(is_skipped, 0.0)
+            else:
+                torch.where(is_skipped, momentum, p.grad, out=p.grad)
         self._muon.step()  # type: ignore[no-untyped-call]
-        self._adamw.step()
+        for p, old in zip(trained, before, strict=True):
+            torch.where(is_skipped, old, p, out=p)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop all gradients, or fill them with zeros."""
@@ -92,6 +121,21 @@ class MuonWithAdamW:
         """Restore what `state_dict` returned."""
         self._muon.load_state_dict(state["muon"])
         self._adamw.load_state_dict(state["adamw"])
+
+
+@contextmanager
+def skipping(optimizer: "torch.optim.Optimizer | MuonWithAdamW", is_skipped: Tensor) -> Iterator[None]:
+    """Inside the body, `step` of the fused AdamW or of `MuonWithAdamW` changes neither weights nor state where
+    `is_skipped` [] bool, on their device, is true. The host does not wait for what it says.
+
+    torch's own protocol of loss scaling (torch.amp.GradScaler.step): the attribute `found_inf`.
+    """
+    told = cast(Any, optimizer)
+    told.found_inf = is_skipped.float()
+    try:
+        yield
+    finally:
+        del told.found_inf
 
 
 def learning_rate(section: OptimizerSection, step: int, total_steps: int) -> float:

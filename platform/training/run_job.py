@@ -21,6 +21,7 @@ from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.results.measure import Measured, language_model_floors, measure
 from proteinlm.platform.results.rows import append_rows
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
+from proteinlm.platform.storage.phases import first_steps, phase
 from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY, Stopped, mark_finished, mark_stopped
 from proteinlm.platform.training.checkpoint import (
     Checkpoints,
@@ -32,7 +33,14 @@ from proteinlm.platform.training.checkpoint import (
     read_cursor,
 )
 from proteinlm.platform.training.deepspeed_engine import DeepSpeedEngine
-from proteinlm.platform.training.device import explained_out_of_memory, prepare_process, with_precision
+from proteinlm.platform.training.device import (
+    TORCH_DTYPES,
+    compile_mode,
+    explained_out_of_memory,
+    prepare_process,
+    with_precision,
+)
+from proteinlm.platform.training.device_feed import DeviceFeed
 from proteinlm.platform.training.embedding_cache import EmbeddingStore, embeddings_of
 from proteinlm.platform.training.engine import Engine, PlainEngine
 from proteinlm.platform.training.evaluation import ContactValidation, Scores, Validation, write_predictions
@@ -57,8 +65,8 @@ def run_job(job: TrainingJob, worker: Worker, checkpoints: Checkpoints, workers_
     selection = Selection.of(run, engine, cursor.step)
     with explained_out_of_memory(job.batches):
         hooks = _hooks(run, engine, cursor, checkpoints, validation, selection, is_encoder_run=store is None)
-        with hooks.tracker:
-            outcome = train(engine, _steps(run, cursor, store), _schedule(job, cursor), hooks)
+        with hooks.tracker, phase("training"):
+            outcome = train(engine, first_steps(_steps(run, cursor, store)), _schedule(job, cursor), hooks)
         if outcome.stopped is None:
             if selection and selection.load_best():
                 validation.validate()
@@ -72,11 +80,15 @@ def run_job(job: TrainingJob, worker: Worker, checkpoints: Checkpoints, workers_
             finish(run, whole, scores, outcome=outcome, chosen=selection.chosen(outcome.step) if selection else None)
 
 
+@phase("model, engine and checkpoint")
 def make_or_restore(run: Run, checkpoints: Checkpoints) -> tuple[Engine, Cursor]:
     """Make the engine, new or as in the newest checkpoint, whatever number of workers wrote it; and where to resume."""
     job, worker = run.job, run.worker
     micro_batches = micro_batches_per_step(job.batches.lanes, worker.world_size)
     model = make_model(job, run.task)
+    mode = compile_mode(job, worker.device)
+    if mode is not None:
+        model.encoder.compile_layers(mode, worker.device)
     engine = partial(make_engine, model, job.training, job.optimizer, device=worker.device, micro_batches=micro_batches)
     with checkpoints.newest() as folder:
         if folder is None:
@@ -89,6 +101,7 @@ def make_or_restore(run: Run, checkpoints: Checkpoints) -> tuple[Engine, Cursor]
     return made, cursor
 
 
+@phase("tracker, matmul peak")
 def _hooks(
     run: Run,
     engine: Engine,
@@ -118,7 +131,7 @@ def _schedule(job: TrainingJob, cursor: Cursor) -> Schedule:
 
 
 def _steps(run: Run, cursor: Cursor, store: EmbeddingStore | None) -> Iterator[Sequence[Batch]]:
-    """Yields this worker's micro batches, step by step from the cursor on, with embeddings where there is a store."""
+    """Micro batches of this worker on its device, step by step from the cursor on; with embeddings of the `store`."""
     job, split = run.job, run.task.train_split
     steps = training_steps(
         job.reading(run.manifest.split(split), seed=job.seed, is_training=True),
@@ -128,14 +141,14 @@ def _steps(run: Run, cursor: Cursor, store: EmbeddingStore | None) -> Iterator[S
         first_step=cursor.step,
         last_step=job.total_steps,
     )
-    for batches in steps:
-        yield [store.complete(batch, split) for batch in batches] if store else batches
+    completed = ([store.complete(batch, split) for batch in batches] if store else batches for batches in steps)
+    return DeviceFeed.of(run).steps(completed)
 
 
 def _meter(job: TrainingJob, cursor: Cursor, device: torch.device, *, is_encoder_run: bool) -> Meter:
     if not is_encoder_run or job.is_cnn:  # what is computed then is not the model that batch_flops counts
         return Meter(cursor.residues, device=device)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[job.training.precision]
+    dtype = TORCH_DTYPES[job.training.precision]
     flops = partial(batch_flops, job.model, is_language_model=job.verb == "pretrain", is_frozen=job.mode == "frozen")
     return Meter(cursor.residues, flops=flops, peak=matmul_peak(device, dtype), device=device)
 
@@ -157,6 +170,7 @@ def _finetuned(job: TrainingJob, **extra: object) -> Finetuned:
     return Finetuned(job.task, job.task_options, job.mode, job.model, adapters, extra)
 
 
+@phase("results")
 def finish(
     run: Run, model: TaskModel, scores: Mapping[str, Scores], *, outcome: Outcome, chosen: Chosen | None
 ) -> None:
@@ -186,7 +200,8 @@ def finish(
     if not is_pretraining:
         for split, scored in scores.items():
             write_predictions(run, split, scored)
-    rows = measure(who, task, manifest, columns, floors)
+    with phase("bootstrap intervals"):
+        rows = measure(who, task, manifest, columns, floors)
     append_rows(job.directory, rows)
     log_result(job.directory, outcome.step, {f"{row.split}/{row.metric}": row.value for row in rows if row.is_main})
     extra = {"run": job.name, "data_hash": manifest.content_hash, "steps": who.steps, "residues": outcome.residues}

@@ -5,7 +5,7 @@ of the run or of every running trial, and the same command goes on from the very
 
     SIGTERM           `ray job stop`, and batch systems before they kill; a second one ends the process at once
     SIGINT            Ctrl-C; a second one ends the process at once
-    SIGHUP, SIGUSR1   a terminal that closes, and Slurm's notice (`--signal=USR1@120`); more of them say nothing new
+    SIGHUP, SIGUSR1   a terminal that closes, and Slurm's notice (`--signal=B:USR1@120`); more of them say nothing new
 """
 
 import signal

@@ -3,7 +3,10 @@
 One `Meter` per worker counts the micro batches of its steps and the seconds that were not spent computing; `read` adds
 up all workers in one all-reduce. Residues are those of proteins, without special tokens and padding.
 
-Shapes: N tokens of a micro batch, P slots of its padded attention stream (models/packed.py).
+Counting reads nothing from the device: what a micro batch holds is known on the host, and micro batches for
+variable-length attention come without groups, so that nothing of them counts as padding (device_feed.py).
+
+Shapes: N tokens of a micro batch's proteins, P slots of its padded attention stream (models/packed.py).
 """
 
 import resource
@@ -19,12 +22,14 @@ from torch import distributed as dist
 
 from proteinlm.models.config import ModelConfig, forward_flops, training_flops
 from proteinlm.models.packed import Packed
+from proteinlm.platform.storage.phases import phase
 from proteinlm.tasks.task import Batch
 
 ItemT = TypeVar("ItemT")
 
 
 @cache
+@phase("matmul peak")
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
     """Return FLOP/s of the fastest large matrix product measured in about `seconds`, with this process's threads.
 
@@ -36,7 +41,8 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) 
 
 def _product_rate(size: int, device: torch.device, dtype: torch.dtype, seconds: float) -> float:
     """FLOP/s of the fastest of several [size, size] products."""
-    left = torch.full((size, size), 0.5, device=device, dtype=dtype)
+    # Random, for a GPU keeps a higher clock on equal numbers; not from the generator that training draws from.
+    left = torch.randn((size, size), device=device, dtype=dtype, generator=torch.Generator(device).manual_seed(0))
     right, out = left.clone(), torch.empty_like(left)
 
     def once() -> float:
@@ -55,8 +61,11 @@ def _product_rate(size: int, device: torch.device, dtype: torch.dtype, seconds: 
 
 
 def attention_slots(packed: Packed) -> int:
-    """Return P, the slots of the attention stream with the padding inside groups; N where nothing is padded."""
-    return packed.num_tokens if packed.source is None else packed.source.shape[0]
+    """Return P, the slots of the attention stream with the padding inside groups; N where nothing is padded.
+
+    What fills the stream up to a fixed length (`Packed.filled`) is told apart: it is no padding.
+    """
+    return sum(packed.lengths) if packed.source is None else packed.source.shape[0]
 
 
 def batch_flops(config: ModelConfig, batch: Batch, *, is_language_model: bool, is_frozen: bool = False) -> int:
@@ -76,7 +85,10 @@ class _Counts:
 
     residues: int = 0
     tokens: int = 0
+    """Of proteins, with their special ones."""
     slots: int = 0
+    filling: int = 0
+    """Tokens that fill streams up to a fixed length."""
     flops: int = 0
     waiting: float = 0.0
     """Seconds without a batch."""
@@ -129,8 +141,10 @@ class Meter:
         """Count this worker's micro batches of one step."""
         for batch in batches:
             self._unread.residues += batch.num_residues
-            self._unread.tokens += batch.packed.num_tokens
+            tokens = sum(batch.packed.lengths)
+            self._unread.tokens += tokens
             self._unread.slots += attention_slots(batch.packed)
+            self._unread.filling += batch.packed.num_tokens - tokens
             self._unread.flops += self._flops(batch) if self._flops else 0
 
     def waiting(self) -> AbstractContextManager[None]:
@@ -172,8 +186,9 @@ class Meter:
     def read(self) -> dict[str, float]:
         """Return metrics over all workers; all workers call it. Shares are means over workers, unknown metrics absent.
 
-        Since the last `read`: `residues_per_s`; `padding_share` of the slots that attention computes on; `flops_per_s`,
-        model FLOP/s of all workers together; `peak_share`, a worker's model FLOP/s divided by its own matmul peak.
+        Since the last `read`: `residues_per_s`; `padding_share` of the slots that attention computes on;
+        `filling_share` of the tokens that all layers compute on, absent where nothing is filled; `flops_per_s`, model
+        FLOP/s of all workers together; `peak_share`, a worker's model FLOP/s divided by its own matmul peak.
         Since the launch's first `read`, and absent from it: `data_stall_share` of the training time,
         `checkpoint_stall_share` of training time and stalls. Since the run began: `residues`. Now: `memory_gb`, 10^9
         bytes, of the worker that has most.
@@ -182,15 +197,18 @@ class Meter:
         seconds = max(now - self._since - counts.paused - counts.saving, 1e-9)
         stalls = self._stall_shares(seconds)
         peak_share = counts.flops / seconds / self._peak if self._peak else 0.0
-        own = [counts.residues, counts.tokens, counts.slots, counts.flops, seconds, peak_share, *stalls.values()]
+        counted = [counts.residues, counts.tokens, counts.slots, counts.filling, counts.flops]
+        own = [*counted, seconds, peak_share, *stalls.values()]
         sums, memory = self._over_workers(own, own=_memory_bytes(self._device))
         workers = len(memory)
-        residues, tokens, slots, flops, all_seconds, peak_shares, *stall_sums = sums
+        residues, tokens, slots, filling, flops, all_seconds, peak_shares, *stall_sums = sums
         self._total += round(residues)
         self._unread, self._since = _Counts(), now
 
         metrics = {"residues_per_s": residues * workers / all_seconds, "residues": float(self._total)}
         metrics["padding_share"] = 1.0 - tokens / max(slots, 1.0)
+        if filling:
+            metrics["filling_share"] = filling / (tokens + filling)
         if self._flops:
             metrics["flops_per_s"] = flops * workers / all_seconds
         if self._flops and self._peak:

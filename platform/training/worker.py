@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import distributed as dist
 
+from proteinlm.platform.storage.phases import note, process_start, write_phases
 from proteinlm.platform.training.checkpoint import checkpoints_in, has_checksums, newest_whole
 from proteinlm.platform.training.job import TrainingJob, Worker
 from proteinlm.platform.training.run_job import run_job
@@ -20,6 +21,7 @@ from proteinlm.platform.training.run_job import run_job
 
 def train_worker(settings: dict[Any, Any]) -> None:
     """Run a training job (`TrainingJob` as a plain dict) on this worker, from the newest checkpoint if there is one."""
+    note("process, imports, process group", process_start())
     import ray.train
     import ray.train.torch
 
@@ -30,6 +32,8 @@ def train_worker(settings: dict[Any, Any]) -> None:
     if context.get_local_rank() == 0:
         checkpoints.forget_unsent()
     run_job(job, worker, checkpoints, context.get_local_world_size())
+    if worker.is_first:
+        write_phases(job.directory, "worker")
 
 
 class RayCheckpoints:

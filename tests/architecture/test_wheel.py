@@ -41,7 +41,7 @@ def test_the_wheel_holds_every_module_and_yaml_file(wheel: zipfile.ZipFile, root
         path
         for room in rooms
         for path in (root / room).rglob("*")
-        if path.suffix in {".py", ".yaml", ".json", ".jinja"}
+        if path.suffix in {".py", ".yaml", ".json", ".jinja", ".sh"}
     ]
     expected = {f"proteinlm/{path.relative_to(root).as_posix()}" for path in files}
     expected |= {f"proteinlm/{path.name}" for path in (root / "proteinlm").glob("*.py")} | {"proteinlm/py.typed"}

@@ -1,267 +1,279 @@
 """A training step (forward, backward, fused AdamW) against transformers' EsmForMaskedLM of the same sizes.
 
     python -m tests.benchmarks.throughput [--rounds 3] [--threads 2] [--shape 512 8 8] [--precisions bf16 fp32]
-    python -m tests.benchmarks.throughput --device cuda        133M parameters, and the memory of 650M
+    python -m tests.benchmarks.throughput --device cuda [--model 133m]
 
-Ours takes micro batches by a budget of residues, cut from one window of proteins as in training; the reference takes
-shuffled batches of 32, padded to their longest, with whichever of its own attentions is faster here. Both: rotary
-positions, no dropout, 15 % of the residues masked, proteins cropped at 1022 residues, the same precision, threads and
-optimizer; batches are made before the clock starts, and every step has another one.
+Ours takes micro batches by a budget of residues, cut from one window of proteins as in training, and once more with its
+layers compiled (`--compiled`). There are two references, and the figure is ours over the better one:
 
-They run in turns in one process, each turn between two measurements of the matrix product peak; ratios are medians over
-the rounds. FLOPs are the model's (models/config.py): neither padding nor recomputation counts. Figures per CPU second
-hold on a machine that others use too, best with `--threads 1` (threads that wait for each other burn CPU time).
+    esm_by_length   batches of similar lengths, padded; of several sizes (and, on a CPU, of its own attentions) the one
+                    that is fastest here
+    esm_packed      our own micro batches, each as one row that an attention function registered with transformers
+                    keeps apart (tests/made/esm_reference.py)
+
+esm_batches_of_32 is for comparison with what is often measured: shuffled batches of 32, padded to their longest.
+All: rotary positions, no dropout, 15 % of the residues masked, proteins cropped at 1022 residues, the same precision,
+threads and optimizer; batches are made before the clock starts, and every step has another one.
+
+On a CPU they run in turns, each turn of ours between two measurements of the matrix product peak, since other work on
+the machine then disturbs all alike. On a GPU one model after the other is on the device, with the memory that it took.
+Ratios are medians over the rounds. FLOPs are the model's: neither padding nor recomputation counts. Figures per CPU
+second hold on a machine that others use too, best with `--threads 1` (threads that wait for each other burn CPU time).
 """
 
 import argparse
+import gc
 import os
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import EsmForMaskedLM
 
 from proteinlm.models.config import ModelConfig, num_parameters
-from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.models.huggingface import esm_config
-from proteinlm.platform.settings.sections import OptimizerSection
-from proteinlm.platform.training.optim import make_optimizer
-from proteinlm.platform.training.telemetry import attention_slots, batch_flops
-from proteinlm.tasks.catalog import build_task
-from proteinlm.tasks.task import Batch, TaskModel
-from tests.made.batches import SPECIALS, Padded, packed_batches, padded_batches
+from proteinlm.platform.training.telemetry import attention_slots
+from proteinlm.tasks.task import Batch
+from tests.made.batches import batches_by_length, packed_batches, padded_batches
+from tests.made.esm_reference import PACKED, esm, packed_on, padded_on, trained
 from tests.made.measuring import median_ratio, proteins, report
+from tests.made.training_turns import (
+    COMPILED_FORMS,
+    DTYPES,
+    FLOPS_FORMULA,
+    FLOPS_LEGEND,
+    MODELS,
+    TERA,
+    Spent,
+    Turn,
+    board_name,
+    data_sheet_peak,
+    measured,
+    our_turn,
+    peak,
+    peak_memory,
+    residues_per_second,
+    share_of,
+)
 
-ESM_BATCH = 32
 BATCHES_ON_DEVICE = 64
 """Different batches that each side goes through."""
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-DATA_SHEET_PEAK = {"H100": 989e12, "H200": 989e12}
-"""Dense bf16 FLOP/s of NVIDIA's data sheets, SXM boards."""
+ESM_BATCH = 32
+ESM_ATTENTIONS = {"cpu": ("sdpa", "eager"), "cuda": ("sdpa",)}
+"""Those of its own that a reference may take; on a GPU eager attention keeps all weights of a batch in memory."""
+ESM_SIZES = (0.125, 0.25, 0.5, 1.0)
+"""Padded tokens of a batch by length, as shares of our micro batch's residues, of which the fastest is taken."""
+REFERENCES = ("esm_by_length", "esm_packed")
 
-SHAPE = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8}
-SHAPE_133M = {"hidden_size": 768, "num_hidden_layers": 24, "num_attention_heads": 12, "intermediate_size": 2048}
-SHAPE_650M = {"hidden_size": 1280, "num_hidden_layers": 33, "num_attention_heads": 20}
-PEAK_PRODUCTS = {
-    "cpu": ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 512, 2048), (4096, 2048, 512)),
-    "cuda": ((4096, 4096, 4096), (8192, 8192, 8192), (16384, 4096, 4096)),
-}
-
-
-Turn = Callable[[], tuple[int, float]]
-"""Does something once; gives the real residues and the model FLOPs that were in it."""
+SHAPE = (512, 8, 8)
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What one turn took, and what it was worth."""
+class Made:
+    """Something to measure, on the device."""
 
-    seconds: float
-    cpu_seconds: float
-    """Of all threads of this process."""
-    residues: int
-    flops: float
+    turn: Turn
+    said: Mapping[str, Any]
+    """What was chosen for it."""
 
 
 def main() -> None:
     """Measure and print."""
-    asked = argparse.ArgumentParser(description="A training step against EsmForMaskedLM.")
-    asked.add_argument("--rounds", type=int, default=3)
-    asked.add_argument("--threads", type=int, default=torch.get_num_threads())
-    asked.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    asked.add_argument("--shape", type=int, nargs=3, metavar=("HIDDEN", "LAYERS", "HEADS"))
-    asked.add_argument("--precisions", choices=tuple(DTYPES), nargs="+")
-    asked.add_argument("--micro-batch-residues", type=int, help="16384; on a GPU 65536")
-    asked.add_argument("--proteins", type=int, default=8192, help="size of the window")
-    asked.add_argument("--compile", action="store_true", help="ours once more, its layers through torch.compile")
-    options = asked.parse_args()
-    is_gpu = options.device == "cuda"
-    if is_gpu and not torch.cuda.is_available():
-        asked.error("--device cuda: this machine has no GPU that torch can use")
+    options = asked()
     torch.set_num_threads(options.threads)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")  # as in a worker
-    options.precisions = options.precisions or (["bf16"] if is_gpu else ["bf16", "fp32"])
-    options.micro_batch_residues = options.micro_batch_residues or (65536 if is_gpu else 16384)
-    config = ModelConfig.model_validate(SHAPE_133M if is_gpu else SHAPE)
-    if options.shape:
-        hidden, layers, heads = options.shape
-        config = ModelConfig(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads)
+    is_gpu = options.device == "cuda"
+    config = MODELS[options.model].config if options.model else shaped(options.shape or SHAPE)
     sequences, what = proteins(options.proteins)
-    ours, theirs = packed_batches(sequences, options.micro_batch_residues), padded_batches(sequences, ESM_BATCH)
-    masks = [batch["attention_mask"] for batch in theirs]
+    ours = packed_batches(sequences, options.micro_batch_residues)[:BATCHES_ON_DEVICE]
     padding = 1 - sum(b.packed.num_tokens for b in ours) / sum(attention_slots(b.packed) for b in ours)
     figures: dict[str, Any] = {
         "proteins": what,
         "parameters": num_parameters(config),
         "micro_batch_residues": round(statistics.mean(batch.num_residues for batch in ours)),
         "padding_share": 0.0 if is_gpu else padding,  # flash attention pads nothing
-        "esm_padding_share": 1 - sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks),
+        "flops_of_a_step": f"{FLOPS_FORMULA}; {FLOPS_LEGEND}",
     }
     for precision in options.precisions:
-        figures[precision] = compare(config, ours, theirs, precision, options)
-    if is_gpu:
-        figures["memory_650m"] = memory_of_650m(ours)
+        contestants = made_by(config, ours, sequences, precision, options)
+        figures[precision] = compare(contestants, precision, options)
     rows = [(name, str(value)) for name, value in figures.items() if not isinstance(value, dict)]
     for part, values in figures.items():
         if isinstance(values, dict):
-            shown = {
-                name: f"{value:,.4g}" if isinstance(value, float) else str(value) for name, value in values.items()
-            }
-            rows += [(f"{part}: {name}", value) for name, value in shown.items()]
+            rows += [(f"{part}: {name}", shown(value)) for name, value in values.items()]
     report("throughput", ("what", "measured"), rows, figures)
 
 
-def our_turn(config: ModelConfig, batches: Sequence[Batch], precision: str, device: str, is_compiled: bool) -> Turn:
-    """Training steps of our model on its micro batches."""
-    torch.manual_seed(0)
-    model = TaskModel(build_task("masked_language_modeling"), ProteinEncoder(config)).to(device)
-    for layer in model.encoder.layers if is_compiled else ():
-        # attention's groups differ in every micro batch, so it stays as it is
-        layer.attention.forward = torch.compiler.disable(layer.attention.forward)
-        layer.compile(dynamic=True)
-
-    def mean_loss(batch: Batch) -> Tensor:
-        columns: dict[str, Tensor] = model(batch)
-        return columns["loss"].sum() / columns["scored"].sum()
-
-    moved = [
-        (batch.to(torch.device(device)), batch.num_residues, batch_flops(config, batch, is_language_model=True))
-        for batch in batches[:BATCHES_ON_DEVICE]
-    ]
-    return training_turn(model, mean_loss, moved, precision, device)
-
-
-def esm_turn(config: ModelConfig, batches: Sequence[Padded], precision: str, device: str, attention: str) -> Turn:
-    """Training steps of the reference on its batches; its FLOPs are not counted."""
-    torch.manual_seed(0)
-    model = EsmForMaskedLM._from_config(esm_config(config), attn_implementation=attention).to(device).train()
-    model.esm.contact_head.requires_grad_(False)  # masked language modelling does not train it
-    moved = [
-        (
-            {name: tensor.to(device) for name, tensor in batch.items()},
-            int(batch["attention_mask"].sum()) - SPECIALS * len(batch["labels"]),
-            0,
-        )
-        for batch in batches[:BATCHES_ON_DEVICE]
-    ]
-    return training_turn(model, lambda batch: model(**batch).loss, moved, precision, device)
+def asked() -> argparse.Namespace:
+    """The options, with what depends on the device filled in."""
+    parser = argparse.ArgumentParser(description="A training step against EsmForMaskedLM.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--model", choices=tuple(MODELS), help="one that GPUs are measured with; there: 133m")
+    parser.add_argument("--shape", type=int, nargs=3, metavar=("HIDDEN", "LAYERS", "HEADS"), help="any other one")
+    parser.add_argument("--precisions", choices=tuple(DTYPES), nargs="+", help="bf16, and on a CPU fp32 too")
+    parser.add_argument("--micro-batch-residues", type=int, help="16384; on a GPU what the model is measured with")
+    parser.add_argument("--proteins", type=int, default=8192, help="size of the window")
+    parser.add_argument("--compiled", nargs="*", choices=COMPILED_FORMS, help="ours too; on a GPU the first form")
+    parser.add_argument(
+        "--one-at-a-time", action=argparse.BooleanOptionalAction, help="never two models in memory; so on a GPU"
+    )
+    options = parser.parse_args()
+    is_gpu = options.device == "cuda"
+    if is_gpu and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has no GPU that torch can use")
+    if options.model and options.shape:
+        parser.error("--model and --shape: two models; accepted: one of them")
+    if is_gpu and not options.shape:
+        options.model = options.model or "133m"
+    options.precisions = options.precisions or (["bf16"] if is_gpu else ["bf16", "fp32"])
+    of_model = MODELS[options.model].micro_batch_residues if options.model else None
+    options.micro_batch_residues = options.micro_batch_residues or of_model or (65_536 if is_gpu else 16_384)
+    if options.compiled is None:
+        options.compiled = COMPILED_FORMS[:1] if is_gpu else ()
+    options.one_at_a_time = is_gpu if options.one_at_a_time is None else options.one_at_a_time
+    return options
 
 
-def training_turn(
-    model: nn.Module,
-    mean_loss: Callable[[Any], Tensor],
-    batches: Sequence[tuple[Any, int, int]],
-    precision: str,
-    device: str,
-) -> Turn:
-    """One optimizer step on the next of `batches`, each with its residues and FLOPs."""
-    optimizer = make_optimizer(model, OptimizerSection())
-    endless = cycle(batches)
-
-    def step() -> tuple[int, float]:
-        batch, residues, flops = next(endless)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            loss = mean_loss(batch)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return residues, float(flops)
-
-    return step
+def shaped(shape: Sequence[int]) -> ModelConfig:
+    """A model of (hidden_size, num_hidden_layers, num_attention_heads)."""
+    hidden, layers, heads = shape
+    return ModelConfig(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads)
 
 
-def measured(turn: Turn, device: str, repeats: int = 1) -> Spent:
-    """Run it `repeats` times."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start, cpu_start = time.perf_counter(), time.process_time()
-    done = [turn() for _ in range(repeats)]
-    if device == "cuda":
-        torch.cuda.synchronize()
-    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    return Spent(seconds, cpu_seconds, sum(residues for residues, _ in done), sum(flops for _, flops in done))
+def shown(value: object) -> str:
+    """A figure of the table."""
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
-def peak(dtype: torch.dtype, device: str) -> tuple[float, float]:
-    """FLOP/s and FLOP per CPU second of the fastest of several large matrix products."""
-    rates = []
-    for rows, inner, columns in PEAK_PRODUCTS[device]:
-        left = torch.full((rows, inner), 0.5, device=device, dtype=dtype)
-        right = torch.full((inner, columns), 0.5, device=device, dtype=dtype)
-        for _ in range(4):
-            spent = measured(lambda a=left, b=right: (len(torch.mm(a, b)), 0.0), device, repeats=3)
-            flops = 3 * 2.0 * rows * inner * columns
-            rates.append((flops / spent.seconds, flops / spent.cpu_seconds))
-    return max(rate for rate, _ in rates), max(rate for _, rate in rates)
+def made_by(
+    config: ModelConfig, ours: list[Batch], sequences: list[str], precision: str, options: argparse.Namespace
+) -> dict[str, Callable[[], Made]]:
+    """What makes each contestant, by name."""
+    device = options.device
+    made: dict[str, Callable[[], Made]] = {"ours": lambda: Made(our_turn(config, ours, precision, device), {})}
+    for form in options.compiled:
+        made[form] = lambda form=form: Made(our_turn(config, ours, precision, device, form), {})
+    made["esm_by_length"] = lambda: by_length(config, sequences, precision, options)
+    if device == "cpu" or precision != "fp32":  # a GPU's variable-length attention is for 16 bits
+
+        def packed() -> Made:
+            model = esm(config, device, PACKED)
+            return Made(trained(model, precision, device).on(packed_on(ours, device)), {})
+
+        made["esm_packed"] = packed
+    made["esm_batches_of_32"] = lambda: batches_of_32(config, sequences, precision, device)
+    return made
+
+
+def by_length(config: ModelConfig, sequences: list[str], precision: str, options: argparse.Namespace) -> Made:
+    """The reference on batches of similar lengths, of the size and with the attention that are fastest here."""
+    device, repeats = options.device, repeats_on(options.device)
+    model = esm(config, device, "sdpa")
+    training = trained(model, precision, device)
+    tried: dict[tuple[str, int], float] = {}
+    turns: dict[int, Turn] = {}
+    for slots in sorted({max(1024, round(share * options.micro_batch_residues)) for share in ESM_SIZES}):
+        turns[slots] = training.on(padded_on(batches_by_length(sequences, slots)[:BATCHES_ON_DEVICE], device))
+        for attention in ESM_ATTENTIONS[device]:
+            model.set_attn_implementation(attention)
+            try:
+                measured(turns[slots], device, repeats)  # kernels are chosen, memory is taken
+                spent = measured(turns[slots], device, repeats)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                continue
+            tried[attention, slots] = spent.residues / (spent.seconds if device == "cuda" else spent.cpu_seconds)
+    attention, slots = max(tried, key=lambda choice: tried[choice])
+    model.set_attn_implementation(attention)
+    unit = "s" if device == "cuda" else "cpu_s"
+    said = {f"{name}_{size}": rate for (name, size), rate in tried.items()}
+    return Made(turns[slots], {"attention": attention, "padded_tokens": slots, f"tried_residues_per_{unit}": said})
+
+
+def batches_of_32(config: ModelConfig, sequences: list[str], precision: str, device: str) -> Made:
+    """The reference on shuffled batches, and how much of them is padding."""
+    batches = padded_batches(sequences, ESM_BATCH)[:BATCHES_ON_DEVICE]
+    masks = [batch["attention_mask"] for batch in batches]
+    padding = 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+    turn = trained(esm(config, device, "sdpa"), precision, device).on(padded_on(batches, device))
+    return Made(turn, {"padding_share": padding})
+
+
+def repeats_on(device: str) -> int:
+    """Steps of one turn."""
+    return 20 if device == "cuda" else 1
 
 
 def compare(
-    config: ModelConfig, ours: Sequence[Batch], theirs: Sequence[Padded], precision: str, options: argparse.Namespace
+    contestants: Mapping[str, Callable[[], Made]], precision: str, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Both in turns, in one precision."""
-    device, repeats = options.device, 20 if options.device == "cuda" else 1
-    turns = {"ours": our_turn(config, ours, precision, device, is_compiled=False)}
-    if options.compile:
-        turns["compiled"] = our_turn(config, ours, precision, device, is_compiled=True)
-    rivals = {name: esm_turn(config, theirs, precision, device, name) for name in ("sdpa", "eager")}
-    for turn in (*turns.values(), *rivals.values()):
-        measured(turn, device, repeats)  # kernels are chosen, memory is taken
-    tried = {name: measured(turn, device, repeats) for name, turn in rivals.items()}
-    attention = min(tried, key=lambda name: tried[name].cpu_seconds / tried[name].residues)
-    turns["esm"] = rivals[attention]
-
-    spent: dict[str, list[Spent]] = {name: [] for name in turns}
+    """All of them in one precision: in turns, or one after the other."""
+    device, repeats = options.device, repeats_on(options.device)
+    groups = [[name] for name in contestants] if options.one_at_a_time else [list(contestants)]
+    spent: dict[str, list[Spent]] = {name: [] for name in contestants}
     peaks = [peak(DTYPES[precision], device)]
-    for _ in range(options.rounds):
-        for name, turn in turns.items():
-            spent[name].append(measured(turn, device, repeats))
-            if name == "ours":
-                peaks.append(peak(DTYPES[precision], device))
+    found: dict[str, Any] = {}
+    for group in groups:
+        with peak_memory(device) as most:
+            made = {name: contestants[name]() for name in group}
+            for name in group:
+                measured(made[name].turn, device, repeats)
+            for _ in range(options.rounds):
+                for name in group:
+                    spent[name].append(measured(made[name].turn, device, repeats))
+                    if name == "ours":
+                        peaks.append(peak(DTYPES[precision], device))
+            for name in group:
+                found |= {f"{name}_{what}": value for what, value in made[name].said.items()}
+                if (gibibytes := most()) is not None:
+                    found[f"{name}_peak_gibibytes"] = gibibytes
+            made.clear()
+            gc.collect()  # models hold themselves
+    return shares(spent["ours"], peaks, precision, device) | speeds(spent) | found
+
+
+def shares(ours: list[Spent], peaks: list[tuple[float, float]], precision: str, device: str) -> dict[str, Any]:
+    """Our share of the peaks, each beside its divisor."""
     best, best_per_cpu_second = (max(rates) for rates in zip(*peaks, strict=True))
-    speed = statistics.median(one.flops / one.seconds for one in spent["ours"])
-    speed_per_cpu_second = statistics.median(one.flops / one.cpu_seconds for one in spent["ours"])
-    found = {
-        "esm_attention": attention,
-        "matmul_peak_tflops": best / 1e12,
+    speed = statistics.median(one.flops / one.seconds for one in ours)
+    speed_per_cpu_second = statistics.median(one.flops / one.cpu_seconds for one in ours)
+    found: dict[str, Any] = {
+        "matmul_peak_tflops": best / TERA,
         "share_of_peak": speed / best,
+        "share_of_peak_is": f"model FLOPs / s: {share_of(speed, best)}, the fastest matrix product here",
         "share_of_peak_in_cpu_seconds": speed_per_cpu_second / best_per_cpu_second,
     }
+    sheet = data_sheet_peak(board_name(device))
+    if precision == "bf16" and sheet:
+        found["share_of_data_sheet"] = speed / sheet
+        found["share_of_data_sheet_is"] = f"model FLOPs / s: {share_of(speed, sheet)}, dense bf16 of the data sheet"
+    return found
+
+
+def speeds(spent: Mapping[str, list[Spent]]) -> dict[str, Any]:
+    """Residues per second of each, ours over each, and over the better reference."""
+    found: dict[str, Any] = {}
     for name, rounds in spent.items():
-        found[f"{name}_residues_per_s"] = statistics.median(one.residues / one.seconds for one in rounds)
+        found[f"{name}_residues_per_s"] = residues_per_second(rounds)
         found[f"{name}_residues_per_cpu_s"] = statistics.median(one.residues / one.cpu_seconds for one in rounds)
         if name != "ours":
             found[f"ours_over_{name}"] = ratio(spent["ours"], rounds, "seconds")
             found[f"ours_over_{name}_in_cpu_seconds"] = ratio(spent["ours"], rounds, "cpu_seconds")
-    if device == "cuda" and precision == "bf16":
-        board = torch.cuda.get_device_name()
-        sheet = next((flops for name, flops in DATA_SHEET_PEAK.items() if name in board), None)
-        found["share_of_data_sheet_peak"] = speed / sheet if sheet else None
+    references = [name for name in REFERENCES if name in spent]
+    better = max(references, key=lambda name: float(found[f"{name}_residues_per_s"]))
+    found["better_reference"] = better
+    for ours in ("ours", *COMPILED_FORMS):
+        if ours in spent:
+            found[f"{ours}_over_better_reference"] = ratio(spent[ours], spent[better], "seconds")
+            found[f"{ours}_over_better_reference_in_cpu_seconds"] = ratio(spent[ours], spent[better], "cpu_seconds")
     return found
 
 
 def ratio(above: list[Spent], below: list[Spent], unit: str) -> float:
     """Residues per `unit`, one over the other, the median over the rounds."""
     return median_ratio(*([one.residues / getattr(one, unit) for one in rounds] for rounds in (above, below)))
-
-
-def memory_of_650m(batches: list[Batch]) -> dict[str, Any]:
-    """Peak GPU memory of training steps with activation checkpointing (one worker: ZeRO 1 shards nothing)."""
-    config = ModelConfig.model_validate({**SHAPE_650M, "activation_checkpointing": True})
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    step = our_turn(config, batches, "bf16", "cuda", is_compiled=False)
-    measured(step, "cuda", 2)
-    taken = measured(step, "cuda", 5)
-    return {
-        "parameters": num_parameters(config),
-        "peak_gibibytes": torch.cuda.max_memory_allocated() / 2**30,
-        "residues_per_s": taken.residues / taken.seconds,
-    }
 
 
 if __name__ == "__main__":

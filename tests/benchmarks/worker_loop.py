@@ -31,17 +31,15 @@ import torch
 
 from proteinlm.models.config import num_parameters
 from proteinlm.models.encoder import ProteinEncoder
-from proteinlm.platform.batches.order import BatchPlan
-from proteinlm.platform.batches.windows import ReadOptions
 from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.pretrain import pretrain
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.training.optim import make_optimizer
 from proteinlm.platform.training.tracking import MetricsTail, read_metrics
 from proteinlm.tasks.catalog import build_task
-from proteinlm.tasks.task import Batch, TaskModel
+from proteinlm.tasks.task import TaskModel
 from tests.benchmarks.stream import built_corpus
-from tests.made.batches import steps_of_one_worker
+from tests.made.batches import micro_batches
 from tests.made.measuring import ROOT, median_ratio, report
 
 TASK = "masked_language_modeling"
@@ -235,7 +233,7 @@ def plain_loop(config: PretrainConfig) -> list[dict[str, float]]:
     model = TaskModel(build_task(TASK), ProteinEncoder(config.model)).to(device).train()
     optimizer = make_optimizer(model, config.optimizer)
     steps = []
-    for batches in micro_batches(config):
+    for batches in list(micro_batches(config)):  # all in memory before the first clock starts
         start, start_cpu = time.perf_counter(), time.process_time()
         for batch in batches:
             with torch.autocast(device.type, torch.bfloat16, enabled=config.training.precision == "bf16"):
@@ -249,14 +247,6 @@ def plain_loop(config: PretrainConfig) -> list[dict[str, float]]:
         now, now_cpu = time.perf_counter(), time.process_time()
         steps.append({"seconds": now - start, "cpu_seconds": now_cpu - start_cpu})
     return steps
-
-
-def micro_batches(config: PretrainConfig) -> list[list[Batch]]:
-    """The micro batches of every step, the same ones that one worker streams."""
-    split, section = read_manifest(config.corpus).split("train"), config.batches
-    reading = ReadOptions(str(config.corpus), split, config.model.alphabet, TASK, {}, config.seed, section.max_length)
-    plan = BatchPlan(split, config.seed, section.lanes, section.micro_batch_residues)
-    return list(steps_of_one_worker(reading, plan, config.training.steps or 0))
 
 
 if __name__ == "__main__":

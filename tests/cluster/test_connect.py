@@ -11,18 +11,25 @@ import pytest
 import ray
 
 from proteinlm.cluster import connect
-from proteinlm.cluster.connect import ClusterSize, connected, usable_cores
+from proteinlm.cluster.connect import ON_OWN_MACHINE, ClusterSize, connected, usable_cores
 from tests.conftest import ROOT
 
 HEARD = "import signal; print(signal.getsignal(signal.SIGHUP) == signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN)"
 
 
 @pytest.fixture
-def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def started() -> dict[str, object]:
+    """With what a Ray that is not there was started: its options, and variables that its processes inherit."""
+    return {}
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: dict[str, object]) -> Path:
     """The session folder of a Ray that is not there."""
     folder = tmp_path / "ray" / "session_1"
 
-    def start(**_: object) -> SimpleNamespace:
+    def start(**options: object) -> SimpleNamespace:
+        started.update(options, **{name: os.environ[name] for name in ON_OWN_MACHINE})
         child = subprocess.run([sys.executable, "-c", HEARD], capture_output=True, text=True, check=True)
         assert child.stdout.strip() == "True", "children must not hear what ends their parent"
         (folder / "logs").mkdir(parents=True)
@@ -58,6 +65,21 @@ def test_the_logs_of_what_failed_are_kept_and_named(session: Path) -> None:
         raise RuntimeError("broke")
     assert caught.value.__notes__ == [f"Ray's logs: {session / 'logs'}"]
     assert (session / "logs").is_dir()
+
+
+@pytest.mark.parametrize("has_dashboard", [True, False])
+@pytest.mark.usefixtures("session")
+def test_processes_that_an_embedded_ray_has_no_use_for_are_not_started(
+    has_dashboard: bool, started: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they inherit is of the embedded Ray alone: a cluster that is joined later is not told so."""
+    asked_for, *others = ON_OWN_MACHINE
+    monkeypatch.setenv(asked_for, "1")
+    with connected(has_dashboard=has_dashboard):
+        assert not set(others) & set(os.environ)
+    assert started["include_dashboard"] is has_dashboard
+    assert {name: started[name] for name in ON_OWN_MACHINE} == ON_OWN_MACHINE | {asked_for: "1"}
+    assert os.environ[asked_for] == "1"
 
 
 @pytest.mark.usefixtures("session")

@@ -1,12 +1,23 @@
 """What a worker group reserves, and which ones are refused instead of waited for."""
 
+import sys
 from pathlib import Path
 
 import pytest
+from ray.experimental import internal_kv
+from ray.train.torch import TorchTrainer
 
 from proteinlm.cluster.connect import ClusterSize
-from proteinlm.cluster.launch import check_fits, forget_lost_checkpoints, worker_group, worker_message
+from proteinlm.cluster.launch import (
+    check_fits,
+    forget_lost_checkpoints,
+    start_coordinator,
+    trainer_class,
+    worker_group,
+    worker_message,
+)
 
+COORDINATOR = "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator"
 TWO_CORES = ClusterSize(cpus=2, gpus=0, nodes=1)
 
 
@@ -39,6 +50,34 @@ def test_an_elastic_group_must_fit_with_its_fewest_workers() -> None:
     group = worker_group(TWO_CORES, 1, 8, cpus_per_worker=1.0, use_gpu=False)
     check_fits(group, TWO_CORES)
     assert worker_group(TWO_CORES, 1, 2, None, False).cpus_per_worker == 0.5, "room for the most workers"
+
+
+@pytest.mark.parametrize("dashboard", [b"127.0.0.1:8265", b"", None])
+def test_helpers_of_ray_train_that_can_do_nothing_are_not_started(
+    dashboard: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others, and the order of all, are Ray Train's own; a name that it does not know would drop nothing."""
+    monkeypatch.setattr(internal_kv, "_internal_kv_get", lambda *_, **__: dashboard)
+
+    def names(kind: type[TorchTrainer]) -> list[str]:
+        return [type(one).__name__ for one in kind(print)._create_default_callbacks()]
+
+    everyone, kept = names(TorchTrainer), names(trainer_class())
+    assert set(everyone) - set(kept) == {"DatasetsCallback"} | (
+        set() if dashboard else {"PlacementGroupCleanerCallback"}
+    )
+    assert [name for name in everyone if name in kept] == kept
+
+
+def test_the_actor_that_the_controller_waits_for_is_started_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train has it under this name; elsewhere in another version, it is the controller's to find."""
+    started = []
+    monkeypatch.setattr(f"{COORDINATOR}.get_or_create_autoscaling_coordinator", lambda: started.append(True))
+    start_coordinator()
+    assert started == [True]
+    monkeypatch.setitem(sys.modules, COORDINATOR, None)
+    start_coordinator()
+    assert started == [True]
 
 
 def test_the_message_is_the_worker_s_own() -> None:

@@ -6,6 +6,7 @@ goes on with another number of workers.
 python -m tests.made.engine_workers RANK WORLD_SIZE PORT FOLDER     one worker of one link
 """
 
+import gc
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,10 @@ from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY, conver
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.run_job import make_engine
 from proteinlm.tasks.catalog import build_task
+from proteinlm.tasks.heads import scored_tokens
 from proteinlm.tasks.task import Batch, TaskModel, known_labels
 from tests.conftest import ROOT
+from tests.made.host_reads import HostReads
 from tests.made.small_corpus import sequences
 
 CHAIN = (4, 2, 3, 1)
@@ -109,7 +113,7 @@ def plain_engine(optimizer: OptimizerSection = OPTIMIZER) -> Engine:
 def losses(engine: Engine, first: int, last: int, rank: int = 0, world_size: int = 1) -> list[list[float]]:
     """Loss and gradient norm of steps [first, last)."""
     steps = global_batches(first, last)
-    reports = [engine.train_step(mine(step, rank, world_size), 1e-2, seed=0) for step in steps]
+    reports = [engine.train_step(mine(step, rank, world_size), 1e-2, seed=0).read() for step in steps]
     return [[report.loss, report.gradient_norm] for report in reports]
 
 
@@ -119,6 +123,27 @@ def moved(engine: Engine, cuts: int, rank: int = 0, world_size: int = 1) -> list
     before = _weights(engine)
     engine.train_step(mine(step, rank, world_size), LINEAR.learning_rate, seed=0)
     return (_weights(engine) - before).tolist()
+
+
+def _waits(engine: Engine, cuts: int, rank: int, world_size: int) -> dict[str, Any]:
+    """What a GPU would be waited for in a step, and how many collectives it has."""
+    from deepspeed.accelerator import get_accelerator
+
+    steps = [looked_up(mine(step, rank, world_size)) for step in global_batches(0, 4, cuts)]
+    for step in steps[:3]:  # DeepSpeed's timers would begin after two steps
+        engine.train_step(step, 1e-2, seed=0)
+    gc.collect()  # engines made before wait for the device when they are taken apart
+    calls, original = [], type(get_accelerator()).synchronize
+    type(get_accelerator()).synchronize = lambda *_: calls.append("synchronize")
+    with HostReads() as reads:
+        engine.train_step(steps[3], 1e-2, seed=0)
+    type(get_accelerator()).synchronize = original
+    return {"reads": reads.found, "synchronised": len(calls), "collectives": reads.collectives}
+
+
+def looked_up(batches: list[Batch]) -> list[Batch]:
+    """The micro batches as they come to a GPU: which tokens are scored is known."""
+    return [replace(batch, scored=scored_tokens(batch.labels)) for batch in batches]
 
 
 def _weights(engine: Engine) -> torch.Tensor:
@@ -153,6 +178,7 @@ def _stage(stage: int, rank: int, world_size: int, folder: Path) -> dict[str, An
     found: dict[str, Any] = {
         "moved": {cuts: moved(engine(LINEAR, LANES * cuts), cuts, **place) for cuts in (1, 3)},
         "not_finite": _poisoned(stage, rank, world_size),
+        "waits": {cuts: _waits(engine(OPTIMIZER, LANES * cuts), cuts, **place) for cuts in (1, 3)},
     }
     link = CHAIN.index(world_size)
     trained, first = partial(engine, OPTIMIZER), link * STEPS
@@ -223,10 +249,11 @@ def _poisoned(stage: int, rank: int, world_size: int) -> dict[str, Any]:
     engine.train_step(first, 1e-2, seed=0)
     before = _weights(engine)
     poison["factor"] = float("nan") if rank == world_size - 1 else 1.0
-    report = engine.train_step(bad, 1e-2, seed=0)
+    report = engine.train_step(bad, 1e-2, seed=0).read()
     poison["factor"] = 1.0
     kept = bool(torch.equal(_weights(engine), before))
-    return {"is_skipped": report.is_skipped, "kept": kept, "next": engine.train_step(next_, 1e-2, seed=0).loss}
+    again = engine.train_step(next_, 1e-2, seed=0).read()
+    return {"is_skipped": report.is_skipped, "kept": kept, "next": again.loss}
 
 
 def run_chain() -> dict[int, Any]:
@@ -241,6 +268,7 @@ def _run_link(world_size: int, folder: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    extensions = Path(folder) / "extensions"
     command = [sys.executable, "-m", "tests.made.engine_workers"]
     workers = [
         subprocess.Popen(
@@ -248,13 +276,14 @@ def _run_link(world_size: int, folder: str) -> None:
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"DS_ACCELERATOR": "cpu"},
+            env=os.environ | {"DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(extensions)},
         )
         for rank in range(world_size)
     ]
     texts = [worker.communicate(timeout=600)[0].decode() for worker in workers]
     assert all(worker.returncode == 0 for worker in workers), "\n".join(text[-3000:] for text in texts)
     assert list(Path("/dev/shm").glob(f"*_{port}_*")) == [], "shared memory that nobody frees"
+    assert not extensions.exists(), "compiled, for a collective that training does not call"
 
 
 if __name__ == "__main__":

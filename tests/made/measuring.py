@@ -53,12 +53,17 @@ def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
-def report(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], figures: Mapping[str, Any]) -> None:
-    """Print a table, and last one JSON line of `figures` and the machine."""
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*row)
-    Console(width=140).print(table)
+    Console(width=140, markup=False).print(table)
+
+
+def report(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], figures: Mapping[str, Any]) -> None:
+    """Print a table, and last one JSON line of `figures` and the machine."""
+    print_table(title, columns, rows)
     machine = {
         "cores": os.cpu_count(),
         "processor": platform.processor() or platform.machine(),

@@ -218,9 +218,9 @@ MUTANTS = (
         22,
         "no clipping at ZeRO 1 to 3",
         "platform/training/deepspeed_engine.py",
-        "0.0 if clips_itself(training) else optimizer.gradient_clip",
-        "0.0",
-        f"{ENGINE}::test_fp16_scales_its_loss_dynamically_and_bf16_keeps_fp32_weights",
+        "((norm + 1e-6) / clip)",
+        "((norm + 1e-6) / (10 * clip))",
+        f"{ENGINE}::test_clipping_the_parts_of_a_gradient_is_clipping_the_whole",
     ),
     _mutant(
         23,

@@ -11,7 +11,7 @@ import torch
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig, expand_preset
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
-from proteinlm.models.packed import pack
+from proteinlm.models.packed import Packed, pack
 from proteinlm.models.pretrained import save_pretrained
 from proteinlm.tasks.task import Batch, Task, TaskModel, Window
 
@@ -28,6 +28,12 @@ SMALLEST_ESM = {
 }  # fmt: skip
 
 SEQUENCES = ("MKTAYIAKQR", "GAVLIX", "WWDEEKR")
+
+
+def random_packed(lengths: Sequence[int], seed: int = 0) -> Packed:
+    """Proteins of `lengths` tokens of the ESM alphabet, amino acids alone, drawn by `seed`."""
+    tokens = np.random.default_rng(seed).integers(4, 24, size=sum(lengths)).astype(np.uint8)
+    return pack(tokens, np.array(lengths), get_alphabet("esm"))
 
 
 def tiny_model(task: Task, **model: object) -> TaskModel:

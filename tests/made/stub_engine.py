@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.packed import pack
-from proteinlm.platform.training.engine import StepReport
+from proteinlm.platform.training.engine import StepFigures, StepReport
 from proteinlm.platform.training.loop import Decision
 from proteinlm.tasks.task import Batch, TaskModel
 
@@ -27,6 +28,17 @@ def batch(*rows: int) -> Batch:
     )
 
 
+@dataclass(frozen=True)
+class CountedReport(StepReport):
+    """A report that remembers how often it was read."""
+
+    reads: list[StepFigures] = field(default_factory=list)
+
+    def read(self) -> StepFigures:
+        self.reads.append(super().read())
+        return self.reads[-1]
+
+
 class StubEngine:
     """An engine and a step log that compute nothing and remember what they were asked.
 
@@ -37,12 +49,17 @@ class StubEngine:
         self.rates: list[float] = []
         self.seeds: list[int] = []
         self.logged: list[tuple[int, dict[str, float]]] = []
+        self.reports: list[CountedReport] = []
         self._not_finite = not_finite
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepReport:
         self.rates.append(learning_rate)
         self.seeds.append(seed)
-        return StepReport(loss=1.0, scored=1, gradient_norm=1.0, is_skipped=len(self.rates) in self._not_finite)
+        one, is_skipped = torch.ones(()), torch.tensor(len(self.rates) in self._not_finite)
+        self.reports.append(
+            CountedReport(loss=one, scored=one, gradient_norm=one, is_skipped=is_skipped, loss_scale=one)
+        )
+        return self.reports[-1]
 
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         return {"loss": torch.tensor([float(row) for row in batch.rows])}

@@ -1,17 +1,12 @@
-"""Attention's hand-written parts against torch's own, with gradients; which path is taken; flash against the CPU."""
+"""Attention in groups: its hand-written parts against the plain formulas, with gradients."""
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import varlen
 
-from proteinlm.models import attention
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.attention import _FromHeads, _ToHeads, attend, has_flash, rotation
-from proteinlm.models.config import ModelConfig
-from proteinlm.models.encoder import ProteinEncoder
+from proteinlm.models.attention import GroupsAttention, ToHeads, _FromHeads, rotation
 from proteinlm.models.packed import Packed, pack
 
 HEADS, HEAD_SIZE = 2, 4
@@ -46,12 +41,13 @@ def _turned(rows: Tensor, turn: Tensor) -> Tensor:
 
 
 def assert_plain(packed: Packed, is_rotary: bool) -> None:
-    """`attend` and its gradient are those of `plain_attention`."""
+    """What is attended, and its gradient, are those of `plain_attention`."""
     torch.manual_seed(0)
     qkv = torch.randn(packed.num_tokens, 3 * HEADS * HEAD_SIZE, requires_grad=True)
     angles = rotation(packed.longest, HEAD_SIZE, CPU) if is_rotary else None
     weight = torch.randn(packed.num_tokens, HEADS * HEAD_SIZE)
-    found, expected = attend(qkv, packed, angles, HEADS, 0.0), plain_attention(qkv, packed, is_rotary)
+    found = GroupsAttention(packed, angles, 0.0).attend(qkv, HEADS)
+    expected = plain_attention(qkv, packed, is_rotary)
     torch.testing.assert_close(found, expected)
     gradients = [torch.autograd.grad((attended * weight).sum(), qkv)[0] for attended in (found, expected)]
     torch.testing.assert_close(*gradients)
@@ -71,7 +67,7 @@ def test_heads_and_back_have_exact_gradients(name: str) -> None:
     qkv = torch.randn(packed.num_tokens, 3 * HEADS * HEAD_SIZE, dtype=torch.float64, requires_grad=True)
 
     def there_and_back(stream: Tensor) -> tuple[Tensor, ...]:
-        heads = _ToHeads.apply(stream, packed.groups, packed.source, packed.slot, angles, HEADS)
+        heads = ToHeads.apply(stream, packed.groups, packed.source, packed.slot, angles, HEADS)
         return tuple(_FromHeads.apply(packed.groups, packed.slot, *heads[part::3]) for part in range(3))
 
     assert torch.equal(there_and_back(qkv)[2], qkv[:, 2 * HEADS * HEAD_SIZE :])
@@ -82,75 +78,7 @@ def test_rotated_products_depend_on_distance_alone() -> None:
     torch.manual_seed(0)
     packed = packed_of([46])
     row = torch.randn(1, 24)
-    query, key, _ = _ToHeads.apply(row.expand(46, 24), packed.groups, None, None, rotation(46, 8, CPU), 1)
+    query, key, _ = ToHeads.apply(row.expand(46, 24), packed.groups, None, None, rotation(46, 8, CPU), 1)
     products = query[0, 0] @ key[0, 0].T
     torch.testing.assert_close(products[0, 5], products[40, 45])
     assert not torch.allclose(products[0, 5], products[0, 40])
-
-
-@pytest.mark.parametrize("is_rotary", [True, False])
-def test_the_road_to_flash_and_back_is_the_plain_formulas(is_rotary: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of the flash path but its kernel, which only a GPU has."""
-    packed = packed_of(LENGTHS["regrouped"])
-
-    def kernel(query: Tensor, key: Tensor, value: Tensor, borders: Tensor, same: Tensor, *longest: int) -> Tensor:
-        assert borders is same
-        assert longest == (packed.longest, packed.longest)
-        assert query.is_contiguous(), "the layout that the kernel is used to"
-        proteins = zip(*(part.split(borders.diff().tolist()) for part in (query, key, value)), strict=True)
-        heads_first = ([part.transpose(0, 1) for part in protein] for protein in proteins)
-        return torch.cat([F.scaled_dot_product_attention(*protein).transpose(0, 1) for protein in heads_first])
-
-    monkeypatch.setattr(varlen, "varlen_attn", kernel)
-    monkeypatch.setattr(attention, "has_flash", lambda *_: True)
-    assert_plain(packed, is_rotary)
-
-
-@pytest.mark.parametrize(
-    ("capability", "dtype", "head_size", "dropout", "expected"),
-    [
-        ((9, 0), torch.bfloat16, 64, 0.0, True),
-        ((8, 0), torch.float16, 64, 0.0, True),
-        ((7, 5), torch.float16, 64, 0.0, False),  # no flash attention before Ampere
-        ((7, 0), torch.bfloat16, 64, 0.0, False),  # V100: bf16 is emulated
-        (None, torch.bfloat16, 64, 0.0, False),
-        ((9, 0), torch.float32, 64, 0.0, False),
-        ((9, 0), torch.bfloat16, 20, 0.0, False),
-        ((9, 0), torch.bfloat16, 512, 0.0, False),
-        ((9, 0), torch.bfloat16, 64, 0.1, False),
-    ],
-)
-def test_flash_is_taken_where_the_hardware_has_it(
-    capability: tuple[int, int] | None, dtype: torch.dtype, head_size: int, dropout: float, expected: bool
-) -> None:
-    assert has_flash(capability, dtype, head_size, dropout) is expected
-
-
-@pytest.mark.parametrize("is_checkpointed", [False, True])
-@pytest.mark.parametrize("position", ["rotary", "learned"])
-def test_the_flash_path_computes_what_the_cpu_does(position: str, is_checkpointed: bool) -> None:
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
-        pytest.skip("needs a GPU of capability 8.0 or newer")
-    config = ModelConfig.model_validate(
-        {
-            "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "position": position,
-            "max_positions": 400, "activation_checkpointing": is_checkpointed,
-        }
-    )  # fmt: skip
-    torch.manual_seed(0)
-    encoder = ProteinEncoder(config)
-    lengths = np.array([3, 70, 129, 400, 64])
-    packed = pack(
-        np.random.default_rng(0).integers(4, 24, size=lengths.sum()).astype(np.uint8), lengths, get_alphabet("esm")
-    )
-    weight = torch.randn(packed.num_tokens, 128)
-    hidden, gradient = {}, {}
-    for device in ("cpu", "cuda"):
-        encoder.to(device).zero_grad()
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device == "cuda"):
-            hidden[device] = encoder(packed.to(device)).float()
-        (hidden[device] * weight.to(device)).sum().backward()
-        gradient[device] = encoder.layers[0].attention.qkv.weight.grad.cpu()
-    for found in (hidden, gradient):
-        difference = (found["cuda"].cpu() - found["cpu"]).norm() / found["cpu"].norm()
-        assert difference < 0.02  # bf16 against fp32

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from proteinlm.models.config import PRESETS, ModelConfig, expand_preset, num_parameters
+from proteinlm.models.config import ESM_2_SHAPES, PRESETS, ModelConfig, expand_preset, num_parameters
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 
 PAPER_TOTALS = {
@@ -54,7 +54,7 @@ def test_closed_form_follows_every_width() -> None:
 
 
 def test_table_7_is_whole() -> None:
-    assert set(PAPER_TOTALS) | {"cpu-tiny", "cpu-small", "cpu"} == set(PRESETS)
+    assert set(PAPER_TOTALS) | {"cpu-tiny", "cpu-small", "cpu"} | set(ESM_2_SHAPES) == set(PRESETS)
 
 
 def test_paper_presets_make_the_papers_choices() -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from proteinlm.models import attention as explicit_attention
-from proteinlm.models.attention import attend_explicitly
+from proteinlm.models import cpu_attention
+from proteinlm.models.cpu_attention import attend_explicitly
 
 
 @pytest.mark.parametrize("in_cache", [1, 75, 10**6], ids=["one matrix", "a few", "all"])
@@ -13,7 +13,7 @@ from proteinlm.models.attention import attend_explicitly
 def test_explicit_attention_and_its_gradients_are_torchs(
     masked: bool, in_cache: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explicit_attention, "WEIGHTS_IN_CACHE", in_cache)
+    monkeypatch.setattr(cpu_attention, "WEIGHTS_IN_CACHE", in_cache)
     torch.manual_seed(0)
     inputs = torch.randn(3, 2, 4, 5, 8, dtype=torch.float64, requires_grad=True)
     key_mask = (torch.arange(5) < torch.tensor([[3], [5]]))[:, None, None, :] if masked else None

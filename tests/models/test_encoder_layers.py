@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.attention import rotation
+from proteinlm.models.attention import GroupsAttention, rotation
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.encoder import EncoderLayer, FeedForward
 from proteinlm.models.packed import pack
@@ -30,10 +30,10 @@ def test_feed_forward_takes_the_configured_gelu(gelu: str) -> None:
 def test_a_layer_adds_attention_and_mlp_of_the_normed_stream() -> None:
     torch.manual_seed(0)
     layer, packed = EncoderLayer(config()), pack(np.zeros(9, dtype=np.uint8), np.array([4, 5]), get_alphabet("esm"))
-    hidden, angles = torch.randn(9, 16), rotation(5, 8, torch.device("cpu"))
-    middle = hidden + layer.attention(layer.attention_norm(hidden), packed, angles)
+    hidden, attention = torch.randn(9, 16), GroupsAttention(packed, rotation(5, 8, torch.device("cpu")), 0.0)
+    middle = hidden + layer.attention(layer.attention_norm(hidden), attention)
     expected = middle + layer.feed_forward(layer.feed_forward_norm(middle))
-    assert torch.equal(layer(hidden, packed, angles), expected)
+    assert torch.equal(layer(hidden, attention), expected)
 
 
 def test_dropout_draws_in_training_only() -> None:
@@ -42,9 +42,9 @@ def test_dropout_draws_in_training_only() -> None:
         EncoderLayer(config(dropout=0.5)),
         pack(np.zeros(9, dtype=np.uint8), np.array([9]), get_alphabet("esm")),
     )
-    hidden = torch.randn(9, 16)
+    hidden, attention = torch.randn(9, 16), GroupsAttention(packed, None, 0.0)
     before = torch.get_rng_state()
-    layer.eval()(hidden, packed, None)
+    layer.eval()(hidden, attention)
     assert torch.equal(torch.get_rng_state(), before)
-    layer.train()(hidden, packed, None)
+    layer.train()(hidden, attention)
     assert not torch.equal(torch.get_rng_state(), before)

@@ -223,7 +223,10 @@ def test_tensors_of_a_bin_that_share_memory_do_not_share_it_afterwards(tmp_path:
 CONFIGS: dict[str, tuple[Callable[[str], str], str]] = {
     "deep": (lambda text: text.replace("{", '{"a": ' + "[" * 500 + "]" * 500 + ", ", 1), "nested deeper than 50"),
     "deeper": (lambda text: text.replace("{", '{"a": ' + "[" * 10**6 + "]" * 10**6 + ", ", 1), "nested deeper than 50"),
-    "twice": (lambda text: text.replace("{", '{"model_type": "esm", "model_type": "esm", ', 1), "'model_type' stands"),
+    "twice": (
+        lambda text: text.replace("{", '{"model_type": "esm", "model_type": "esm", ', 1),
+        "'model_type' is given twice",
+    ),
     "NaN": (lambda text: text.replace("{", '{"a": NaN, ', 1), "NaN is no number"),
     "infinite": (lambda text: text.replace("{", '{"a": -Infinity, ', 1), "-Infinity is no number"),
     "digits": (lambda text: text.replace("{", '{"a": ' + "1" * 5000 + ", ", 1), "is not JSON: Exceeds the limit"),

@@ -18,6 +18,7 @@ from proteinlm.platform.pretrain import pretrain
 from proteinlm.platform.results.rows import gather_rows
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.yaml_text import to_yaml
+from proteinlm.platform.storage.phases import read_phases
 from proteinlm.platform.training.tracking import read_metrics
 from tests.conftest import ROOT
 from tests.made.small_corpus import MOTIF, write_small_corpus
@@ -37,7 +38,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(folder: Path, ray_cluster: None) -> PretrainConfig:
     """The uninterrupted run that the others are held to: two workers, ZeRO 1."""
     run = config(folder, "whole")
-    pretrain(run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROTEINLM_TIMINGS", "1")
+        pretrain(run)
     return run
 
 
@@ -71,6 +74,16 @@ def test_a_run_explains_itself(whole: PretrainConfig) -> None:
     assert checkpoints == ["step_00000200_by_2", "step_00000300_by_2"], "the newest keep_checkpoints stay"
     pretrained = load_pretrained(whole.directory / "model")
     assert pretrained.extra["data_hash"] == explained["data_hash"]
+
+
+def test_a_worker_tells_what_took_how_long_where_it_was_asked_for(whole: PretrainConfig) -> None:
+    phases = {one.name: one for one in read_phases(whole.directory) if one.where == "worker"}
+    in_order = ["process, imports, process group", "model, engine and checkpoint", "training", "first step", "results"]
+    assert [name for name in phases if name in in_order] == in_order
+    assert {"import of DeepSpeed", "matmul peak", "first batch", "validation", "checkpoint"} <= phases.keys()
+    training, step = phases["training"], phases["first step"]
+    assert training.start <= step.start < step.start + step.seconds < training.start + training.seconds
+    assert phases["results"].start >= training.start + training.seconds
 
 
 def test_a_finished_run_does_nothing_and_other_settings_are_refused(whole: PretrainConfig) -> None:

@@ -1,5 +1,6 @@
 """The command line: help at once, wrong inputs answered by one message and exit code 2 before any worker starts."""
 
+import gc
 import gzip
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from proteinlm.cli import app
+from proteinlm.cli import app, importing
 from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.settings.config import CorpusConfig
 from tests.conftest import ROOT
@@ -261,3 +262,16 @@ def test_a_name_with_brackets_is_printed_as_it_is(place: Path, monkeypatch: pyte
         done = CliRunner().invoke(app, ["corpus", "build", "a.fasta", "--out", name])
         assert done.exit_code == 0, done.output
         assert f"{name}: corpus" in done.output
+
+
+def test_garbage_is_looked_for_again_after_imports() -> None:
+    seen = [gc.isenabled()]
+
+    def fail() -> None:
+        with importing():
+            seen.append(gc.isenabled())
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fail()
+    assert [*seen, gc.isenabled()] == [True, False, True]

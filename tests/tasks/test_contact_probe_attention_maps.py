@@ -1,5 +1,7 @@
 """Attention maps: ESM's own, and those that the layers' outputs are made of."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -89,3 +91,17 @@ def test_proteins_beyond_the_positions_are_refused_and_no_hook_stays() -> None:
     with pytest.raises(ValueError, match="max_positions = 20"):
         attention_maps(encoder, make_packed())
     assert not any(layer.attention.qkv._forward_hooks for layer in encoder.layers)
+
+
+# torch's compiler imports what torch has deprecated
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_maps_of_a_compiled_encoder_are_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was compiled before the hooks were there does not call them."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    encoder = make_encoder("rotary")
+    expected = attention_maps(encoder, make_packed())
+    encoder.compile_layers("dynamic", torch.device("cpu"))
+    with torch.no_grad():
+        encoder.eval()(make_packed())
+    found = attention_maps(encoder, make_packed())
+    assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))

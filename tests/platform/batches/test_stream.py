@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from proteinlm.models.packed import NOT_SCORED
-from proteinlm.platform.batches.order import BatchPlan
+from proteinlm.platform.batches.order import BatchPlan, Draw
 from proteinlm.platform.batches.stream import training_steps, validation_batches
 from proteinlm.platform.batches.windows import ReadOptions
-from proteinlm.platform.data.manifest import Manifest, read_manifest
+from proteinlm.platform.data.manifest import Manifest, read_manifest, read_shard
 from proteinlm.platform.labelled.split_files import SplitOptions
 from proteinlm.platform.labelled.task_data import build_task_shards
 from proteinlm.platform.simulated.proteins import simulate
@@ -28,15 +28,20 @@ def reading(corpus: tuple[Path, Manifest], split: str = "train", max_length: int
     return ReadOptions(str(corpus[0]), corpus[1].split(split), "esm", "masked_language_modeling", {}, 0, max_length)
 
 
-def plan(corpus: tuple[Path, Manifest]) -> BatchPlan:
-    return BatchPlan(corpus[1].split("train"), seed=0, lanes=4, micro_batch_residues=600)
+def plan(corpus: tuple[Path, Manifest], draw: Draw = "by_length") -> BatchPlan:
+    return BatchPlan(corpus[1].split("train"), 0, 4, 600, draw, max_length=64)
 
 
 def stream(
-    corpus: tuple[Path, Manifest], first: int, last: int, rank: int = 0, world_size: int = 1
+    corpus: tuple[Path, Manifest],
+    first: int,
+    last: int,
+    rank: int = 0,
+    world_size: int = 1,
+    draw: Draw = "by_length",
 ) -> list[list[Batch]]:
     steps = training_steps(
-        reading(corpus), plan(corpus), rank=rank, world_size=world_size, first_step=first, last_step=last
+        reading(corpus), plan(corpus, draw), rank=rank, world_size=world_size, first_step=first, last_step=last
     )
     return list(steps)
 
@@ -68,6 +73,25 @@ def test_global_batches_know_neither_the_workers_nor_where_a_run_began(corpus: t
             assert {len(share) for share in shares} == {-(-4 // world_size)}, "workers must run equally many batches"
             together = sorted(content(batch) for share in shares for batch in share if batch.rows)
             assert together == sorted(content(batch) for batch in whole[step])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_random_draw_passes_through_ray_and_a_run_can_start_in_the_middle_of_a_window(
+    corpus: tuple[Path, Manifest],
+) -> None:
+    order = plan(corpus, "random")
+    whole = stream(corpus, 0, 15, draw="random")
+    assert order.place_of(6)[1] > 0
+    assert [[content(b) for b in step] for step in stream(corpus, 6, 15, draw="random")] == [
+        [content(b) for b in step] for step in whole[6:]
+    ]
+    for lane, batch in enumerate(whole[0]):
+        window = order.lane_window(lane, 0)
+        residues = read_shard(corpus[0], window.source, ["length"]).column("length").to_numpy()
+        first = window.cut(np.minimum(residues, 64) + 2, seed=0)[0]
+        assert batch.rows == tuple((window.first_row + first).tolist())
+    assert max(batch.packed.num_tokens for step in whole for batch in step) <= order.most_tokens(2)
+    assert max(len(batch.rows) for step in whole for batch in step) <= order.most_proteins
 
 
 def test_more_workers_than_lanes_are_refused_at_once(corpus: tuple[Path, Manifest]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.masking import DEFAULT_MASKING, mask_tokens
 from proteinlm.models.packed import NOT_SCORED
-from proteinlm.platform.batches.order import BANDS, WindowSlice, cut_evenly
+from proteinlm.platform.batches.order import Draw, WindowSlice
 from proteinlm.platform.batches.windows import (
     Crop,
     ReadOptions,
@@ -49,16 +49,18 @@ def batches(reading: ReadOptions, wanted: WindowSlice) -> list[Batch]:
     ]
 
 
-def test_a_window_is_what_a_plain_computation_gives(corpus: tuple[Path, Manifest]) -> None:
+@pytest.mark.parametrize("draw", ["by_length", "random"])
+def test_a_window_is_what_a_plain_computation_gives(draw: Draw, corpus: tuple[Path, Manifest]) -> None:
     epoch, shard, parts = 5, 2, 7
-    found = batches(reading(corpus), WindowSlice.of(corpus[1].split("train"), shard, parts, True, epoch=epoch))
+    wanted = WindowSlice.of(corpus[1].split("train"), shard, parts, True, epoch=epoch, draw=draw)
+    found = batches(reading(corpus), wanted)
     table = pq.read_table(corpus[0] / corpus[1].split("train").shards[shard].file)
     sequences, rows = table.column("sequence").to_pylist(), 200 + np.arange(100)
     tokens, lengths = ESM.encode(sequences)
     masked, labels = mask_tokens(tokens, lengths, rows, DEFAULT_MASKING, alphabet=ESM, seed=3, epoch=epoch)
     ends = np.cumsum(lengths)
-    expected = {
-        frozenset(rows[group].tolist()): [
+    expected = [
+        [
             (
                 int(rows[i]),
                 masked[ends[i] - lengths[i] : ends[i]].tolist(),
@@ -66,10 +68,10 @@ def test_a_window_is_what_a_plain_computation_gives(corpus: tuple[Path, Manifest
             )
             for i in group
         ]
-        for group in cut_evenly(lengths, parts, BANDS)
-    }
+        for group in wanted.cut(lengths, seed=3)
+    ]
     assert len(found) == parts
-    for batch in found:
+    for batch, proteins in zip(found, expected, strict=True):
         borders = np.cumsum(batch.packed.lengths)[:-1]
         parts_of = zip(
             batch.rows,
@@ -77,9 +79,8 @@ def test_a_window_is_what_a_plain_computation_gives(corpus: tuple[Path, Manifest
             [piece.tolist() for piece in np.split(batch.labels.numpy(), borders)],
             strict=True,
         )
-        assert list(parts_of) == expected.pop(frozenset(batch.rows))
+        assert list(parts_of) == proteins
         assert batch.num_residues == batch.packed.num_tokens - 2 * len(batch.rows)
-    assert not expected
 
 
 def test_labels_of_a_task_stay_with_their_residues(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ PROTEINS = random_proteins(400)
 def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus_build, "RayDataRunner", SerialRunner)
     monkeypatch.setattr(corpus_build, "quiet_data", lambda *_: nullcontext())
-    monkeypatch.setattr(corpus_build, "connected", lambda *_: nullcontext())
+    monkeypatch.setattr(corpus_build, "connected", lambda *_, **__: nullcontext())
 
 
 def build(

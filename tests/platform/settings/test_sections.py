@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 from proteinlm.platform.settings.config import CorpusConfig, FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.reference import settings_of
 from proteinlm.platform.settings.sections import (
+    BatchSection,
     NoResult,
     Section,
     determines_result,
@@ -18,11 +19,11 @@ from tests.made.jobs import job
 CLUSTER = {
     *("cluster.address", "cluster.num_workers", "cluster.resize_minutes", "cluster.cpus_per_worker"),
     *("cluster.threads_per_worker", "cluster.use_gpu", "cluster.in_process", "cluster.max_failures"),
-    "cluster.autoscaling",
+    *("cluster.autoscaling", "cluster.dashboard"),
 }
 TRAINING = {
     *("training.checkpoint_every", "training.checkpoint_minutes", "training.keep_checkpoints"),
-    *("training.max_skipped_steps", "training.log_every", "training.pause_at"),
+    *("training.max_skipped_steps", "training.log_every", "training.pause_at", "training.compile"),
 }
 RUN = {"name", "configuration", "storage"}
 JOB = {"name", "configuration", "directory", "threads_per_worker", "code_version", "keep_model"}
@@ -69,3 +70,13 @@ def test_hyperparameters_are_what_determines_the_result_beside_the_data() -> Non
     found = job(task_options={"head": "tape"}).hyperparameters()
     assert {"task", "task_options.head", "mode", "seed", "total_steps", "model.hidden_size"} <= found.keys()
     assert not {"name", "directory", "data", "training.log_every", "training.pause_at"} & found.keys()
+
+
+def test_a_draw_by_length_is_written_as_before_there_was_another() -> None:
+    """Hashes of trials and settings of runs from earlier versions are made without it, and stay the same."""
+    assert set(BatchSection().model_dump(mode="json")) == {"micro_batch_residues", "lanes", "max_length", "crop"}
+    assert "batches.draw" not in settings_of_result(job())
+    drawn = BatchSection(draw="random")
+    assert BatchSection.model_validate(drawn.model_dump(mode="json")) == drawn
+    assert settings_of_result(job(batches=drawn))["batches.draw"] == "random"
+    assert {"batches.draw"} <= {each.name for each in settings_of(PretrainConfig)}

@@ -14,6 +14,7 @@ from proteinlm.platform.training.device import (
     clear_build_locks,
     explained_out_of_memory,
 )
+from tests.made.host_reads import HostReads
 
 BATCHES = BatchSection(micro_batch_residues=8192, lanes=4, max_length=1024)
 
@@ -21,13 +22,26 @@ BATCHES = BatchSection(micro_batch_residues=8192, lanes=4, max_length=1024)
 def test_only_steps_in_a_row_end_a_run() -> None:
     skipped = SkippedSteps(TrainingSection(steps=9, max_skipped_steps=2), before=5)
     for step, is_skipped in enumerate([True, False, True], start=1):
-        skipped.note(step, is_skipped)
+        skipped.note(step, torch.tensor(is_skipped))
         assert skipped.reason_to_stop(last_checkpoint=0) is None
-    assert (skipped.total, skipped.in_a_row) == (7, 1)
-    skipped.note(4, True)
+    assert skipped.total() == 7
+    skipped.note(4, torch.tensor(True))
     reason = skipped.reason_to_stop(last_checkpoint=0)
     assert reason is not None
     assert "the 2 optimizer steps after step 2 was not finite; the checkpoint of step 0 is kept" in reason
+
+
+def test_a_run_ends_whenever_somebody_looks_and_counting_waits_for_no_device() -> None:
+    """Good steps after too many skipped ones change nothing: the cadence of logs determines no result."""
+    skipped = SkippedSteps(TrainingSection(steps=9, max_skipped_steps=2), before=0)
+    with HostReads() as reads:
+        noted = [zero.clone() > 0 for zero in torch.tensor([0, 1, 1, 0, 1])]
+        reads.found.clear()
+        for step, is_skipped in enumerate(noted, start=1):
+            skipped.note(step, is_skipped)
+    assert reads.found == []
+    assert skipped.total() == 3
+    assert "the 2 optimizer steps after step 1 was not finite" in str(skipped.reason_to_stop(last_checkpoint=0))
 
 
 @pytest.mark.parametrize(

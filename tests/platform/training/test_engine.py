@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from proteinlm.models.emulated_attention import emulated_attention
 from proteinlm.platform.training import deepspeed_engine
 from proteinlm.platform.training.deepspeed_engine import deepspeed_settings
+from proteinlm.platform.training.run_job import make_engine
 from proteinlm.tasks.task import Batch
 from tests.made import engine_workers
 from tests.made.engine_workers import CHAIN, LANES, LINEAR, STEPS
+from tests.made.host_reads import HostReads
 
 STAGES = ("0", "1", "2", "3")
 
@@ -88,6 +91,32 @@ def test_a_checkpoint_that_would_run_code_is_refused_by_name(stage: str, deepspe
 
 @pytest.mark.parametrize("world_size", CHAIN)
 @pytest.mark.parametrize("stage", STAGES)
+def test_a_step_waits_for_no_device(stage: str, world_size: int, deepspeed: dict[int, Any]) -> None:
+    """But at stage 3, where DeepSpeed looks whether the norm is finite, and makes what it compares with of values."""
+    for cuts in ("1", "3"):
+        found = deepspeed[world_size][stage]["waits"][cuts]
+        assert found["synchronised"] == 0
+        theirs = [read for read in found["reads"] if "/deepspeed/" in read]
+        assert found["reads"] == theirs, "none is ours"
+        assert [read.split()[0] for read in theirs if "tensor" not in read] == (
+            ["aten._local_scalar_dense"] if stage == "3" else []
+        )
+        assert bool(theirs) == (stage == "3")
+
+
+@pytest.mark.parametrize("world_size", [size for size in CHAIN if size > 1])
+@pytest.mark.parametrize("stage", STAGES)
+def test_micro_batches_are_summed_before_gradients_are_reduced(
+    stage: str, world_size: int, deepspeed: dict[int, Any]
+) -> None:
+    """Up to stage 1; beyond it no worker has room for the whole gradient."""
+    one, three = (deepspeed[world_size][stage]["waits"][cuts]["collectives"] for cuts in ("1", "3"))
+    assert one > 2
+    assert (three == one) == (stage in "01")
+
+
+@pytest.mark.parametrize("world_size", CHAIN)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_step_that_is_not_finite_on_one_worker_is_skipped_on_all(
     stage: str, world_size: int, deepspeed: dict[int, Any]
 ) -> None:
@@ -97,7 +126,7 @@ def test_a_step_that_is_not_finite_on_one_worker_is_skipped_on_all(
     engine = engine_workers.plain_engine()
     first, _, next_ = engine_workers.global_batches(0, 3)
     engine.train_step(first, 1e-2, seed=0)
-    assert found["next"] == pytest.approx(engine.train_step(next_, 1e-2, seed=0).loss, rel=1e-5)
+    assert found["next"] == pytest.approx(engine.train_step(next_, 1e-2, seed=0).read().loss, rel=1e-5)
 
 
 def test_the_plain_engine_skips_a_step_that_is_not_finite() -> None:
@@ -106,10 +135,10 @@ def test_the_plain_engine_skips_a_step_that_is_not_finite() -> None:
         hook = whole.register_forward_hook(lambda _, __, columns: columns | {"loss": columns["loss"] * float("inf")})
         before = {name: weight.clone() for name, weight in whole.state_dict().items()}
         (step,) = engine_workers.global_batches(0, 1)
-        assert engine.train_step(step, 1e-2, seed=0).is_skipped
+        assert engine.train_step(step, 1e-2, seed=0).read().is_skipped
         assert all(weight.equal(before[name]) for name, weight in whole.state_dict().items())
         hook.remove()
-    assert not engine.train_step(step, 1e-2, seed=0).is_skipped
+    assert not engine.train_step(step, 1e-2, seed=0).read().is_skipped
 
 
 def test_the_plain_engines_gradient_knows_no_micro_batches_and_is_clipped() -> None:
@@ -123,7 +152,8 @@ class Averaging:
     """Stands for what deepspeed.initialize makes: it remembers what losses it was given."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.model, self.losses = model, list[float]()
+        self.model = self.module = model
+        self.losses = list[float]()
         self.optimizer = torch.optim.SGD(model.parameters())
 
     def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -144,14 +174,78 @@ class Averaging:
 def test_what_deepspeed_takes_means_over_is_multiplied_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """It divides a gradient by its workers and micro batches; ours is over the number of scored labels alone."""
     whole = Averaging(engine_workers.model())
-    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(initialize=lambda **_: (whole, None)))
+    monkeypatch.setitem(
+        sys.modules, "deepspeed", SimpleNamespace(ops=SimpleNamespace(), initialize=lambda **_: (whole, None))
+    )
     monkeypatch.setattr(deepspeed_engine, "world_size", lambda: 4)
     (step,) = engine_workers.global_batches(0, 1)
-    made = (engine_workers.training(2), engine_workers.OPTIMIZER, torch.device("cpu"), len(step), False)
-    report = deepspeed_engine.DeepSpeedEngine(engine_workers.model(), *made).train_step(step, 1e-2, seed=0)
+    made = (engine_workers.training(0), engine_workers.OPTIMIZER, torch.device("cpu"), len(step), False)
+    report = deepspeed_engine.DeepSpeedEngine(engine_workers.model(), *made).train_step(step, 1e-2, seed=0).read()
     assert sum(whole.losses) / (4 * len(step)) == pytest.approx(report.loss, rel=1e-6)
     assert report.scored == sum(batch.num_scored for batch in step)
     assert len(set(whole.losses)) == len(step)
+
+
+@pytest.mark.parametrize("clip", [0.5, 1e6])
+def test_clipping_the_parts_of_a_gradient_is_clipping_the_whole(clip: float) -> None:
+    torch.manual_seed(0)
+    parts = [[torch.randn(5, 3), torch.randn(7)], [torch.randn(4), torch.zeros(3)]]
+    parts[1][1]._zero_padding = True  # type: ignore[attr-defined]
+    whole = torch.nn.Parameter(torch.zeros(26))
+    whole.grad = torch.cat([part.flatten() for part in (*parts[0], parts[1][0])])
+    norm = deepspeed_engine.clip_partitions(parts, clip)
+    assert norm.item() == pytest.approx(torch.nn.utils.clip_grad_norm_([whole], clip).item(), rel=1e-6)
+    scaled = torch.cat([part.flatten() for part in (*parts[0], parts[1][0])])
+    torch.testing.assert_close(scaled, whole.grad, rtol=1e-5, atol=0)
+    assert deepspeed_engine.clip_partitions([[torch.tensor([1.0, float("nan")])]], clip).isfinite().item() is False
+
+
+def test_the_plain_engine_waits_for_no_device() -> None:
+    """On the way that a GPU goes, by cumulative lengths; with Muon, and a loss scale in fp16."""
+    lengths_alone: list[bool] = []
+    for precision in ("fp32", "bf16", "fp16"):
+        section = engine_workers.training(0, "plain").model_copy(update={"precision": precision})
+        muon = engine_workers.OPTIMIZER.model_copy(update={"name": "muon"})
+        made = make_engine(engine_workers.model(), section, muon, device=torch.device("cpu"), micro_batches=1)
+        batches = engine_workers.looked_up(engine_workers.global_batches(0, 1)[0])
+        batches = [replace(batch, packed=batch.packed.without_groups()) for batch in batches]
+        with emulated_attention():
+            made.train_step(batches, 1e-2, seed=0)
+            with HostReads() as reads:
+                report = made.train_step(batches, 1e-2, seed=0)
+            # the stand-in for the kernel reads where each sequence begins: a GPU's does not
+            assert [read for read in reads.found if "emulated_attention" not in read] == []
+            lengths_alone.append(bool(reads.found))
+            with HostReads() as reads:
+                figures = report.read()
+        assert [read.split()[0] for read in reads.found] == ["tolist"]
+        assert figures.loss > 0
+        assert figures.scored == sum(batch.num_scored for batch in batches)
+        assert figures.loss_scale == (2.0**16 if precision == "fp16" else 1.0)
+    assert lengths_alone == [True] * 3
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_skipped_step_leaves_weights_and_state_as_they_were(name: str) -> None:
+    """Where it is the first one, and later, when there is momentum: what follows is what would have followed."""
+    optimizer = engine_workers.OPTIMIZER.model_copy(update={"name": name})
+    engines = [engine_workers.plain_engine(optimizer) for _ in range(2)]
+    good = engine_workers.global_batches(0, 3)
+    poison = {"factor": 1.0}
+    with engines[1].module() as whole:
+        whole.register_forward_hook(lambda _, __, columns: columns | {"loss": columns["loss"] * poison["factor"]})
+    losses: list[list[float]] = [[], []]
+    for step in good:
+        poison["factor"] = float("nan")
+        report = engines[1].train_step(step, 1e-2, seed=0).read()
+        assert report.is_skipped
+        assert np.isnan(report.gradient_norm)
+        poison["factor"] = 1.0
+        for engine, found in zip(engines, losses, strict=True):
+            found.append(engine.train_step(step, 1e-2, seed=0).read().loss)
+    assert losses[0] == losses[1]
+    with engines[0].module() as one, engines[1].module() as other:
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_dropout_is_drawn_from_the_step_and_the_rows_of_each_micro_batch() -> None:
@@ -181,4 +275,5 @@ def test_fp16_scales_its_loss_dynamically_and_bf16_keeps_fp32_weights() -> None:
     assert "bf16" not in settings("bf16")
     assert settings("fp32")["gradient_accumulation_steps"] == 3
     assert settings("fp32")["zero_optimization"]["stage"] == 2
+    assert not settings("fp32")["timers"]["throughput"]["enabled"], "they wait for the device"
     assert settings("fp32")["gradient_clipping"] == engine_workers.OPTIMIZER.gradient_clip > 0

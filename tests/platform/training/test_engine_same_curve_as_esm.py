@@ -50,7 +50,7 @@ def our_curve(model: TaskModel) -> list[float]:
     section = TrainingSection(steps=STEPS, engine="plain", precision="fp32")
     engine = make_engine(model, section, OPTIMIZER, device=torch.device("cpu"), micro_batches=1)
     rates = [learning_rate(OPTIMIZER, step, STEPS) for step in range(STEPS)]
-    return [engine.train_step([batch(step)[0]], rate, seed=step).loss for step, rate in enumerate(rates)]
+    return [engine.train_step([batch(step)[0]], rate, seed=step).read().loss for step, rate in enumerate(rates)]
 
 
 def reference_curve(model: torch.nn.Module) -> list[float]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from proteinlm.models.config import ModelConfig
+from proteinlm.platform.settings.sections import TrainingSection
 from proteinlm.platform.training import evaluation
 from proteinlm.platform.training.evaluation import Validation, score_split
 from proteinlm.platform.training.job import Run, Worker
@@ -14,6 +15,8 @@ from proteinlm.tasks.task import Batch
 from tests.made.jobs import job
 from tests.made.small_corpus import write_small_corpus
 from tests.made.stub_engine import StubEngine, batch
+
+FP32 = TrainingSection(steps=1, precision="fp32")
 
 
 def test_columns_come_in_the_order_of_rows_and_filling_does_not_count() -> None:
@@ -30,7 +33,9 @@ def test_a_split_is_scored_with_masks_of_its_content_whatever_the_seed_of_the_ru
     manifest = write_small_corpus(tmp_path)
     for seed in (0, 5):
         shape = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
-        told = job(verb="pretrain", task="masked_language_modeling", data=tmp_path, model=shape, seed=seed)
+        told = job(
+            verb="pretrain", task="masked_language_modeling", data=tmp_path, model=shape, seed=seed, training=FP32
+        )
         run = Run(told, manifest, told.build_task(manifest), Worker(0, 1, torch.device("cpu")))
         Validation(run, StubScorer()).final_scores()
     assert [reading.seed for reading in read] == [manifest.split(name).mask_seed for name in ("valid", "holdout")] * 2

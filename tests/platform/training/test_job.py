@@ -4,7 +4,7 @@ from pathlib import Path
 
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.loading import validate
-from proteinlm.platform.training.job import TrainingJob, longest_scored
+from proteinlm.platform.training.job import TrainingJob, batch_plan, longest_scored
 from tests.made.jobs import SHAPE, job
 from tests.made.small_corpus import write_small_corpus
 
@@ -28,6 +28,15 @@ def test_long_proteins_are_cropped_in_training_alone(tmp_path: Path) -> None:
     ]
     assert lengths[0] == 50
     assert lengths[1] > 100_000
+
+
+def test_the_order_of_a_jobs_batches_follows_its_settings(tmp_path: Path) -> None:
+    train = write_small_corpus(tmp_path).split("train")
+    section = {"lanes": 3, "micro_batch_residues": 700, "max_length": 50, "draw": "random"}
+    plan = batch_plan(job(batches=section, seed=5), train)
+    assert (plan.seed, plan.lanes, plan.micro_batch_residues, plan.draw, plan.max_length) == (5, 3, 700, "random", 50)
+    assert plan.window(0).draw == "random"
+    assert batch_plan(job(), train).draw == "by_length"
 
 
 def test_a_job_of_pretraining_has_what_its_settings_say(tmp_path: Path) -> None:

@@ -47,6 +47,13 @@ def test_steps_are_counted_from_the_checkpoint_and_cadences_kept() -> None:
     assert engine.rates == pytest.approx([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
 
 
+def test_a_step_is_read_where_it_is_logged_or_saved() -> None:
+    """In between nobody waits for the device: steps 3, 6 and 9 are saved."""
+    engine = StubEngine()
+    trained(engine, TrainingSection(steps=10, validate_every=4, checkpoint_every=3, log_every=5))
+    assert [step for step, report in enumerate(engine.reports, start=1) if report.reads] == [1, 3, 5, 6, 9, 10]
+
+
 def test_each_step_has_a_seed_of_its_own_that_a_resumed_run_has_too() -> None:
     section = TrainingSection(steps=10, validate_every=4, checkpoint_every=3)
     whole, resumed = StubEngine(), StubEngine()

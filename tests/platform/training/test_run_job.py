@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 import torch
 
+from proteinlm.models.emulated_attention import emulated_attention
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.pretrained import save_pretrained
 from proteinlm.platform.data.manifest import Manifest, read_manifest, split_of, write_manifest, write_shard
@@ -57,6 +60,46 @@ def job_on_files(folder: Path, *, steps: int) -> TrainingJob:
     (folder / "run").mkdir()
     places = {"data": folder / "data", "directory": folder / "run", "threads_per_worker": 1}
     return job(**places, mode="scratch", training=training, total_steps=steps, keep_model=False)
+
+
+def compiled(told: TrainingJob, mode: str) -> TrainingJob:
+    return told.model_copy(update={"training": told.training.model_copy(update={"compile": mode})})
+
+
+def test_layers_are_compiled_as_asked_before_the_engine_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(ProteinEncoder, "compile_layers", lambda _, mode, device: asked.append((mode, device.type)))
+    told = job_on_files(tmp_path, steps=1)
+    manifest = read_manifest(told.data)
+    for mode in ("auto", "dynamic"):
+        run = Run(compiled(told, mode), manifest, told.build_task(manifest), ALONE)
+        make_or_restore(run, LocalCheckpoints(tmp_path / "run", keep=1))
+    assert asked == [("dynamic", "cpu")]
+
+
+def test_a_run_with_filled_streams_has_the_losses_and_predictions_of_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU that attends by cumulative lengths; the compiler itself is tested in tests/models."""
+    monkeypatch.setattr(ProteinEncoder, "compile_layers", lambda *_: None)
+    losses, predicted = [], []
+    for name in ("groups", "filled"):
+        (tmp_path / name).mkdir()
+        told = job_on_files(tmp_path / name, steps=3)
+        checkpoints = LocalCheckpoints(told.directory, keep=1)
+        if name == "filled":
+            with emulated_attention():
+                run_job(compiled(told, "static"), ALONE, checkpoints, workers_on_node=1)
+        else:
+            run_job(told, ALONE, checkpoints, workers_on_node=1)
+        rows = [row for row in read_metrics(told.directory) if "loss" in row]
+        assert [row.get("filling_share", 0.0) > 0 for row in rows] == [name == "filled"] * 3
+        losses.append([row["loss"] for row in rows])
+        predicted += [pq.read_table(told.directory / "predictions" / "valid.parquet")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert predicted[0].equals(predicted[1])
 
 
 def test_a_resumed_run_counts_on_from_its_checkpoint(tmp_path: Path) -> None:

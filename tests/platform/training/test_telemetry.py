@@ -1,6 +1,7 @@
 """Telemetry with a clock that the test turns: rates, shares, what counts as time, and sums over workers."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from proteinlm.models.config import ModelConfig, forward_flops, training_flops
 from proteinlm.models.packed import NOT_SCORED, pack
 from proteinlm.platform.training.telemetry import Meter, attention_slots, batch_flops, matmul_peak
 from proteinlm.tasks.task import Batch
+from tests.made.host_reads import HostReads
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
@@ -147,6 +149,22 @@ def test_padding_is_what_attention_computes_on_beyond_the_tokens() -> None:
     meter = started(clock)
     meter.add([batch(40, 41, 42)])
     assert meter.read()["padding_share"] == pytest.approx(1 - 123 / attention_slots(uneven))
+
+
+def test_by_cumulative_lengths_nothing_is_padded_and_filling_is_told_apart() -> None:
+    clock = Clock()
+    meter = started(clock)
+    uneven = batch(40, 41, 42)
+    with HostReads() as reads:
+        meter.add([replace(uneven, packed=uneven.packed.without_groups())])
+    assert reads.found == []
+    figures = meter.read()
+    assert figures["padding_share"] == 0.0
+    assert "filling_share" not in figures
+    meter.add([replace(uneven, packed=uneven.packed.filled(164, 5))])
+    figures = meter.read()
+    assert figures["padding_share"] == 0.0
+    assert figures["filling_share"] == pytest.approx(41 / 164)
 
 
 def test_flops_are_of_the_part_that_is_trained() -> None:
