@@ -133,7 +133,8 @@ def _accepted_by_ray(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{place}: {error.message}" if place else error.message) from None
     except KeyError as error:
         raise ValueError(f"{error.args[0]} is missing") from None
-    except (ValueError, RuntimeError, NotImplementedError, AssertionError, TypeError, AttributeError) as error:
+    # A provider's check raises any of these for what it did not expect (NotImplementedError is a RuntimeError).
+    except (ValueError, RuntimeError, AssertionError, TypeError, AttributeError) as error:
         raise ValueError(f"Ray refuses it: {error}") from None
     finally:
         noise.setLevel(level)

@@ -23,7 +23,7 @@ from proteinlm.models.messages import printable
 from proteinlm.models.weights import check_archive
 from proteinlm.platform.settings.sections import TrainingSection
 from proteinlm.platform.settings.yaml_text import shown
-from proteinlm.platform.storage.atomic import crc32, move_directory
+from proteinlm.platform.storage.atomic import checksums_of, crc32, move_directory
 from proteinlm.platform.storage.phases import phase
 from proteinlm.platform.storage.run_directory import CHECKPOINTS_FOLDER, read_object, validated
 from proteinlm.platform.training.deepspeed_engine import STATE_DIRECTORY, convert_to_universal, unreadable
@@ -82,12 +82,7 @@ def save_checkpoint(directory: Path, engine: Engine, cursor: Cursor, rank: int) 
         if rank == 0:
             described = {"format_version": FORMAT_VERSION, **asdict(cursor)}
             (directory / CURSOR_FILE).write_text(json.dumps(described))
-        checksums = {
-            file.relative_to(directory).as_posix(): [file.stat().st_size, crc32(file)]
-            for file in sorted(directory.rglob("*"))
-            if file.is_file()
-        }
-        (directory / CHECKSUMS_FILE.format(rank=rank)).write_text(json.dumps(checksums))
+        (directory / CHECKSUMS_FILE.format(rank=rank)).write_text(json.dumps(checksums_of(directory)))
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _is_of_writing(error):
             raise

@@ -29,6 +29,7 @@ from proteinlm.platform.batches.stream import validation_batches
 from proteinlm.platform.batches.windows import ReadOptions
 from proteinlm.platform.storage.atomic import checksums_of, move_aside, staged_directory
 from proteinlm.platform.storage.run_directory import EMBEDDINGS_FOLDER, read_object
+from proteinlm.platform.training.device import TORCH_DTYPES
 from proteinlm.platform.training.engine import Engine
 from proteinlm.platform.training.job import Run, TrainingJob
 from proteinlm.tasks.task import Batch, every_token
@@ -124,10 +125,10 @@ def _compute(folder: Path, run: Run, reading: ReadOptions, engine: Engine, *, of
 @torch.no_grad()
 def _pooled(engine: Engine, run: Run, batch: Batch) -> Tensor:
     """What the task's head would read: [N, D] or [B, D], on the CPU in fp32."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(run.job.training.precision)
+    precision = run.job.training.precision
     with engine.module() as model:
         model.eval()
         device = next(model.parameters()).device
         packed = batch.packed.to(device)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        with torch.autocast(device.type, dtype=TORCH_DTYPES[precision], enabled=precision != "fp32"):
             return run.task.pool(model.encoder(packed), packed).float().cpu()

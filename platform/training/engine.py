@@ -23,6 +23,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
+from proteinlm.platform.training.device import TORCH_DTYPES
 from proteinlm.platform.training.optim import make_optimizer, set_learning_rate, skipping
 from proteinlm.tasks.task import Batch, TaskModel
 
@@ -133,11 +134,12 @@ class PlainEngine:
         self._optimizer = make_optimizer(model, optimizer)
         self._device = device
         self._clip = optimizer.gradient_clip
-        self._dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[training.precision]
+        self._precision = training.precision
         self._scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
 
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
-        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
+        dtype = TORCH_DTYPES[self._precision]
+        with torch.autocast(self._device.type, dtype=dtype, enabled=self._precision != "fp32"):
             return cast(dict[str, Tensor], self._model(batch.to(self._device)))
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, seed: int) -> StepReport:
