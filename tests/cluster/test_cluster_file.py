@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from proteinlm.cluster.cluster_file import COMMANDS, blanks, cluster_faults, main, read_cluster_file
-from tests.cluster.twins import MISSING, twin
 from tests.conftest import ROOT
+from tests.made.broken_twins import MISSING, twin
 
 CONFIGS = ROOT / "cluster" / "configs"
 CLOUDS = ("aws-v100", "aws-h100", "gcp-v100")

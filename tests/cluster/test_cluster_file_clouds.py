@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from proteinlm.cluster.cluster_file import AWS_MACHINES, read_cluster_file
-from tests.cluster.cloud_models import aws_faults, gcp_faults, run_instances
-from tests.cluster.twins import twin
 from tests.conftest import ROOT
+from tests.made.broken_twins import twin
+from tests.made.cloud_models import aws_faults, gcp_faults, run_instances
 
 Faults = Callable[[dict[str, Any]], list[str]]
 TYPES = "available_node_types"

@@ -8,9 +8,9 @@ import ray
 import yaml
 
 from proteinlm.cluster.cluster_file import blanks
-from tests.cluster.kuberay_schema import Schema, load_schemas, manifest_faults
-from tests.cluster.twins import MISSING, twin
 from tests.conftest import ROOT
+from tests.made.broken_twins import MISSING, twin
+from tests.made.kuberay_schema import Schema, load_schemas, manifest_faults
 
 CONFIGS = ROOT / "cluster" / "configs"
 SHIPPED = ("kuberay-v100", "kuberay-h100")

@@ -1,5 +1,8 @@
-"""Signals as a process in a terminal has them, whatever started the tests: `nohup` and `&` let some be ignored."""
+"""Signals and environment as a process in a terminal has them, whatever started the tests: `nohup` and `&` let some
+signals be ignored, and a cluster may be named by RAY_ADDRESS.
+"""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,3 +19,8 @@ def signals_of_a_terminal() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def environment_without_cluster() -> dict[str, str]:
+    """The environment of a command that starts a Ray of its own."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -1,6 +1,5 @@
 """A signal to a running sweep: trials save a checkpoint and end, none is called failed; the same command goes on."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from proteinlm.platform.training.checkpoint import checkpoints_in
 from proteinlm.platform.training.tracking import last_logged_step
 from tests.conftest import ROOT
 from tests.made.small_sweep import small_sweep, write_sweep
-from tests.made.terminal import signals_of_a_terminal
+from tests.made.terminal import environment_without_cluster, signals_of_a_terminal
 
 LONG = 100_000
 """Steps that no trial comes to the end of here."""
@@ -23,11 +22,15 @@ LONG = 100_000
 
 @contextmanager
 def started(sweep: Path) -> Iterator[subprocess.Popen[str]]:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "proteinlm", "sweep", str(sweep)]
     with signals_of_a_terminal():
         driver = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=ROOT,
+            env=environment_without_cluster(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
     try:
         yield driver

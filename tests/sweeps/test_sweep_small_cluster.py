@@ -2,13 +2,13 @@
 trial's workers ever get one, and nothing is said (ray-project/ray#54305).
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.conftest import ROOT
 from tests.made.small_sweep import small_sweep, write_sweep
+from tests.made.terminal import environment_without_cluster
 
 ON_TWO_CPUS = """
 import sys, tempfile
@@ -34,7 +34,7 @@ def test_two_trials_with_workers_of_their_own_on_two_cpus(tmp_path: Path) -> Non
     done = subprocess.run(
         [sys.executable, str(script), str(write_sweep(tmp_path, values))],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)},
+        env=environment_without_cluster() | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

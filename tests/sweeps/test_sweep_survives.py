@@ -25,6 +25,7 @@ from proteinlm.sweeps.planning.plan import plan_sweep
 from proteinlm.sweeps.sweep import sweep
 from tests.conftest import ROOT
 from tests.made.small_sweep import small_sweep, write_sweep
+from tests.made.terminal import environment_without_cluster
 
 KILLS = int(os.environ.get("PROTEINLM_KILLS", "2"))
 """Drivers killed in one sweep; a thorough check takes 5."""
@@ -70,7 +71,7 @@ def starts_after_finish(directory: Path) -> int:
 def test_a_killed_driver_costs_nothing_but_time(folder: Path, whole: list[tuple[object, ...]]) -> None:
     values = small_sweep(folder, "driver-killed", seeds=SEEDS)
     command = [sys.executable, "-m", "proteinlm", "sweep", str(write_sweep(folder, values))]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = environment_without_cluster()
     directory = folder / "runs" / "driver-killed"
     generator = random.Random(KILLS)
     for _ in range(KILLS):
