@@ -13,6 +13,8 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else each test user writes
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 # Tests compute on small matrices. A second thread waits for the first by spinning, and on busy cores for ever.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers run at niceness 15: beside anything else that computes, another test for one, they stand still.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # a report waits for this poll
 
 settings.register_profile("shared", deadline=None)  # a shared machine stalls for longer than any deadline
