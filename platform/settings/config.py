@@ -45,6 +45,9 @@ class ModeFacts:
     """Whether gradients pass through the encoder; adapters in it count."""
 
 
+IN_FLOAT8: tuple[Mode, ...] = ("full", "scratch")
+"""Modes that train all weights of a transformer's layers."""
+
 MODES: Mapping[str, ModeFacts] = {
     "full": ModeFacts("transformer", is_pretrained=True, is_trained=True, trains_encoder=True),
     "frozen": ModeFacts("transformer", is_pretrained=True, is_trained=True, trains_encoder=False),
@@ -272,4 +275,6 @@ class FinetuneConfig(RunConfig):
                 raise ValueError(
                     f"model: missing; mode {mode} needs a model section, or a pretrained directory for its shape"
                 )
+            if self.training.float8 and mode not in IN_FLOAT8:
+                raise ValueError(f"training.float8: works in the modes {' and '.join(IN_FLOAT8)}; found {mode}")
         return self

@@ -44,6 +44,7 @@ from proteinlm.platform.training.device_feed import DeviceFeed
 from proteinlm.platform.training.embedding_cache import EmbeddingStore, embeddings_of
 from proteinlm.platform.training.engine import Engine, PlainEngine
 from proteinlm.platform.training.evaluation import ContactValidation, Scores, Validation, write_predictions
+from proteinlm.platform.training.float8 import use_float8
 from proteinlm.platform.training.job import Run, TrainingJob, Worker, batch_plan, longest_scored
 from proteinlm.platform.training.loop import Hooks, Interrupts, Outcome, Schedule, train
 from proteinlm.platform.training.selection import Chosen, Selection
@@ -86,6 +87,8 @@ def make_or_restore(run: Run, checkpoints: Checkpoints) -> tuple[Engine, Cursor]
     job, worker = run.job, run.worker
     micro_batches = micro_batches_per_step(job.batches.lanes, worker.world_size)
     model = make_model(job, run.task)
+    if job.training.float8:
+        use_float8(model.encoder, job.training, worker.device)
     mode = compile_mode(job, worker.device)
     if mode is not None:
         model.encoder.compile_layers(mode, worker.device)

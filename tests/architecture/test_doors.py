@@ -14,6 +14,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "safetensors": ("models/weights.py",),
     "transformers": ("models/huggingface.py",),
     "peft": ("tasks/finetuned.py",),
+    "torchao": ("platform/training/float8.py",),
     "jinja2": ("platform/results/table_export.py",),
     "matplotlib": (
         "platform/results/plots.py",

@@ -1,7 +1,6 @@
 """The residual stream under bf16 autocast: no copies in fp32, gradients summed in fp32, losses as in fp32."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from proteinlm.models import residual_stream
-from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig
 from proteinlm.models.emulated_attention import emulated_attention
-from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
-from proteinlm.models.packed import Packed, pack
 from proteinlm.models.residual_stream import StreamEmbedding, StreamNorm, _CastRows
+from tests.made.repeats import autocast, language_model, losses
 from tests.made.small_models import random_packed
 
 
@@ -37,16 +34,6 @@ class Fp32Seen(TorchDispatchMode):
             if is_large and self.rows <= made.shape[0]:
                 self.found.append(f"{function} {tuple(made.shape)}")
         return result
-
-
-def language_model(config: ModelConfig) -> tuple[ProteinEncoder, LanguageModelHead]:
-    torch.manual_seed(0)
-    encoder = ProteinEncoder(config)
-    return encoder, LanguageModelHead(config, encoder.token_embedding)
-
-
-def autocast(dtype: torch.dtype | None) -> torch.autocast:
-    return torch.autocast("cpu", dtype=dtype, enabled=dtype is not None)
 
 
 MODELS = {
@@ -144,42 +131,6 @@ def test_what_runs_on_gpus_alone_has_the_right_types_and_shapes() -> None:
     rows.sum().backward()
     assert (rows.dtype, rows.shape) == (torch.bfloat16, (5, 8))
     assert (table.grad.dtype, table.grad.shape) == (torch.float32, (3, 8))
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[np.random.Generator]:
-    torch.manual_seed(seed)
-    yield np.random.default_rng(seed)
-
-
-def repeats(generator: np.random.Generator) -> tuple[Packed, Tensor, Tensor]:
-    """Proteins of one repeated residue each: (micro batch, scored tokens, what they were)."""
-    lengths = generator.integers(10, 30, size=8)
-    tokens = np.repeat(generator.integers(4, 24, size=8), lengths).astype(np.uint8)
-    scored = np.flatnonzero(generator.random(len(tokens)) < 0.15)
-    masked = tokens.copy()
-    masked[scored] = get_alphabet("esm").mask_id
-    packed = pack(masked, lengths, get_alphabet("esm"))
-    return packed, torch.from_numpy(scored), torch.from_numpy(tokens[scored].astype(np.int64))
-
-
-def losses(dtype: torch.dtype | None, steps: int, seed: int = 0) -> np.ndarray:
-    """Loss of each step of a small model's training."""
-    config = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
-    encoder, head = language_model(config)
-    parameters = dict.fromkeys([*encoder.parameters(), *head.parameters()])
-    optimizer = torch.optim.AdamW(parameters, lr=3e-3, fused=True)
-    found = []
-    with seeded(seed) as generator:
-        for _ in range(steps):
-            packed, scored, truth = repeats(generator)
-            with autocast(dtype):
-                loss = F.cross_entropy(head(encoder(packed)[scored]).float(), truth)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            found.append(float(loss.detach()))
-    return np.array(found)
 
 
 def test_a_training_in_bf16_learns_what_one_in_fp32_does() -> None:

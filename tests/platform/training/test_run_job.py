@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -11,16 +10,14 @@ import torch
 from proteinlm.models.emulated_attention import emulated_attention
 from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
 from proteinlm.models.pretrained import save_pretrained
-from proteinlm.platform.data.manifest import Manifest, read_manifest, split_of, write_manifest, write_shard
-from proteinlm.platform.settings.sections import TrainingSection
+from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.training.checkpoint import CheckpointWriter, LocalCheckpoints, read_cursor
 from proteinlm.platform.training.job import Run, TrainingJob, Worker
 from proteinlm.platform.training.run_job import make_model, make_or_restore, run_job
 from proteinlm.platform.training.tracking import read_metrics
 from proteinlm.tasks.catalog import build_task
 from proteinlm.tasks.task import TaskModel
-from tests.made.jobs import SHAPE, job
-from tests.made.small_models import secondary_structure_table
+from tests.made.jobs import SHAPE, job, job_on_files
 
 
 def made(**changes: Any) -> TaskModel:
@@ -45,21 +42,6 @@ def test_pretrained_weights_are_taken_and_frozen_ones_are_not_trained(tmp_path: 
 
 
 ALONE = Worker(0, 1, torch.device("cpu"))
-
-
-def job_on_files(folder: Path, *, steps: int) -> TrainingJob:
-    """A finetuning of `steps` steps on three proteins."""
-    table = secondary_structure_table()
-    table = table.append_column("id", pa.array([str(row) for row in range(len(table))]))
-    lengths = [len(sequence) for sequence in table.column("sequence").to_pylist()]
-    table = table.append_column("length", pa.array(lengths, pa.int32()))
-    splits = {name: split_of([write_shard(folder / "data", name, 0, table)]) for name in ("train", "valid")}
-    name = "secondary_structure_q3"
-    write_manifest(folder / "data", Manifest(kind=name, splits=splits, settings={}, counts={}))
-    training = TrainingSection(steps=steps, engine="plain", precision="fp32", log_every=1)
-    (folder / "run").mkdir()
-    places = {"data": folder / "data", "directory": folder / "run", "threads_per_worker": 1}
-    return job(**places, mode="scratch", training=training, total_steps=steps, keep_model=False)
 
 
 def compiled(told: TrainingJob, mode: str) -> TrainingJob:
