@@ -26,6 +26,8 @@ ON_OWN_MACHINE = {
     "RAY_prestart_worker_first_driver": "0",
 }
 """Environment variables of an embedded Ray, which starts no process in vain."""
+WITH_DASHBOARD = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1"}
+"""Environment variables of a driver whose cluster has a dashboard: it then tells of Ray Train's runs."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,10 @@ def connected(
     address = address or os.environ.get("RAY_ADDRESS")
     # A report waits for the controller's next poll, 2 s apart by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    with _joined(address) if address else _embedded(num_cpus or max(2, usable_cores()), has_dashboard):
+    with (
+        _joined(address) if address else _embedded(num_cpus or max(2, usable_cores()), has_dashboard),
+        _variables(WITH_DASHBOARD if dashboard_address() else {}),
+    ):
         yield cluster_size()
 
 

@@ -4,17 +4,14 @@ Small finetuning jobs run in the driver's own process, without Ray Train: they s
 when they die; the same command resumes them.
 """
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from proteinlm.cluster.connect import ClusterSize, connected, dashboard_address
+from proteinlm.cluster.connect import ClusterSize, connected
 from proteinlm.cluster.launch import check_fits, launch, worker_group
 from proteinlm.models.config import renamed
 from proteinlm.platform.data.manifest import Manifest
@@ -35,18 +32,12 @@ from proteinlm.platform.storage.run_directory import (
 from proteinlm.platform.training.checkpoint import LocalCheckpoints, checkpoints_in, newest_whole
 from proteinlm.platform.training.device import clear_build_locks, give_back_memory, settle
 from proteinlm.platform.training.job import TrainingJob, Worker
+from proteinlm.platform.training.progress import progress_shown, tell_where_to_watch
 from proteinlm.platform.training.run_job import run_job
 from proteinlm.platform.training.stopping import asking_on_signals, raise_if_stopped
-from proteinlm.platform.training.tracking import MetricsTail
 
-POLL_SECONDS = 0.5
-"""How often the progress bar reads metrics.jsonl in the run directory, wherever the workers are."""
-SPEED_SECONDS = 3600.0
-"""The time left is estimated from the rows (at most 1000) of so many seconds before now: steps may take minutes."""
 OF_BASELINES = {"task", "options", "seed"}
 """Settings that baselines depend on, beside the records, whose content is compared."""
-NOTABLE = 0.01
-"""Stalls and skipped steps are shown from this share of the time or of the steps on."""
 
 
 @contextmanager
@@ -104,8 +95,7 @@ def run_training(
     with entered(
         connected(config.cluster.address, has_dashboard=config.cluster.dashboard), "Ray's start", "Ray's end"
     ) as size:
-        if console and (address := dashboard_address()):
-            console.print(f"Ray's dashboard: {address}")
+        tell_where_to_watch(job.directory, console)
         describe_run(
             config, manifest, inputs, task=job.task, total_steps=job.total_steps, code_version=job.code_version
         )
@@ -118,7 +108,7 @@ def run_training(
                     console.print(said, markup=False, soft_wrap=True)
         with (
             asking_on_signals(job.directory, console) as signals,
-            progress_bar(job.directory, job.total_steps, console),
+            progress_shown(job.directory, job.total_steps, console),
         ):
             if config.runs_in_process:
                 run_in_process(job, config.cluster.use_gpu)
@@ -203,75 +193,3 @@ def run_in_process(job: TrainingJob, use_gpu: bool | None) -> None:
         run_job(job, Worker(0, 1, device), LocalCheckpoints(job.directory, job.training.keep_checkpoints), 1)
     finally:
         give_back_memory()
-
-
-@contextmanager
-def progress_bar(run_directory: Path, total_steps: int, console: Console | None) -> Iterator[None]:
-    """Show the progress of the run in `run_directory` while the body waits for it; no console: show nothing."""
-    if console is None:
-        yield
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[metrics]}", markup=False),
-        TimeRemainingColumn(),
-    )
-    done = threading.Event()
-    with Progress(*columns, console=console, speed_estimate_period=SPEED_SECONDS) as bar:
-        follower = Follower(bar, run_directory, total_steps)
-
-        def follow() -> None:
-            while not done.is_set():
-                follower.show()
-                done.wait(POLL_SECONDS)
-
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-            follower.show()
-
-
-class Follower:
-    """Updates one task of a progress bar from what a run logs."""
-
-    def __init__(self, bar: Progress, run_directory: Path, total_steps: int) -> None:
-        self._bar = bar
-        self._tail = MetricsTail(run_directory)
-        self._last: dict[str, Any] = {}
-        self._task = bar.add_task(run_directory.name, total=total_steps, metrics=describe(self._last))
-
-    def show(self) -> None:
-        """Read what was logged since the last call and show it."""
-        rows, is_new_file = self._tail.read()
-        if is_new_file:
-            self._last = {}
-        for row in rows:  # only a training row says how far the run is
-            self._last |= row if "loss" in row else {name: row[name] for name in row.keys() - {"step"}}
-        step, metrics = self._last.get("step", 0), describe(self._last)
-        if is_new_file:  # a launch begins: steps of earlier ones say nothing about its speed
-            self._bar.reset(self._task, completed=step, metrics=metrics)
-        elif rows:
-            self._bar.update(self._task, completed=step, metrics=metrics)
-
-
-def describe(metrics: Mapping[str, Any]) -> str:
-    """Return the newest metrics as one line of text; small stalls and missing ones are left out."""
-    if "loss" not in metrics:
-        return "starting workers"
-    parts = [f"loss {metrics['loss']:.4f}", f"{metrics['residues_per_s']:,.0f} residues/s"]
-    if "peak_share" in metrics:
-        parts.append(f"{metrics['peak_share']:.0%} of peak")
-    if "valid/loss" in metrics:
-        parts.append(f"valid {metrics['valid/loss']:.4f}")
-    for name, words in (("data_stall_share", "data stall"), ("checkpoint_stall_share", "checkpoint stall")):
-        if metrics.get(name, 0.0) > NOTABLE:
-            parts.append(f"{words} {metrics[name]:.0%}")
-    if metrics.get("skipped_steps", 0) > NOTABLE * metrics["step"]:
-        parts.append(f"{metrics['skipped_steps']:.0f} steps skipped")
-    return "  ".join(parts)

@@ -1,6 +1,6 @@
 """Step metrics, written by the first worker: metrics.jsonl and TensorBoard event files in the run directory.
 
-Where Ray runs they are also gauges of `ray.util.metrics` (for Prometheus): `proteinlm_<metric>` with the tag `run`.
+Where Ray runs they are also gauges for Prometheus (cluster/metrics.py).
 A resumed run first deletes what was logged after its checkpoint, so that no step stands twice in metrics.jsonl.
 
 A value that is not finite (the loss of a skipped step) is null in metrics.jsonl, since JSON has no NaN; it is read back
@@ -14,20 +14,18 @@ it finds under a folder for all runs in it; without any it lists the columns of 
 import json
 import math
 import os
-import re
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from proteinlm.cluster.metrics import RunGauges
 from proteinlm.platform.settings.yaml_text import shown
 from proteinlm.platform.storage.atomic import write_atomically
 from proteinlm.platform.storage.run_directory import METRICS_FILE, TENSORBOARD_FOLDER, parse_json
 
 if TYPE_CHECKING:
-    from ray.util.metrics import Gauge
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from torch.utils.tensorboard import SummaryWriter
 
@@ -134,7 +132,7 @@ class Tracker:
         self._file = (run_directory / METRICS_FILE).open("a")
         self._board = SummaryWriter(str(run_directory / TENSORBOARD_FOLDER), purge_step=first_step + 1)
         _add_settings(self._board, settings or {})
-        self._gauges = _Gauges(run_directory.name)
+        self._gauges = RunGauges(run_directory.name)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log `metrics` (metric name -> value) at `step` (optimizer steps done)."""
@@ -144,7 +142,7 @@ class Tracker:
         self._file.flush()
         for name, value in metrics.items():
             self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
-        self._gauges.set({"step": step, **metrics})
+        self._gauges.log({"step": step, **metrics})
 
     def __enter__(self) -> Self:
         return self
@@ -209,25 +207,3 @@ def _is_on_board(run_directory: Path, tag: str) -> bool:
             if tag.encode() in file.read(HEAD_BYTES):
                 return True
     return False
-
-
-class _Gauges:
-    """The newest values as gauges of Ray's metrics; does nothing in a process without Ray."""
-
-    def __init__(self, run: str) -> None:
-        self._tags = {"run": run}
-        self._gauges: dict[str, Gauge] = {}
-        ray = sys.modules.get("ray")  # whoever runs on Ray has imported it
-        self._has_ray = ray is not None and ray.is_initialized()
-
-    def set(self, metrics: Mapping[str, float]) -> None:
-        """Set a gauge for each value; "valid/loss" becomes proteinlm_valid_loss."""
-        if not self._has_ray:
-            return
-        from ray.util.metrics import Gauge
-
-        for name, value in metrics.items():
-            if name not in self._gauges:
-                exported = "proteinlm_" + re.sub(r"\W", "_", name, flags=re.ASCII)
-                self._gauges[name] = Gauge(exported, description=f"{name} of a ProteinLM run", tag_keys=("run",))
-            self._gauges[name].set(float(value), tags=self._tags)

@@ -37,6 +37,7 @@ from proteinlm.platform.storage.run_directory import (
     request_stop,
 )
 from proteinlm.platform.training.driver import check_same_run, hold_directory, hold_run
+from proteinlm.platform.training.progress import tell_where_to_watch
 from proteinlm.platform.training.stopping import AskedError, PausedError, StoppedError, on_signals
 from proteinlm.platform.training.tracking import last_logged_step, read_metrics
 from proteinlm.sweeps.planning.trial import Trial
@@ -87,6 +88,7 @@ def run_trials(
             console.print(f"{len(trials)} trials, {len(finished)} of them finished")
         if len(finished) < len(trials):
             with connected(use.address) as size:
+                tell_where_to_watch(directory, console)
                 trials = [with_share(trial, size, use.max_concurrent) for trial in trials]
                 if not use.autoscaling:
                     check_all_fit(trials, size)

@@ -22,9 +22,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from proteinlm.cluster.metrics import RunGauges
 from proteinlm.platform.results.formatting import UNKNOWN, clock, known_text
 from proteinlm.platform.storage.run_directory import RUN_FILE
-from proteinlm.platform.training.driver import POLL_SECONDS
+from proteinlm.platform.training.progress import POLL_SECONDS
 from proteinlm.platform.training.tracking import MetricsTail
 
 State = Literal["waiting", "running", "finished", "failed", "paused"]
@@ -119,6 +120,9 @@ class SweepWatch:
         self._tails = {name: MetricsTail(directory / name) for name in verbs}
         self._at_once = 0
         """The most trials that ran at a time."""
+        self._retries = 0
+        """How often a trial was started again after it had failed."""
+        self._gauges = RunGauges(directory.name)
         self._screen: AbstractContextManager[Any] = nullcontext()
 
     def callback(self) -> tune.Callback:
@@ -127,7 +131,10 @@ class SweepWatch:
 
     def note(self, name: str, state: State, why: str = "") -> None:
         """The trial `name` is now in `state`; `why` it failed."""
+        self._retries += state == "running" and self._trials[name].state == "failed"
         self._trials[name].change(state, self._get_time())
+        counts = Counter(trial.state for trial in self._trials.values())
+        self._gauges.log_trials({state: counts[state] for state in STATES}, self._retries)
         self._at_once = max(self._at_once, sum(trial.state == "running" for trial in self._trials.values()))
         if self._console and (why or not self._console.is_terminal):
             line = f"{'started' if state == 'running' else state:<9} {name}" + (f": {why}" if why else "")

@@ -9,7 +9,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "ray.data": ("platform/batches/stream.py", "platform/corpus/ray_tasks.py", "cluster/launch.py"),
     "ray.train": ("cluster/", "platform/training/worker.py"),
     "ray.tune": ("sweeps/",),
-    "ray.util.metrics": ("platform/training/",),
+    "ray.util.metrics": ("cluster/metrics.py",),
     "deepspeed": ("platform/training/deepspeed_engine.py",),
     "safetensors": ("models/weights.py",),
     "transformers": ("models/huggingface.py",),

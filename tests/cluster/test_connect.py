@@ -43,6 +43,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: dict[str, 
     monkeypatch.setattr(ray, "init", start)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(connect, "cluster_size", lambda: ClusterSize(2, 0, 1))
+    monkeypatch.setattr(connect, "dashboard_address", lambda: None)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -84,17 +85,16 @@ def test_the_tail_gives_each_row_once_and_all_of_a_new_file(tmp_path: Path) -> N
 
 
 class Recorded:
-    """A gauge that remembers: name -> (run, value)."""
+    """A gauge that remembers: (name, values of its tags) -> value."""
 
-    values: ClassVar[dict[str, tuple[str, float]]] = {}
+    values: ClassVar[dict[tuple[str, ...], float]] = {}
 
     def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
-        assert tag_keys == ("run",)
-        assert name not in self.values, "made twice"
-        self._name = name
+        assert all(key[0] != name for key in self.values), "made twice"
+        self._name, self._keys = name, tag_keys
 
     def set(self, value: float, tags: dict[str, str]) -> None:
-        self.values[self._name] = (tags["run"], value)
+        self.values[self._name, *(tags[key] for key in self._keys)] = value
 
 
 def test_where_ray_runs_figures_are_gauges_of_its_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,11 +105,12 @@ def test_where_ray_runs_figures_are_gauges_of_its_metrics(tmp_path: Path, monkey
             tracker.log(10, {"loss": 2.5, "residues_per_s": 1000.0})
             assert bool(Recorded.values) == is_initialized
             tracker.log(20, {"loss": 2.0, "valid/loss": 2.25})
+    assert Recorded.values.pop(("proteinlm_launch_time_seconds", "first")) == pytest.approx(time.time(), abs=60)
     assert Recorded.values == {
-        "proteinlm_step": ("first", 20),
-        "proteinlm_loss": ("first", 2.0),
-        "proteinlm_residues_per_s": ("first", 1000.0),
-        "proteinlm_valid_loss": ("first", 2.25),
+        ("proteinlm_step", "first"): 20,
+        ("proteinlm_loss", "first"): 2.0,
+        ("proteinlm_residues_per_s", "first"): 1000.0,
+        ("proteinlm_validation", "first", "valid", "loss"): 2.25,
     }
 
 

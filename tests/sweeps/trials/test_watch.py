@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from proteinlm.cluster.metrics import RunGauges
 from proteinlm.sweeps.trials.watch import SweepWatch
 
 VERBS = {"wide": "pretrain", "deep": "pretrain", "stability": "finetune"}
@@ -142,3 +143,13 @@ def test_files_that_cannot_be_read_end_no_sweep(tmp_path: Path) -> None:
         (tmp_path / "wide").mkdir()
         (tmp_path / "wide" / "run.json").write_text("{")
         assert table(watched)[2].split() == ["wide", "running", "-", "-", "-", "-", "-"]
+
+
+def test_trials_by_state_and_retries_are_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[dict[str, int], int]] = []
+    monkeypatch.setattr(RunGauges, "log_trials", lambda self, states, retries: told.append((dict(states), retries)))
+    watched = watch(tmp_path, None)
+    for state in ("running", "failed", "running"):
+        watched.note("wide", state)  # type: ignore[arg-type]
+    counts = [(states["running"], states["waiting"], retries) for states, retries in told]
+    assert counts == [(1, 2, 0), (0, 2, 0), (1, 2, 1)]

@@ -1,7 +1,8 @@
-"""The progress bar follows metrics.jsonl: what it shows, and the time left of a run that goes on."""
+"""Progress follows metrics.jsonl: a bar on a terminal, lines elsewhere, and the time left of a run that goes on."""
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from proteinlm.platform.storage.run_directory import METRICS_FILE
-from proteinlm.platform.training.driver import SPEED_SECONDS, Follower, describe, progress_bar
+from proteinlm.platform.training.progress import (
+    LINE_SECONDS,
+    SPEED_SECONDS,
+    Follower,
+    Lines,
+    describe,
+    progress_shown,
+)
 from proteinlm.platform.training.tracking import forget_after
 
 TRAINED = {"step": 200, "loss": 2.5, "residues_per_s": 12345.0}
@@ -24,15 +32,48 @@ def test_the_bar_shows_the_newest_figures(tmp_path: Path) -> None:
     text = io.StringIO()
     run = tmp_path / "run[v2][x]"
     run.mkdir()
-    with progress_bar(run, 400, Console(file=text, width=150, force_terminal=True)):
+    with progress_shown(run, 400, Console(file=text, width=150, force_terminal=True)):
         append(run, TRAINED | {"peak_share": 0.713}, {"step": 200, "valid/loss": 2.75})
     shown = text.getvalue()
     for words in ("run[v2][x]", "200/400", "loss 2.5000", "12,345 residues/s", "71% of peak", "valid 2.7500"):
         assert words in shown
 
 
+def test_a_log_gets_lines_without_control_characters(tmp_path: Path) -> None:
+    text = io.StringIO()
+    run = tmp_path / "run[v2]"
+    run.mkdir()
+    append(run, TRAINED)
+    with progress_shown(run, 400, Console(file=text, width=40)):
+        for _ in range(500):
+            if text.getvalue():
+                break
+            time.sleep(0.01)
+        append(run, TRAINED | {"step": 400, "loss": 2.0})
+    assert text.getvalue().splitlines() == [
+        "run[v2]  step 200/400  loss 2.5000  12,345 residues/s  - left",
+        "run[v2]  step 400/400  loss 2.0000  12,345 residues/s",
+    ]
+
+
+def test_lines_come_at_a_cadence_and_the_last_at_the_end(tmp_path: Path) -> None:
+    followed, text = Followed(tmp_path), io.StringIO()
+    lines = Lines(followed.follower, Console(file=text), lambda: followed.now)
+    lines.show()
+    assert text.getvalue() == "", "nothing was logged"
+    for second in range(1, 2 * round(LINE_SECONDS) + 10):
+        followed.now = second
+        append(tmp_path, TRAINED | {"step": 10 * second})
+        lines.show()
+    lines.show(is_last=True)
+    lines.show(is_last=True)
+    steps = [int(line.split("step ")[1].split("/")[0]) for line in text.getvalue().splitlines()]
+    assert steps == [10, 310, 610, 690]
+    assert "0:00:49 left" in text.getvalue().splitlines()[2], "of 1100 steps, ten a second"
+
+
 def test_without_a_console_nothing_is_shown(tmp_path: Path) -> None:
-    with progress_bar(tmp_path, 40, None):
+    with progress_shown(tmp_path, 40, None):
         pass
 
 
