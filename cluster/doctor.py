@@ -298,7 +298,8 @@ def _reduce(facts: dict[str, NodeFacts]) -> Check:
     try:
         host, port = ray.get(actors[0].open_port.remote(), timeout=ANSWER_SECONDS)
         rounds = [
-            actor.reduce.remote(rank, len(members), f"{host}:{port}", REDUCE_SECONDS) for rank, actor in enumerate(actors)
+            actor.reduce.remote(backend, rank, len(members), f"{host}:{port}", REDUCE_SECONDS)
+            for rank, actor in enumerate(actors)
         ]
         results = ray.get(rounds, timeout=ANSWER_SECONDS)
     except (ray.exceptions.RayError, TimeoutError) as error:

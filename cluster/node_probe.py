@@ -108,14 +108,15 @@ class NodeProbe:
 
     def asks_for_token(self, dashboard: str) -> tuple[int, bool]:
         """(HTTP status of a question without a token, whether others than this node reach the port), on the head."""
-        import urllib.error
-        import urllib.request
+        from urllib.error import HTTPError
+        from urllib.request import ProxyHandler, build_opener
 
         port = int(dashboard.rpartition(":")[2])
         try:
-            with urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=10) as answer:
+            # The port of this very machine, whatever proxy there is for others.
+            with build_opener(ProxyHandler({})).open(f"{dashboard}/api/jobs/", timeout=10) as answer:
                 status = answer.status
-        except urllib.error.HTTPError as error:
+        except HTTPError as error:
             status = error.code
         return status, any(is_open for is_open, number in listening_sockets() if number == port)
 
@@ -157,15 +158,14 @@ class NodeProbe:
             free.bind(("", 0))
             return get_node_ip_address(), int(free.getsockname()[1])
 
-    def reduce(self, rank: int, world: int, leader: str, seconds: float) -> tuple[float, float]:
+    def reduce(self, backend: str, rank: int, world: int, leader: str, seconds: float) -> tuple[float, float]:
         """All-reduce with the others: (sum of ones, which is `world`; seconds of one)."""
         import torch
         from torch import distributed
 
-        on_gpu = torch.cuda.is_available()
-        device = torch.device("cuda:0" if on_gpu else "cpu")
+        device = torch.device("cuda:0" if backend == "nccl" else "cpu")
         distributed.init_process_group(
-            "nccl" if on_gpu else "gloo",
+            backend,
             init_method=f"tcp://{leader}",
             rank=rank,
             world_size=world,
@@ -193,8 +193,8 @@ def of_torch() -> dict[str, Any]:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=TORCH_SECONDS, check=True
         )
-        return dict(json.loads(done.stdout))
-    except (subprocess.SubprocessError, OSError, ValueError):
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+    except (subprocess.SubprocessError, OSError, ValueError, IndexError):
         return {"version": "", "built_for": [], "cards": []}
 
 

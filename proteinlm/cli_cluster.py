@@ -159,7 +159,7 @@ def doctor(
         str | None,
         typer.Option(
             help="Of Ray (HOST:6379 on the cluster), or http://HOST:PORT of the dashboard, to look from inside as a "
-            "job; none: RAY_ADDRESS, else this machine."
+            "job; none: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, else this machine."
         ),
     ] = None,
     storage: Annotated[
@@ -171,16 +171,16 @@ def doctor(
     A line for each, with its mend; exit code 1 where one fails.
     """
     with plain_errors() as console:
+        address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
         if address and address.startswith(("http://", "https://")):
             doctor_as_a_job(address, storage or [], console)
             return
         from proteinlm.cluster.connect import connected
         from proteinlm.cluster.doctor import FAIL, examine
 
-        is_alone = not (address or os.environ.get("RAY_ADDRESS"))
         states = []
         with connected(address):
-            for check in examine(storage or [], is_own_machine=is_alone):
+            for check in examine(storage or [], is_own_machine=not address):
                 console.print(check.line(), soft_wrap=True)
                 states.append(check.state)
     if FAIL in states:
@@ -191,9 +191,10 @@ def doctor_as_a_job(address: str, storage: Sequence[str], console: "Console") ->
     """Send the doctor to the cluster: the nodes' ports are not open to a laptop."""
     from proteinlm.cluster.submit import environment, job_server, reached
 
+    # "auto": inside of a job, the cluster that it runs on.
     options = [word for place in storage for word in ("--storage", place)]
     with reached(job_server(address)) as jobs:
-        show_to_end(jobs, send(jobs, ["doctor", *options], environment([]), None, console), console, follow=True)
+        show_to_end(jobs, send(jobs, ["doctor", "--address", "auto", *options], environment([]), None, console), console, follow=True)
 
 
 def warn(console: "Console", text: str) -> None:

@@ -129,7 +129,7 @@ class Head:
         request = urllib.request.Request(self.address + path)
         if token:
             request.add_header("Authorization", f"Bearer {self.token}")
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as answer:
             return bytes(answer.read())
 
     @property
