@@ -66,7 +66,7 @@ class Reduced:
 
 
 def judge_versions(name: str, driver: str, nodes: dict[str, str], is_exact: bool = True) -> Check:
-    """The version of `name` on the driver and on each node; where not exact, a difference after the second dot is ok."""
+    """The version of `name` on the driver and on each node; not exact: up to the second dot."""
 
     def significant(version: str) -> str:
         return version if is_exact else ".".join(version.split(".")[:2])
@@ -82,12 +82,18 @@ def judge_versions(name: str, driver: str, nodes: dict[str, str], is_exact: bool
 
 
 def judge_gpus(node: NodeFacts) -> Check:
-    """Whether torch's build has code for the node's GPUs: for its major version up to its minor one, or PTX below it."""
+    """Whether torch's build has code for the GPUs of a node."""
     kinds = sorted({(card.major, card.minor, card.name) for card in node.cards})
     for major, minor, name in kinds:
         if not runs_on((major, minor), node.built_for):
-            mend = "V100 (sm_70) needs a build for CUDA 12.6" if (major, minor) == (7, 0) else "install a build that has it"
-            found = f"{node.node}: {name} is sm_{major}{minor}, torch {node.torch} is built for {' '.join(node.built_for)}"
+            mend = (
+                "V100 (sm_70) needs a build for CUDA 12.6"
+                if (major, minor) == (7, 0)
+                else "install a build that has it"
+            )
+            found = (
+                f"{node.node}: {name} is sm_{major}{minor}, torch {node.torch} is built for {' '.join(node.built_for)}"
+            )
             return Check("GPU and torch", FAIL, found, f"{mend} (cluster/images, BACKEND=cu126)")
     listed = ", ".join(f"{name} (sm_{major}{minor})" for major, minor, name in kinds)
     return Check("GPU and torch", OK, f"{node.node}: {len(node.cards)} x {listed}, torch {node.torch}")
@@ -160,7 +166,9 @@ def judge_dashboard(address: str | None, status: int, is_reached: bool, is_own_m
         token = Check("token", OK, "on: without it the dashboard refuses")
     else:
         state = WARN if is_own_machine else FAIL
-        token = Check("token", state, f"off: the dashboard answers {status} without one", "RAY_AUTH_MODE=token at all starts")
+        token = Check(
+            "token", state, f"off: the dashboard answers {status} without one", "RAY_AUTH_MODE=token at all starts"
+        )
     if not is_reached:
         return [token, Check("dashboard", OK, f"{address}, reached from its own machine alone")]
     state = WARN if asks else FAIL
@@ -174,7 +182,7 @@ def judge_ports(nodes: Sequence[NodeFacts], has_token: bool) -> Check:
     found = f"open to the network: {listed}" if any(node.listening for node in nodes) else "none is open to the network"
     if has_token or not any(node.listening for node in nodes):
         return Check("ports", OK, found)
-    return Check("ports", WARN, found, "without a token whoever reaches them runs code: close them to all but the nodes")
+    return Check("ports", WARN, found, "without a token whoever reaches them runs code; close them to others")
 
 
 def port_list(ports: Sequence[int], most: int = 12) -> str:
@@ -205,16 +213,16 @@ def judge_storage(storage: str, faults: dict[str, str]) -> Check:
 
 
 def count(number: int, noun: str) -> str:
-    """ "1 node", "2 nodes"."""
+    """A number with its noun."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def examine(storages: Sequence[str], *, is_own_machine: bool) -> Iterator[Check]:
-    """Measure and judge the connected cluster, a check at a time; `is_own_machine`: a Ray that is there for this alone."""
+    """Measure and judge the connected cluster, a check at a time; `is_own_machine`: with a Ray made for it."""
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    session: str = ray._private.worker.global_worker.node.get_session_dir_path()
+    session: str = ray._private.worker.global_worker.node.get_session_dir_path()  # type: ignore[union-attr]
     probes = {node["NodeID"]: start_probe(node["NodeID"]) for node in nodes}
     stores = {node["NodeID"]: int(node["Resources"].get("object_store_memory", 0)) for node in nodes}
     asked = {key: probe.facts.remote(stores[key], session) for key, probe in probes.items()}
@@ -320,7 +328,9 @@ def _storage(storage: str, probes: dict[str, Any]) -> Check:
     place = storage if "://" in storage else os.path.abspath(os.path.expanduser(storage))
     folder = f"{place.rstrip('/')}/.doctor-{uuid.uuid4().hex[:12]}"
     texts = {f"{number}.txt": node for number, node in enumerate(probes)}
-    writing = [probe.write.remote(folder, name, texts[name]) for name, probe in zip(texts, probes.values(), strict=True)]
+    writing = [
+        probe.write.remote(folder, name, texts[name]) for name, probe in zip(texts, probes.values(), strict=True)
+    ]
     faults = dict(zip(probes, ray.get(writing), strict=True))
     written = {name: node for name, node in texts.items() if not faults[node]}
     reading = [probe.read.remote(folder, written) for probe in probes.values()]

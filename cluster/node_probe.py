@@ -88,7 +88,7 @@ class NodeProbe:
         disk = shutil.disk_usage(session if Path(session).exists() else "/")
         shared = shutil.disk_usage("/dev/shm") if Path("/dev/shm").is_dir() else None
         return NodeFacts(
-            node=get_node_ip_address(),
+            node=get_node_ip_address(),  # type: ignore[no-untyped-call]
             python=".".join(map(str, sys.version_info[:3])),
             ray=ray.__version__,
             torch=torch["version"],
@@ -151,12 +151,12 @@ class NodeProbe:
             filesystem.delete_dir(folder)
 
     def open_port(self) -> tuple[str, int]:
-        """This node's address and a free port of it."""
+        """Return this node's address and a free port of it."""
         from ray.util import get_node_ip_address
 
         with socket.socket() as free:
             free.bind(("", 0))
-            return get_node_ip_address(), int(free.getsockname()[1])
+            return str(get_node_ip_address()), int(free.getsockname()[1])  # type: ignore[no-untyped-call]
 
     def reduce(self, backend: str, rank: int, world: int, leader: str, seconds: float) -> tuple[float, float]:
         """All-reduce with the others: (sum of ones, which is `world`; seconds of one)."""
@@ -186,7 +186,7 @@ class NodeProbe:
 
 
 def of_torch() -> dict[str, Any]:
-    """torch's version, what it is built for, and the GPUs that it sees; an empty version where it does not import."""
+    """The version of torch, what it is built for, and the GPUs that it sees; version "" where it does not import."""
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     command = [sys.executable, "-c", OF_TORCH]
     try:
@@ -199,7 +199,7 @@ def of_torch() -> dict[str, Any]:
 
 
 def listening_sockets() -> list[tuple[bool, int]]:
-    """(Whether others than this machine reach it, port) of each listening TCP socket; none where /proc tells nothing."""
+    """(Whether others than this machine reach it, port) of each listening TCP socket; none without /proc."""
     found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:

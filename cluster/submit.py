@@ -68,7 +68,7 @@ def job_server(address: str | None, variables: Mapping[str, str] = os.environ) -
             address, source = variables.get(name), name
     mend = "jobs go to the head's dashboard, such as http://127.0.0.1:8265 at the laptop's end of a tunnel"
     if not address:
-        raise ValueError(f"--address: found none, nor {API_SERVER} or RAY_ADDRESS; {mend} (`ray dashboard CLUSTER.yaml`)")
+        raise ValueError(f"--address: found none, nor {API_SERVER} or RAY_ADDRESS; {mend}")
     scheme, slashes, _ = address.partition("://")
     if slashes and scheme in ("http", "https"):
         if not urlsplit(address).hostname:
@@ -84,7 +84,7 @@ def job_server(address: str | None, variables: Mapping[str, str] = os.environ) -
 
 
 def set_token_mode() -> None:
-    """Let Ray send the token where there is one and nobody said otherwise; it reads this once, when it is first used."""
+    """Let Ray send the token where there is one and nobody said otherwise; it reads this once, at its first use."""
     has_token = any(os.environ.get(name) for name in TOKEN_VARIABLES) or DEFAULT_TOKEN.expanduser().is_file()
     if has_token:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -103,7 +103,9 @@ def environment(assignments: Sequence[str], variables: Mapping[str, str] = os.en
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not name.isidentifier():
-            raise ValueError(f"--env: found {assignment!r}; accepted: NAME=VALUE, or NAME for its value on this machine")
+            raise ValueError(
+                f"--env: found {assignment!r}; accepted: NAME=VALUE, or NAME for its value on this machine"
+            )
         if not equals and name not in variables:
             raise ValueError(f"--env: {name} is not set on this machine; accepted: {name}=VALUE")
         made[name] = value if equals else variables[name]
@@ -119,7 +121,8 @@ def pack(words: Sequence[str], target: Path, package: Path, here: Path) -> Packe
     """
     # Rooms are symlinks in a clone: copied as what they point to, as a wheel has them.
     shutil.copytree(package, target / PACKAGE, ignore=_all_but_package_files)
-    changed, sent = [], []
+    changed: list[str] = []
+    sent: list[Path] = []
     for word in words:
         path = Path(word).expanduser()
         is_config = path.suffix in CONFIG_SUFFIXES and "=" not in word and not word.startswith("-")
@@ -186,7 +189,7 @@ def reached(address: str) -> Iterator["Jobs"]:
     try:
         yield Jobs(JobSubmissionClient(address), address)
     except AuthenticationError as error:
-        raise PermissionError(_refused(address)) from error
+        raise PermissionError(_refused(address, 403 if "Forbidden" in str(error) else 401)) from error
     except ConnectionError as error:
         mend = "is the cluster up, and the tunnel to it open (`ray dashboard CLUSTER.yaml`)?"
         raise ConnectionError(f"--address: no cluster answered at {address}; {mend}") from error
@@ -197,7 +200,7 @@ def reached(address: str) -> Iterator["Jobs"]:
             os.environ[API_SERVER] = before
 
 
-def _refused(address: str) -> str:
+def _refused(address: str, status: int) -> str:
     """What a user reads where the cluster answered 401 or 403."""
     given = [name for name in TOKEN_VARIABLES if os.environ.get(name)]
     has_default = DEFAULT_TOKEN.expanduser().is_file()
@@ -206,8 +209,8 @@ def _refused(address: str) -> str:
     else:
         sent = f"the token of {given[0] if given else DEFAULT_TOKEN} is not the cluster's"
     return (
-        f"{address} refused: {sent} (401). Put the cluster's token into {DEFAULT_TOKEN} or RAY_AUTH_TOKEN_PATH, and set "
-        "RAY_AUTH_MODE=token; on the head `ray get-auth-token` prints it"
+        f"{address} refused: {sent} ({status}). Put the cluster's token into {DEFAULT_TOKEN} or RAY_AUTH_TOKEN_PATH, "
+        "set RAY_AUTH_MODE=token; on the head `ray get-auth-token` prints it"
     )
 
 

@@ -38,7 +38,7 @@ def submit(
         typer.Option(help="A variable of the job, NAME=VALUE, or NAME for its value here; may be repeated."),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Show what the job prints, to its end.")] = True,
-    stop: Annotated[str | None, typer.Option(metavar="JOB", help="Ask this job to stop; it saves a checkpoint.")] = None,
+    stop: Annotated[str | None, typer.Option(metavar="JOB", help="Ask this job to stop, with a checkpoint.")] = None,
     status: Annotated[str | None, typer.Option(metavar="JOB", help="Say how this job stands.")] = None,
     logs: Annotated[str | None, typer.Option(metavar="JOB", help="Show what this job prints.")] = None,
 ) -> None:
@@ -111,7 +111,7 @@ def named_places(values: Mapping[str, Any]) -> dict[str, str]:
     """Directories in settings, by dotted name."""
     found = {}
     for section in ("", "pretrain", "finetune"):
-        inner = values.get(section) if section else values
+        inner: Any = values.get(section) if section else values
         for name in PLACES if isinstance(inner, dict) else ():
             if isinstance(inner.get(name), str):
                 found[f"{section}.{name}".lstrip(".")] = inner[name]
@@ -192,9 +192,9 @@ def doctor_as_a_job(address: str, storage: Sequence[str], console: "Console") ->
     from proteinlm.cluster.submit import environment, job_server, reached
 
     # "auto": inside of a job, the cluster that it runs on.
-    options = [word for place in storage for word in ("--storage", place)]
+    words = ["doctor", "--address", "auto", *(word for place in storage for word in ("--storage", place))]
     with reached(job_server(address)) as jobs:
-        show_to_end(jobs, send(jobs, ["doctor", "--address", "auto", *options], environment([]), None, console), console, follow=True)
+        show_to_end(jobs, send(jobs, words, environment([]), None, console), console, follow=True)
 
 
 def warn(console: "Console", text: str) -> None:

@@ -58,7 +58,7 @@ def test_variables_are_given_or_taken_from_this_machine() -> None:
     assert environment([])["RAY_JOB_STOP_WAIT_TIME_S"] == "120", "time for a checkpoint; Ray gives 3 s"
 
 
-@pytest.mark.parametrize(("assignment", "words"), [("C", "C is not set"), ("=1", "found '=1'"), ("a-b=1", "NAME=VALUE")])
+@pytest.mark.parametrize(("assignment", "words"), [("C", "C is not set"), ("=1", "found"), ("a-b=1", "NAME=VALUE")])
 def test_variables_that_cannot_be_are_refused(assignment: str, words: str) -> None:
     with pytest.raises(ValueError, match=f"--env: .*{words}"):
         environment([assignment], {})

@@ -98,9 +98,7 @@ class Head:
         self.nodes.append(self._ray_start(name, *command, *options, variables=variables))
         return self.nodes[-1]
 
-    def _ray_start(
-        self, name: str, *options: str, variables: Mapping[str, str] | None
-    ) -> subprocess.Popen[bytes]:
+    def _ray_start(self, name: str, *options: str, variables: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
         # Fixed numbers by default, which another Ray of the machine has.
         ports = {"AUTOSCALER_METRIC_PORT": str(free_port()), "DASHBOARD_METRIC_PORT": str(free_port())}
         command = [*RAY, "start", "--block", "--disable-usage-stats", "--dashboard-agent-listen-port=0"]
@@ -138,7 +136,15 @@ class Head:
 
     @property
     def without_token(self) -> dict[str, str]:
-        """The environment of a laptop that has another token."""
+        """The environment of a laptop that has none."""
+        unset = {"RAY_AUTH_TOKEN_PATH"}
+        return {name: value for name, value in self.environment.items() if name not in unset} | {
+            "RAY_AUTH_MODE": "disabled"
+        }
+
+    @property
+    def with_another_token(self) -> dict[str, str]:
+        """The environment of a laptop that has the token of another cluster."""
         other = self.folder / "other_token"
         other.write_text("another-token-altogether" * 2)
         return self.environment | {"RAY_AUTH_TOKEN_PATH": str(other)}
@@ -150,9 +156,7 @@ class Head:
 
 
 @contextmanager
-def started_head(
-    *options: str, variables: Mapping[str, str] | None = None, num_cpus: int = 2
-) -> Iterator[Head]:
+def started_head(*options: str, variables: Mapping[str, str] | None = None, num_cpus: int = 2) -> Iterator[Head]:
     """A head with token authentication that takes jobs; all of it is gone at the end."""
     folder = Path(tempfile.mkdtemp(prefix="plm-"))
     (folder / "token").write_text("a-token-of-the-test" * 3)
