@@ -146,7 +146,9 @@ def test_a_job_goes_on_when_the_laptop_is_gone(head: Head, clone: Path, shared: 
     assert any(row["task"] == "masked_language_modeling" for row in json.loads(table.stdout))
     packages = list(head.folder.glob("session_*/runtime_resources/working_dir_files/_ray_pkg_*"))
     assert packages
-    assert not [path for package in packages for path in package.rglob("large.bin") if "my results" in str(path)]
+    sizes = [sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) for package in packages]
+    assert max(sizes) < 2_000_000, "by `ray job submit` alone and by ours, with data and runs beside the code"
+    assert not [path for package in packages for path in package.rglob("large.bin")]
 
 
 def test_a_job_that_is_stopped_saves_a_checkpoint_first(head: Head, clone: Path, shared: Path, tmp_path: Path) -> None:

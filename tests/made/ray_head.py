@@ -30,6 +30,8 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 UNSET = {"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH"}
 """Variables of the test's own environment that a laptop and a cluster do not have."""
 
+SLOW = "timed out during startup"
+"""What `ray start` says after 30 s, which on cores that others use too is no fault."""
 START_SECONDS = 120
 """Within which a head must be up, on cores that others use too."""
 
@@ -86,8 +88,15 @@ class Head:
         command = ["--head", f"--port={self.port}", f"--temp-dir={self.folder}", "--include-dashboard=true"]
         command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
         command += [f"--ray-client-server-port={free_port()}", "--object-store-memory=150000000"]
-        self.process = self._ray_start("head", *command, f"--num-cpus={num_cpus}", *options, variables=variables)
-        wait_until(self.takes_jobs)
+        for is_last in (False, False, True):
+            self.process = self._ray_start("head", *command, f"--num-cpus={num_cpus}", *options, variables=variables)
+            try:
+                wait_until(self.takes_jobs)
+                return
+            except RuntimeError as error:
+                end_family(self.process)
+                if is_last or SLOW not in str(error):
+                    raise
 
     def add_node(
         self, *options: str, variables: Mapping[str, str] | None = None, num_cpus: int = 2
