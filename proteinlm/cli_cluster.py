@@ -77,7 +77,7 @@ def submit(
 
 def check_words(context: typer.Context, words: Sequence[str], console: "Console") -> None:
     """ValueError for what the job would refuse at its start; a warning for each place that a cluster will not see."""
-    from proteinlm.cluster.submit import unseen_places
+    from proteinlm.cluster.packing import unseen_places
 
     verbs = sorted(set(getattr(context.find_root().command, "commands", {})) - {"submit"})
     if words[0] not in verbs:
@@ -120,7 +120,7 @@ def named_places(values: Mapping[str, Any]) -> dict[str, str]:
 
 def send(jobs: "Jobs", words: Sequence[str], variables: Mapping[str, str], name: str | None, console: "Console") -> str:
     """Pack and start the job, and say how to come back to it; its name."""
-    from proteinlm.cluster.submit import pack
+    from proteinlm.cluster.packing import pack
 
     with tempfile.TemporaryDirectory(prefix="proteinlm-") as folder:
         package = Path(proteinlm.__file__).parent
@@ -176,7 +176,8 @@ def doctor(
             doctor_as_a_job(address, storage or [], console)
             return
         from proteinlm.cluster.connect import connected
-        from proteinlm.cluster.doctor import FAIL, examine
+        from proteinlm.cluster.doctor import examine
+        from proteinlm.cluster.judgement import FAIL
 
         states = []
         with connected(address):

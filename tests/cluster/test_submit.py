@@ -8,15 +8,8 @@ from pathlib import Path
 import pytest
 
 from proteinlm.cluster import submit
-from proteinlm.cluster.submit import (
-    PACKAGE_FILES,
-    _Output,
-    environment,
-    job_server,
-    pack,
-    token_in_clear,
-    unseen_places,
-)
+from proteinlm.cluster.packing import PACKAGE_FILES, pack, unseen_places
+from proteinlm.cluster.submit import _Output, environment, job_server, token_in_clear
 from tests.conftest import ROOT
 
 SERVER, RAY = "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"
@@ -80,6 +73,8 @@ def clone(tmp_path: Path) -> Path:
         (folder / place).mkdir()
         for name in ("train-0.parquet", "model.safetensors", "metrics.jsonl", "x.fasta", "scratch.bin"):
             (folder / place / name).write_bytes(b"0" * 1000)
+    for place in ("proteinlm/.cache", "models/__pycache__"):
+        (folder / place / "old.py").write_text("")
     return folder
 
 

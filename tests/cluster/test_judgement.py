@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from proteinlm.cluster.connect import ClusterSize
-from proteinlm.cluster.doctor import (
+from proteinlm.cluster.judgement import (
     FAIL,
     GIB,
     OK,
