@@ -26,10 +26,20 @@ Address = Annotated[
 ]
 
 
+def known_verb(context: typer.Context, words: list[str] | None) -> list[str] | None:
+    """The words, whose first one is a verb; BadParameter, which ends in exit code 2."""
+    verbs = sorted(set(getattr(context.find_root().command, "commands", {})) - {"submit"})
+    if words and words[0] not in verbs:
+        raise typer.BadParameter(f"found {words[0]!r}; accepted: {', '.join(verbs)}")
+    return words
+
+
 def submit(
-    context: typer.Context,
     words: Annotated[
-        list[str] | None, typer.Argument(help="The verb that the job runs, with its arguments.", metavar="-- VERB ...")
+        list[str] | None,
+        typer.Argument(
+            help="The verb that the job runs, with its arguments.", metavar="-- VERB ...", callback=known_verb
+        ),
     ] = None,
     address: Address = None,
     name: Annotated[str | None, typer.Option(help="Name of the new job; none: Ray makes one.")] = None,
@@ -55,7 +65,10 @@ def submit(
         variables = environment(env or [])
         server = job_server(address)
         if words:
-            check_words(context, words, console)
+            from proteinlm.cluster.packing import unseen_places
+
+            for warning in unseen_places(places(words)):
+                warn(console, warning)
         with reached(server) as jobs:
             if token_in_clear(server):
                 warn(console, f"--address: the token goes to {server} unencrypted; use a tunnel or https")
@@ -73,17 +86,6 @@ def submit(
                 sent = send(jobs, words, variables, name, console)
                 if follow:
                     show_to_end(jobs, sent, console, follow=True)
-
-
-def check_words(context: typer.Context, words: Sequence[str], console: "Console") -> None:
-    """ValueError for what the job would refuse at its start; a warning for each place that a cluster will not see."""
-    from proteinlm.cluster.packing import unseen_places
-
-    verbs = sorted(set(getattr(context.find_root().command, "commands", {})) - {"submit"})
-    if words[0] not in verbs:
-        raise ValueError(f"submit: found {words[0]!r}; accepted: {', '.join(verbs)}")
-    for warning in unseen_places(places(words)):
-        warn(console, warning)
 
 
 def places(words: Sequence[str]) -> dict[str, str]:

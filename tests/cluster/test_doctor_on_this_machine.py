@@ -1,4 +1,4 @@
-"""The doctor without a cluster looks at this machine, with a Ray of its own."""
+"""The doctor without a cluster looks at this machine, with a Ray of its own (proteinlm.cluster.doctor)."""
 
 import subprocess
 import sys
