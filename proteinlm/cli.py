@@ -1,7 +1,7 @@
 """The front door: `proteinlm VERB ...`. It may name every room, inside its functions, so that `--help` answers at once.
 
 A wrong input is answered by one readable message and exit code 2, before any worker starts (errors.py). The verbs about
-data, `corpus` and `tasks`, stand in cli_data.py.
+data, `corpus` and `tasks`, stand in cli_data.py, those about clusters in cli_cluster.py.
 """
 
 import gc
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proteinlm.cli_cluster import add_cluster_verbs
 from proteinlm.cli_data import corpus_app, tasks_app
 from proteinlm.errors import FAILED, plain_errors
 from proteinlm.platform.storage.phases import note, phase, process_start, tell_phases
@@ -34,6 +35,7 @@ app.add_typer(corpus_app, name="corpus")
 app.add_typer(tasks_app, name="tasks")
 plot_app = typer.Typer(help="Draw what runs found.", no_args_is_help=True)
 app.add_typer(plot_app, name="plot")
+add_cluster_verbs(app)
 
 Settings = Annotated[
     list[str] | None, typer.Argument(help="Settings that change the file's, such as optimizer.learning_rate=1e-3.")

@@ -24,7 +24,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sklearn": ("tasks/baselines_residue.py", "tasks/baselines_protein.py", "tasks/contact_probe.py"),
     "tensorboard": ("platform/training/",),
     "torch.utils.tensorboard": ("platform/training/",),
-    "typer": ("proteinlm/cli.py", "proteinlm/cli_data.py", "proteinlm/errors.py"),
+    "typer": ("proteinlm/cli.py", "proteinlm/cli_cluster.py", "proteinlm/cli_data.py", "proteinlm/errors.py"),
     # Our own objects between the stages of a corpus build; records of others go through platform/data/unpickle.py.
     "pickle": ("platform/corpus/ray_tasks.py",),
 }

@@ -32,6 +32,8 @@ VERBS = (
     ["sweep"],
     ["table"],
     ["demo"],
+    ["submit"],
+    ["doctor"],
 )
 
 PRETRAIN = """
