@@ -11,6 +11,7 @@ from proteinlm.models.sequences import letters_verdict
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.labelled.split_files import SplitOptions
 from proteinlm.platform.labelled.task_data import shared_task_shards
+from proteinlm.platform.places.places import kept_copy, reach
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.sections import ProbeSection
 from proteinlm.platform.storage.phases import phase
@@ -28,7 +29,7 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
     probe = _probe_on_shards(config)
     inputs = {"corpus": manifest.content_hash}
     if config.pretrained:
-        inputs["pretrained"] = content_hash_of(config.pretrained)
+        inputs["pretrained"] = content_hash_of(kept_copy(config.pretrained))
     if probe:
         inputs["probe.data"] = read_manifest(probe.data).content_hash
     with hold_run(config):
@@ -50,6 +51,8 @@ def _probe_on_shards(config: PretrainConfig) -> ProbeSection | None:
 @phase("checks")
 def check_pretrain(config: PretrainConfig) -> Manifest:
     """Check all inputs and return the corpus's manifest; ValueError or FileNotFoundError names what does not fit."""
+    for setting, path in (("corpus", config.corpus), ("pretrained", config.pretrained), ("storage", config.storage)):
+        reach(setting, path)
     manifest = read_manifest(config.corpus)
     check_corpus(config, manifest)
     check_length(config.model, config.batches)
@@ -61,6 +64,7 @@ def check_pretrain(config: PretrainConfig) -> Manifest:
 
 def check_start(model: ModelConfig, pretrained: Path) -> None:
     """ValueError where the model in `pretrained` is not `model`, or has no language model head."""
+    pretrained = kept_copy(pretrained)
     there = read_config(pretrained)
     unseen = {"preset", "initializer_range"}
     found, asked = there.model_dump(exclude=unseen), model.model_dump(exclude=unseen)
