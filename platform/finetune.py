@@ -15,11 +15,12 @@ from proteinlm.models.pretrained import check_pretrained, content_hash_of, load_
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.labelled.split_files import SplitOptions
 from proteinlm.platform.labelled.task_data import notices_of, read_split, shared_task_shards
-from proteinlm.platform.places.places import kept_copy, reach
+from proteinlm.platform.places.places import reach
 from proteinlm.platform.results.measure import Measured, measure
 from proteinlm.platform.results.rows import append_rows
 from proteinlm.platform.settings.config import MODES, FinetuneConfig
 from proteinlm.platform.settings.loading import flat, set_dotted, validate
+from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.platform.storage.run_directory import code_version, is_finished, mark_finished
 from proteinlm.platform.training.driver import describe_run, hold_run, is_to_run, run_training
 from proteinlm.platform.training.job import TrainingJob, check_crop, check_length, crop_notice, scored_notices

@@ -11,9 +11,10 @@ from proteinlm.models.sequences import letters_verdict
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.labelled.split_files import SplitOptions
 from proteinlm.platform.labelled.task_data import shared_task_shards
-from proteinlm.platform.places.places import kept_copy, reach
+from proteinlm.platform.places.places import reach
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.sections import ProbeSection
+from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.platform.storage.phases import phase
 from proteinlm.platform.training.driver import hold_run, is_to_run, run_training
 from proteinlm.platform.training.job import TrainingJob, check_crop, check_length, crop_notice, scored_notices

@@ -41,8 +41,9 @@ from proteinlm.platform.labelled.split_files import (
     records_folder,
     task_of,
 )
-from proteinlm.platform.places.places import kept_copy, place
+from proteinlm.platform.places.places import place
 from proteinlm.platform.storage.atomic import staged_directory
+from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.tasks.records import TaskSchema
 from proteinlm.tasks.task import Task
 

@@ -11,8 +11,6 @@ first. What must be a file on a disk (weights, TensorBoard's events) is `written
 AWS_ACCESS_KEY_ID, a role of the machine ...; GOOGLE_APPLICATION_CREDENTIALS.
 """
 
-import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -35,6 +33,8 @@ and in this order where there are several."""
 def place(where: Path | str) -> Path:
     """The path, or the place of a URI; ValueError for a URI of another scheme, or one with a query."""
     text = str(where)
+    if isinstance(where, Path) and where.parts[:1] and where.parts[0] in {f"{scheme}:" for scheme in SCHEMES}:
+        return RemotePath(*where.parts)  # pathlib made one slash of two
     if isinstance(where, Path) or "://" not in text:
         return Path(where) if isinstance(where, str) else where
     parts = urlsplit(text)
@@ -60,8 +60,7 @@ def _as_place(value: Any, handler: ValidatorFunctionWrapHandler) -> Path:
         return value
     if isinstance(value, str) and "://" in value:
         return place(value)
-    path: Path = handler(value)
-    return path
+    return place(handler(value))
 
 
 PlacePath = Annotated[Path, WrapValidator(_as_place)]
@@ -77,9 +76,16 @@ def reach(setting: str, path: Path | None) -> None:
             raise OSError(f"{setting}: {error}") from None
 
 
+def refuse_uris(takes: str, **settings: Path | None) -> None:
+    """ValueError that names the setting of a URI where only a directory will do; `takes` says who takes none."""
+    for setting, path in settings.items():
+        if path is not None and is_remote(path):
+            raise ValueError(f"{setting}: found {path}; accepted: a directory that every node sees, for {takes}")
+
+
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """Yields where to write the file or directory `path`: itself, or a temporary one of its name that is put at the end.
+    """Yields where to write the file or directory `path`: itself, or a temporary one of its name, put at the end.
 
     Nothing is put where the body raises.
     """
@@ -102,31 +108,6 @@ def fetched(path: Path) -> Iterator[Path]:
         local = Path(scratch, path.name)
         fetch_to(path, local)
         yield local
-
-
-def kept_copy(path: Path) -> Path:
-    """The file or directory `path` on a disk: itself, or a copy in this user's cache, fetched once for each content.
-
-    FileNotFoundError where nothing is there. Content is known by names, sizes and times of change.
-    """
-    if not isinstance(path, RemotePath):
-        return path
-    about = [(str(file), info.size, info.mtime_ns) for file, info in path.below(recursive=True)]
-    if not about:
-        status = path.stat()
-        about = [(str(path), status.st_size, status.st_mtime_ns)]
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "proteinlm", "copies")
-    target = root / hashlib.sha256(repr(about).encode()).hexdigest()[:16] / path.name
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root) as scratch:
-            fetch_to(path, Path(scratch, path.name))
-            try:
-                os.rename(Path(scratch, path.name), target)
-            except OSError:  # another process was faster
-                if not target.exists():
-                    raise
-    return target
 
 
 def fetch_to(path: Path, local: Path) -> None:
@@ -173,6 +154,9 @@ def remove_tree(path: Path) -> None:
     for file in sorted(files, key=lambda file: -_rank(file.name)):
         with explained(file):
             file.filesystem.delete_file(file.key)
+    if path.is_dir():  # pyarrow leaves an empty object for a directory whose last file it deleted
+        with explained(path):
+            path.filesystem.delete_dir(path.key)
 
 
 def add_text(path: Path, text: str) -> None:

@@ -1,8 +1,9 @@
 """One process at a time in a directory: a lock file that says which host and process works there, and since when.
 
 It works on storage that hosts share, where locks of the operating system often do not: the file is made in one step,
-which fails where it exists (in an object store, by the last of several puts: `_make_in_store`). A lock is left over where its process was killed. On the same host that is seen at once,
-from another one when the file was not touched for a while, as its holder does every few seconds; then it is taken over.
+which fails where it exists (in an object store by the last of several puts: `_make_in_store`). A lock is left over
+where its process was killed. On the same host that is seen at once, from another one when the file was not touched for
+a while, as its holder does every few seconds; then it is taken over.
 """
 
 import json

@@ -26,8 +26,9 @@ from torch import Tensor
 from proteinlm.models.pretrained import load_pretrained
 from proteinlm.platform.batches.stream import validation_batches
 from proteinlm.platform.batches.windows import ReadOptions
-from proteinlm.platform.places.places import is_remote, kept_copy, remove_tree
+from proteinlm.platform.places.places import is_remote, remove_tree
 from proteinlm.platform.storage.atomic import checksums_of, move_aside, staged_directory
+from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.platform.storage.run_directory import EMBEDDINGS_FOLDER, read_object
 from proteinlm.platform.training.device import TORCH_DTYPES
 from proteinlm.platform.training.engine import Engine

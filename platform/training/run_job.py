@@ -21,10 +21,11 @@ from proteinlm.models.pretrained import content_hash_of, load_pretrained, save_p
 from proteinlm.platform.batches.order import micro_batches_per_step
 from proteinlm.platform.batches.stream import training_steps
 from proteinlm.platform.data.manifest import read_manifest
-from proteinlm.platform.places.places import is_remote, kept_copy, written
+from proteinlm.platform.places.places import is_remote, written
 from proteinlm.platform.results.measure import Measured, language_model_floors, measure
 from proteinlm.platform.results.rows import append_rows
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
+from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.platform.storage.phases import first_steps, phase
 from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY, Stopped, mark_finished, mark_stopped
 from proteinlm.platform.training.checkpoint import (

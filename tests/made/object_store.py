@@ -28,7 +28,7 @@ def environment(address: str) -> dict[str, str]:
 
 @contextmanager
 def object_store() -> Iterator[str]:
-    """Yields the address of a server with the empty bucket `BUCKET`; in the body the environment says how to reach it."""
+    """Yields the address of a server with the empty bucket `BUCKET`; inside, the environment tells of it."""
     pytest.importorskip("moto")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
