@@ -13,6 +13,7 @@ AWS_ACCESS_KEY_ID, a role of the machine ...; GOOGLE_APPLICATION_CREDENTIALS.
 
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +75,16 @@ def reach(setting: str, path: Path | None) -> None:
             path.exists()
         except OSError as error:
             raise OSError(f"{setting}: {error}") from None
+
+
+def probe(setting: str, directory: Path) -> None:
+    """OSError that names the `setting` where nothing can be put and deleted in the `directory` of a store."""
+    file = directory / f".probe-{uuid.uuid4().hex[:8]}"
+    try:
+        file.write_bytes(b"")
+        file.unlink()
+    except OSError as error:
+        raise OSError(f"{setting}: {error}") from None
 
 
 def refuse_uris(takes: str, **settings: Path | None) -> None:

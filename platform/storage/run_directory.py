@@ -22,7 +22,6 @@ A trial of a sweep adds (sweeps/trials/trial_state.py):
 import json
 import subprocess
 import tempfile
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -32,7 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from proteinlm.models.messages import printable
-from proteinlm.platform.places.remote_path import RemotePath
+from proteinlm.platform.places.places import is_remote, probe
 from proteinlm.platform.settings.yaml_text import shown
 from proteinlm.platform.storage.atomic import write_atomically
 
@@ -68,13 +67,8 @@ PACKAGES = ("proteinlm", "ray", "torch", "deepspeed", "pyarrow", "numpy")
 
 def check_writable(run_directory: Path) -> None:
     """Create the run directory if needed; OSError, naming the setting `storage`, where it cannot be written."""
-    if isinstance(run_directory, RemotePath):
-        probe = run_directory / f".probe-{uuid.uuid4().hex[:8]}"
-        try:
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise OSError(f"storage: {error}") from None
+    if is_remote(run_directory):
+        probe("storage", run_directory)
         return
     try:
         run_directory.mkdir(parents=True, exist_ok=True)

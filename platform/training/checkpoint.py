@@ -184,8 +184,8 @@ def newest_whole(candidates: Iterable[Path]) -> tuple[Path | None, tuple[str, ..
         try:
             check_whole(folder, with_sums=not is_remote(folder))  # a store's: when it is fetched
         except ValueError as error:
-            faults.append(str(error))
             parent = folder.parent
+            faults.append(str(error))
         else:
             return folder, tuple(faults)
     if faults:
