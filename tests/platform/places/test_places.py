@@ -189,7 +189,6 @@ def test_what_grows_is_put_whole_and_found_again(folder: Path) -> None:
     assert (again.local / "metrics.jsonl").read_text() == "1\n"
     assert (again.local / "tensorboard" / "events").read_text() == "e"
     again.close(has_failed=False)
-    assert Mirror.of(folder.parent / "unused", "none").local.is_dir()
 
 
 def test_what_a_store_refuses_names_setting_uri_and_mend(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
