@@ -15,10 +15,12 @@ from proteinlm.models.pretrained import check_pretrained, content_hash_of, load_
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.labelled.split_files import SplitOptions
 from proteinlm.platform.labelled.task_data import notices_of, read_split, shared_task_shards
+from proteinlm.platform.places.places import reach
 from proteinlm.platform.results.measure import Measured, measure
 from proteinlm.platform.results.rows import append_rows
 from proteinlm.platform.settings.config import MODES, FinetuneConfig
 from proteinlm.platform.settings.loading import flat, set_dotted, validate
+from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.platform.storage.run_directory import code_version, is_finished, mark_finished
 from proteinlm.platform.training.driver import describe_run, hold_run, is_to_run, run_training
 from proteinlm.platform.training.job import TrainingJob, check_crop, check_length, crop_notice, scored_notices
@@ -46,7 +48,7 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> list[Pat
     manifest = read_manifest(data)
     inputs = {"data": manifest.content_hash}
     if config.pretrained and MODES[config.mode].is_pretrained:
-        inputs["pretrained"] = content_hash_of(config.pretrained)
+        inputs["pretrained"] = content_hash_of(kept_copy(config.pretrained))
     # Runs of a storage share their baselines: who comes second waits for them.
     with hold_run(config, BASELINE_PATIENCE if config.mode == "baseline" else 0.0):
         if is_to_run(config, inputs, console):
@@ -113,6 +115,8 @@ def check_finetune(config: FinetuneConfig, is_planned: bool = False) -> ModelCon
     """
     if not build_task(config.task, **config.options).records:
         raise ValueError(f"task: {config.task} needs no labels; pretrain with `proteinlm pretrain`")
+    for setting, path in (("data", config.data), ("pretrained", config.pretrained), ("storage", config.storage)):
+        reach(setting, path)
     if not config.data.is_dir():
         raise FileNotFoundError(f"data: no directory {config.data}; it must hold the task's records")
     if config.mode == "probe" and config.task != CONTACTS:
@@ -122,7 +126,7 @@ def check_finetune(config: FinetuneConfig, is_planned: bool = False) -> ModelCon
     if config.pretrained is None or (is_planned and not config.pretrained.exists()):
         model = config.model
     else:
-        model = check_pretrained(config.pretrained)
+        model = check_pretrained(kept_copy(config.pretrained))
         if config.model is not None and config.model != model:
             raise ValueError(f"model: differs from {config.pretrained}; leave it out, or leave out pretrained")
     if model is not None:
@@ -172,7 +176,7 @@ def run_probe(config: FinetuneConfig, data: Path, manifest: Manifest, code_versi
     """Fit the contact probe on the pretrained encoder's attention maps, score valid and test splits, write rows."""
     assert config.pretrained is not None
     task = build_task(config.task, **config.options).on_splits(manifest.splits)
-    encoder = load_pretrained(config.pretrained).encoder.eval()
+    encoder = load_pretrained(kept_copy(config.pretrained)).encoder.eval()
     train, alphabet = read_split(data, manifest, task.train_split), get_alphabet(encoder.config.alphabet)
     probe = fit_contact_probe(encoder, train, alphabet, seed=config.seed)
     splits = (*task.valid_splits, *task.test_splits)

@@ -11,8 +11,10 @@ from proteinlm.models.sequences import letters_verdict
 from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.labelled.split_files import SplitOptions
 from proteinlm.platform.labelled.task_data import shared_task_shards
+from proteinlm.platform.places.places import reach
 from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.platform.settings.sections import ProbeSection
+from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.platform.storage.phases import phase
 from proteinlm.platform.training.driver import hold_run, is_to_run, run_training
 from proteinlm.platform.training.job import TrainingJob, check_crop, check_length, crop_notice, scored_notices
@@ -28,7 +30,7 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> None:
     probe = _probe_on_shards(config)
     inputs = {"corpus": manifest.content_hash}
     if config.pretrained:
-        inputs["pretrained"] = content_hash_of(config.pretrained)
+        inputs["pretrained"] = content_hash_of(kept_copy(config.pretrained))
     if probe:
         inputs["probe.data"] = read_manifest(probe.data).content_hash
     with hold_run(config):
@@ -50,6 +52,8 @@ def _probe_on_shards(config: PretrainConfig) -> ProbeSection | None:
 @phase("checks")
 def check_pretrain(config: PretrainConfig) -> Manifest:
     """Check all inputs and return the corpus's manifest; ValueError or FileNotFoundError names what does not fit."""
+    for setting, path in (("corpus", config.corpus), ("pretrained", config.pretrained), ("storage", config.storage)):
+        reach(setting, path)
     manifest = read_manifest(config.corpus)
     check_corpus(config, manifest)
     check_length(config.model, config.batches)
@@ -61,6 +65,7 @@ def check_pretrain(config: PretrainConfig) -> Manifest:
 
 def check_start(model: ModelConfig, pretrained: Path) -> None:
     """ValueError where the model in `pretrained` is not `model`, or has no language model head."""
+    pretrained = kept_copy(pretrained)
     there = read_config(pretrained)
     unseen = {"preset", "initializer_range"}
     found, asked = there.model_dump(exclude=unseen), model.model_dump(exclude=unseen)

@@ -31,6 +31,7 @@ from proteinlm.platform.corpus.scratch import (
 from proteinlm.platform.data.manifest import Manifest, Split, WrittenShard, split_of, standing_build, write_manifest
 from proteinlm.platform.data.sources import Source, fingerprint, inspect_sources, lmdb_length
 from proteinlm.platform.data.tape_lmdb import content_file
+from proteinlm.platform.places.places import is_remote, refuse_uris
 from proteinlm.platform.settings.config import CorpusConfig
 from proteinlm.platform.storage.atomic import staged_directory
 from proteinlm.platform.storage.lock import held
@@ -58,6 +59,8 @@ def build_corpus(config: CorpusConfig, on_progress: Progress | None = None) -> M
     ValueError, FileNotFoundError or OSError name what is wrong, RuntimeError that the counts do not add up; then
     nothing stands at `config.out`, and `OUT.rejects.jsonl` beside it where too many records were rejected.
     """
+    takes = "corpus build; copy what it makes into the store, manifest.json last"
+    refuse_uris(takes, out=config.out, clans=config.clans, sources=next(filter(is_remote, config.sources), None))
     sources = inspect_sources(config.sources)
     clan_of = read_clans(config.clans) if config.clans else {}
     stamps = _stamps(sources)

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from proteinlm.models.messages import printable
+from proteinlm.platform.places.places import place
 from proteinlm.platform.storage.atomic import crc32, staged_file, write_atomically
 from proteinlm.platform.storage.run_directory import first_fault
 
@@ -130,7 +131,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 def read_manifest(directory: Path | str) -> Manifest:
     """The manifest of `directory`; FileNotFoundError or ValueError say what is wrong with it."""
-    path = Path(directory) / MANIFEST_FILE
+    path = place(directory) / MANIFEST_FILE
     if not path.is_file():
         why = "a build that did not finish leaves none" if path.parent.exists() else "the directory does not exist"
         raise FileNotFoundError(
@@ -210,12 +211,12 @@ def read_shard(directory: Path | str, shard: Shard, columns: Sequence[str] | Non
     ValueError that names the file where it is missing, damaged, or another than the manifest says: in its checksum, its
     number of rows or its residues.
     """
-    path, named = Path(directory) / shard.file, Path(directory) / printable(shard.file)
+    path, named = place(directory) / shard.file, place(directory) / printable(shard.file)
     try:
         content = path.read_bytes()
     except OSError as error:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise OSError(f"{named}, which {MANIFEST_FILE} lists, cannot be read: {error.strerror}") from None
+            raise OSError(f"{named}, which {MANIFEST_FILE} lists, cannot be read: {error.strerror or error}") from None
         raise ValueError(f"{named} is missing; {MANIFEST_FILE} beside it lists it: build the data set again") from None
     if shard.checksum is not None and zlib.crc32(content) != shard.checksum:
         raise _damaged(named, "its checksum is not that of")

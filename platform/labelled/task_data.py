@@ -41,7 +41,9 @@ from proteinlm.platform.labelled.split_files import (
     records_folder,
     task_of,
 )
+from proteinlm.platform.places.places import place
 from proteinlm.platform.storage.atomic import staged_directory
+from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.tasks.records import TaskSchema
 from proteinlm.tasks.task import Task
 
@@ -69,7 +71,7 @@ def build_task_shards(
     FileNotFoundError where a split that is needed has no file.
     """
     task, schema = task_of(task_name)
-    folder, directory = Path(source), Path(out)
+    folder, directory = Path(source), place(out)
     if shard_rows < 1:
         raise ValueError(f"shard_rows is {shard_rows}; accepted: at least 1")
     paths = find_split_files(task, folder, options.files, needs_valid=options.valid_fraction == 0)
@@ -219,6 +221,7 @@ def shared_task_shards(task: str, data: Path, storage: Path, options: SplitOptio
 
     It is known by the content of the records: of a file that changed new shards are made, beside the earlier ones.
     """
+    data = kept_copy(data)
     source = records_folder(task, data)
     known_by = json.dumps([FORMAT_VERSION, task, records_digest(task, data, options), options.told()], sort_keys=True)
     out = storage / FOLDER / f"{task}-{hashlib.sha256(known_by.encode()).hexdigest()[:12]}"

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from proteinlm.platform.places.places import place
+from proteinlm.platform.places.remote_path import RemotePath
 from proteinlm.platform.storage.atomic import write_to_storage
 from proteinlm.platform.storage.run_directory import ROWS_FILE, first_fault
 
@@ -105,7 +107,8 @@ def append_rows(directory: Path | str, rows: Sequence[ResultRow]) -> None:
     Only one process at a time may write the rows of a run. Raises OSError as the file system does.
     """
     filesystem, folder = _open(directory)
-    filesystem.create_dir(folder, recursive=True)
+    if filesystem.type_name == "local":
+        filesystem.create_dir(folder, recursive=True)
     target = f"{folder}/{ROWS_FILE}"
     before = _read(filesystem, target) if _is_file(filesystem, target) else b""
     if before and not before.endswith(b"\n"):
@@ -194,11 +197,11 @@ def _row_files(filesystem: "FileSystem", location: str, path: Path | str) -> lis
 
 def _open(path: Path | str) -> "tuple[FileSystem, str]":
     """File system and path within it; a plain path is local, relative to the working directory."""
-    from pyarrow.fs import FileSystem, LocalFileSystem
+    from pyarrow.fs import LocalFileSystem
 
-    if isinstance(path, str) and "://" in path:
-        filesystem, location = FileSystem.from_uri(path)
-        return filesystem, location.rstrip("/")
+    path = place(path)
+    if isinstance(path, RemotePath):
+        return path.filesystem, path.key
     return LocalFileSystem(), str(Path(path).absolute())
 
 

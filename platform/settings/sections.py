@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
 from proteinlm.models.config import ModelConfig, expand_preset
+from proteinlm.platform.places.places import PlacePath
 from proteinlm.platform.settings.loading import flat, models_in
 
 CHANGES_NO_RESULT: Final = "changes no result"
@@ -85,8 +86,8 @@ def _at_home(path: Path) -> Path:
         raise ValueError(f"whose home directory {path.parts[0][:60]!r} is meant to be is not known") from None
 
 
-UserPath = Annotated[Path, AfterValidator(_at_home)]
-"""A path, in which a first `~` is the home directory, as a shell has it."""
+UserPath = Annotated[PlacePath, AfterValidator(_at_home)]
+"""A path or a URI (s3://, gs://, file://); of a path, in which a first `~` is the home directory, as a shell has it."""
 
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=180)]
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from pyarrow.fs import FileSystem
 
+from proteinlm.platform.places.places import is_remote, written
+
 STAGING = ".staging"
 """Ending of what is not yet in its place. What a killed process left under such a name may be deleted."""
 
@@ -25,6 +27,10 @@ def staged_file(path: Path) -> Iterator[Path]:
 
     The name is of this call alone: two processes that write the same file at once do not write into each other's.
     """
+    if is_remote(path):
+        with written(path) as local:
+            yield local
+        return
     staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{STAGING}")
     try:
         yield staging
@@ -35,12 +41,20 @@ def staged_file(path: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write `content` to `path`, whose folder must exist. OSError as the file system gives it."""
+    data = content.encode() if isinstance(content, str) else content
+    if is_remote(path):
+        path.write_bytes(data)  # an object is put in one step
+        return
     with staged_file(path) as staging:
-        staging.write_bytes(content.encode() if isinstance(content, str) else content)
+        staging.write_bytes(data)
 
 
 def write_to_storage(filesystem: FileSystem, path: str, content: bytes) -> None:
     """Write `content` to `path` of a pyarrow file system, such as a bucket."""
+    if filesystem.type_name != "local":  # an object is put in one step
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+        return
     staging = f"{path}.{uuid.uuid4().hex[:8]}{STAGING}"
     with filesystem.open_output_stream(staging) as stream:
         stream.write(content)
@@ -68,6 +82,11 @@ def staged_directory(target: Path, *, is_shared: bool = False) -> Iterator[Path]
     Its name is of this call alone, or, with `is_shared`, the same each time, so that it replaces what a killed process
     left. OSError where `target` came to hold something meanwhile; a full disk is said as such.
     """
+    if is_remote(target):
+        with written(target) as local:
+            local.mkdir()
+            yield local
+        return
     unique = "" if is_shared else f".{uuid.uuid4().hex[:8]}"
     staging = target.with_name(f"{'' if is_shared else '.'}{target.name}{unique}{STAGING}")
     shutil.rmtree(staging, ignore_errors=True)

@@ -1,8 +1,9 @@
 """One process at a time in a directory: a lock file that says which host and process works there, and since when.
 
 It works on storage that hosts share, where locks of the operating system often do not: the file is made in one step,
-which fails where it exists. A lock is left over where its process was killed. On the same host that is seen at once,
-from another one when the file was not touched for a while, as its holder does every few seconds; then it is taken over.
+which fails where it exists (in an object store by the last of several puts: `_make_in_store`). A lock is left over
+where its process was killed. On the same host that is seen at once, from another one when the file was not touched for
+a while, as its holder does every few seconds; then it is taken over.
 """
 
 import json
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from proteinlm.platform.places.places import is_remote
 from proteinlm.platform.storage.atomic import move_aside
 from proteinlm.platform.storage.run_directory import read_as
 
@@ -24,6 +26,8 @@ TOUCHED_EVERY = 10.0
 """Seconds between two signs of life of a holder."""
 LEFT_OVER_AFTER = 120.0
 """Seconds without a sign of life after which the lock of another host is taken over."""
+SETTLED_AFTER = 1.0
+"""Seconds after which puts into an object store that were made at once are over."""
 LOOK_EVERY = 0.2
 """Seconds between two looks of a process that waits."""
 
@@ -98,6 +102,8 @@ def _start_of(process: int) -> str:
 
 def _make(file: Path, mine: Holder) -> bool:
     """Make the lock for `mine`; False where there is one already."""
+    if is_remote(file):
+        return _make_in_store(file, mine)
     staging = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
     staging.write_text(json.dumps(asdict(mine)))
     try:
@@ -113,6 +119,19 @@ def _make(file: Path, mine: Holder) -> bool:
     finally:
         staging.unlink(missing_ok=True)
     return True
+
+
+def _make_in_store(file: Path, mine: Holder) -> bool:
+    """As `_make`, without a step that fails where the object is there: of several puts at once the last one stays.
+
+    All who put it wait, and look who is in it. A process that looked, and then slept for longer than that before its
+    put, takes the lock from its holder, who does not notice: two of them then work in the directory.
+    """
+    if file.is_file():
+        return False
+    file.write_text(json.dumps(asdict(mine)))
+    time.sleep(SETTLED_AFTER)
+    return _holder(file) == mine
 
 
 def _holder(file: Path) -> Holder | None:
@@ -156,6 +175,10 @@ def _now_at(folder: Path) -> float:
 
 def _remove(file: Path, holder: Holder) -> None:
     """Remove the lock where `holder` still has it: it is moved aside first, and back where it is another's by now."""
+    if is_remote(file):
+        if _holder(file) == holder:
+            file.unlink(missing_ok=True)
+        return
     try:
         aside = move_aside(file)
     except FileNotFoundError:
@@ -172,6 +195,6 @@ def _remove(file: Path, holder: Holder) -> None:
 def _touch_until(file: Path, ended: threading.Event) -> None:
     while not ended.wait(TOUCHED_EVERY):
         try:
-            os.utime(file)
+            file.touch() if is_remote(file) else os.utime(file)
         except OSError:
             return

@@ -18,6 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from proteinlm.platform.places.places import add_text
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -107,8 +109,7 @@ def write_phases(run_directory: Path, where: str) -> None:
     file = run_directory / PHASES_FILE
     if file.is_file():
         phases = (Phase(where, *noted) for noted in _noted)
-        with file.open("a") as lines:
-            lines.writelines(f"{json.dumps(asdict(one))}\n" for one in phases)
+        add_text(file, "".join(f"{json.dumps(asdict(one))}\n" for one in phases))
     _noted.clear()
 
 

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from proteinlm.models.messages import printable
+from proteinlm.platform.places.places import is_remote, probe
 from proteinlm.platform.settings.yaml_text import shown
 from proteinlm.platform.storage.atomic import write_atomically
 
@@ -66,6 +67,9 @@ PACKAGES = ("proteinlm", "ray", "torch", "deepspeed", "pyarrow", "numpy")
 
 def check_writable(run_directory: Path) -> None:
     """Create the run directory if needed; OSError, naming the setting `storage`, where it cannot be written."""
+    if is_remote(run_directory):
+        probe("storage", run_directory)
+        return
     try:
         run_directory.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=run_directory):

@@ -10,7 +10,7 @@ passed over: a run goes on from the newest whole one.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import distributed as dist
 
 from proteinlm.models.messages import printable
 from proteinlm.models.weights import check_archive
+from proteinlm.platform.places.places import is_remote
 from proteinlm.platform.settings.sections import TrainingSection
 from proteinlm.platform.settings.yaml_text import shown
 from proteinlm.platform.storage.atomic import checksums_of, crc32, move_directory
@@ -105,6 +106,8 @@ class CheckpointWriter:
     engine: Engine
     worker: Worker
     checkpoints: Checkpoints
+    before: Callable[[], object] = lambda: None
+    """Called before a checkpoint counts: what was logged until then is to be found by who resumes from it."""
 
     @phase("checkpoint")
     def save(self, step: int, *, residues: int, skipped_steps: int, metrics: Mapping[str, float], wait: bool) -> None:
@@ -115,6 +118,7 @@ class CheckpointWriter:
         cursor = Cursor(step, residues, self.worker.world_size, metrics, skipped_steps)
         folder = self.checkpoints.staging()
         save_checkpoint(folder, self.engine, cursor, self.worker.rank)
+        self.before()
         told = {"step": step, "residues": residues, **metrics}
         self.checkpoints.take(folder, cursor.checkpoint_name(), told, wait=wait)
 
@@ -142,8 +146,10 @@ def _read_part(file: Path) -> dict[str, Any]:
     return read_object(file)
 
 
-def check_whole(directory: Path) -> None:
+def check_whole(directory: Path, *, with_sums: bool = True) -> None:
     """ValueError that names the file of the checkpoint in `directory` that is missing or damaged.
+
+    Without `with_sums` only sizes are compared.
 
     Of a checkpoint of an earlier version, which has no checksums, the cursor is read and the archives of tensors are
     compared with their own.
@@ -160,7 +166,7 @@ def check_whole(directory: Path) -> None:
         for name, about in _read_part(listed).items():
             if name not in there:
                 raise ValueError(f"{directory / printable(name)} is missing; {listed.name} lists it")
-            if [there[name].stat().st_size, crc32(there[name])] != about:
+            if [there[name].stat().st_size, crc32(there[name]) if with_sums else about[1]] != about:
                 raise ValueError(f"{there[name]} is damaged: its size or checksum is not what {listed.name} says")
             unlisted.discard(name)
     if unlisted:
@@ -168,7 +174,7 @@ def check_whole(directory: Path) -> None:
         raise ValueError(f"{directory / min(unlisted)} is damaged, or {listing}: no checksum is listed for it")
 
 
-def newest_whole(candidates: Sequence[Path]) -> tuple[Path | None, tuple[str, ...]]:
+def newest_whole(candidates: Iterable[Path]) -> tuple[Path | None, tuple[str, ...]]:
     """The first whole checkpoint of `candidates`, newest first, and what is wrong with those before it.
 
     (None, ()) where there is none at all; ValueError where all are damaged.
@@ -176,14 +182,15 @@ def newest_whole(candidates: Sequence[Path]) -> tuple[Path | None, tuple[str, ..
     faults: list[str] = []
     for folder in candidates:
         try:
-            check_whole(folder)
+            check_whole(folder, with_sums=not is_remote(folder))  # a store's: when it is fetched
         except ValueError as error:
+            parent = folder.parent
             faults.append(str(error))
         else:
             return folder, tuple(faults)
     if faults:
         raise ValueError(
-            f"no checkpoint in {candidates[0].parent} is whole: {'; '.join(faults)}. Bring one back from a copy, or "
+            f"no checkpoint in {parent} is whole: {'; '.join(faults)}. Bring one back from a copy, or "
             "remove them all to begin anew"
         )
     return None, ()

@@ -29,10 +29,11 @@ from proteinlm.platform.storage.run_directory import (
     withdraw_stop,
     write_run_file,
 )
-from proteinlm.platform.training.checkpoint import LocalCheckpoints, checkpoints_in, newest_whole
+from proteinlm.platform.training.checkpoint import checkpoints_in, newest_whole
 from proteinlm.platform.training.device import clear_build_locks, give_back_memory, settle
 from proteinlm.platform.training.job import TrainingJob, Worker
 from proteinlm.platform.training.progress import progress_shown, tell_where_to_watch
+from proteinlm.platform.training.remote_checkpoints import checkpoints_alone
 from proteinlm.platform.training.run_job import run_job
 from proteinlm.platform.training.stopping import asking_on_signals, raise_if_stopped
 
@@ -190,6 +191,6 @@ def run_in_process(job: TrainingJob, use_gpu: bool | None) -> None:
     use_gpu = torch.cuda.is_available() if use_gpu is None else use_gpu
     device = torch.device("cuda" if use_gpu else "cpu")
     try:
-        run_job(job, Worker(0, 1, device), LocalCheckpoints(job.directory, job.training.keep_checkpoints), 1)
+        run_job(job, Worker(0, 1, device), checkpoints_alone(job.directory, job.training.keep_checkpoints), 1)
     finally:
         give_back_memory()

@@ -12,7 +12,6 @@ Shapes: B proteins of a split, D hidden, N tokens of a micro batch, V values: to
 
 import hashlib
 import json
-import shutil
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,7 +26,9 @@ from torch import Tensor
 from proteinlm.models.pretrained import load_pretrained
 from proteinlm.platform.batches.stream import validation_batches
 from proteinlm.platform.batches.windows import ReadOptions
+from proteinlm.platform.places.places import is_remote, remove_tree
 from proteinlm.platform.storage.atomic import checksums_of, move_aside, staged_directory
+from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.platform.storage.run_directory import EMBEDDINGS_FOLDER, read_object
 from proteinlm.platform.training.device import TORCH_DTYPES
 from proteinlm.platform.training.engine import Engine
@@ -66,7 +67,7 @@ def embeddings_of(run: Run, engine: Engine) -> EmbeddingStore:
     """Return the embeddings of all splits for a frozen job on one worker: from disk, or computed now and kept."""
     job, task = run.job, run.task
     assert job.pretrained is not None
-    encoder_hash = load_pretrained(job.pretrained).content_hash
+    encoder_hash = load_pretrained(kept_copy(job.pretrained)).content_hash
     of_tokens = task.pool is every_token
     splits = {}
     for split in (task.train_split, *task.valid_splits, *task.test_splits):
@@ -74,7 +75,8 @@ def embeddings_of(run: Run, engine: Engine) -> EmbeddingStore:
         folder = job.directory.parent / EMBEDDINGS_FOLDER / _key(encoder_hash, job, reading) / split
         if not _is_whole(folder):
             _compute(folder, run, reading, engine, of_tokens=of_tokens)
-        splits[split] = _Stored(np.load(folder / VALUES_FILE, mmap_mode="r"), np.load(folder / STARTS_FILE))
+        local = kept_copy(folder)
+        splits[split] = _Stored(np.load(local / VALUES_FILE, mmap_mode="r"), np.load(local / STARTS_FILE))
     return EmbeddingStore(splits, job.model.hidden_size, of_tokens=of_tokens)
 
 
@@ -82,14 +84,14 @@ def _is_whole(folder: Path) -> bool:
     """Whether embeddings are there as they were written; those that are not are said and removed."""
     if not folder.is_dir():
         return False
-    there = checksums_of(folder)
+    there = checksums_of(kept_copy(folder))
     there.pop(CHECKSUMS_FILE, None)
     with suppress(OSError, ValueError):  # an earlier version wrote no checksums
         if there == read_object(folder / CHECKSUMS_FILE):
             return True
     print(f"{folder} is damaged, or of an earlier version: these embeddings are computed anew", file=sys.stderr)
     with suppress(FileNotFoundError):  # another trial was faster
-        shutil.rmtree(move_aside(folder), ignore_errors=True)
+        remove_tree(folder if is_remote(folder) else move_aside(folder))
     return False
 
 

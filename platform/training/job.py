@@ -15,6 +15,7 @@ from proteinlm.models.config import ModelConfig
 from proteinlm.platform.batches.order import BatchPlan
 from proteinlm.platform.batches.windows import ReadOptions
 from proteinlm.platform.data.manifest import Manifest, Split
+from proteinlm.platform.places.places import PlacePath
 from proteinlm.platform.settings.config import MODES, FinetuneConfig, PretrainConfig, RunConfig
 from proteinlm.platform.settings.sections import (
     BatchSection,
@@ -41,14 +42,14 @@ class TrainingJob(Section):
     name: NoResult[str]
     configuration: NoResult[str | None] = None
     """Name that runs share which differ in their seed alone; None: the run's own."""
-    directory: NoResult[Path]
+    directory: NoResult[PlacePath]
     """Run directory, as every node sees it."""
     task: str
     task_options: dict[str, Any]
-    data: Path
+    data: PlacePath
     """Directory of shards with a manifest."""
     model: ModelConfig
-    pretrained: Path | None
+    pretrained: PlacePath | None
     """Where the encoder's weights come from; None: random ones."""
     mode: str
     """pretrain, or FinetuneConfig.mode."""

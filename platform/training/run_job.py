@@ -7,8 +7,11 @@ The caller decides where checkpoints go: Ray Train's workers (worker.py), or one
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -18,9 +21,11 @@ from proteinlm.models.pretrained import content_hash_of, load_pretrained, save_p
 from proteinlm.platform.batches.order import micro_batches_per_step
 from proteinlm.platform.batches.stream import training_steps
 from proteinlm.platform.data.manifest import read_manifest
+from proteinlm.platform.places.places import is_remote, written
 from proteinlm.platform.results.measure import Measured, language_model_floors, measure
 from proteinlm.platform.results.rows import append_rows
 from proteinlm.platform.settings.sections import OptimizerSection, TrainingSection
+from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.platform.storage.phases import first_steps, phase
 from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY, Stopped, mark_finished, mark_stopped
 from proteinlm.platform.training.checkpoint import (
@@ -99,8 +104,11 @@ def make_or_restore(run: Run, checkpoints: Checkpoints) -> tuple[Engine, Cursor]
         cursor = read_cursor(folder)
         is_foreign = needs_conversion(cursor, job.training, worker.world_size)
         made = engine(loads_universal=is_foreign)
-        with loading(folder), loadable(folder, is_foreign, job.directory, worker.is_first) as state:
-            made.load(state)
+        with loading(folder), ExitStack() as until:
+            # of a run in a store each worker converts for itself: there is no directory that all nodes see
+            alone = is_remote(job.directory)
+            scratch = Path(until.enter_context(TemporaryDirectory())) if alone else job.directory
+            made.load(until.enter_context(loadable(folder, is_foreign, scratch, worker.is_first or alone)))
     return made, cursor
 
 
@@ -119,10 +127,11 @@ def _hooks(
     job, worker = run.job, run.worker
     contacts = ContactValidation.of(run, engine)
     minutes = job.training.checkpoint_minutes
+    tracker = Tracker(job.directory, cursor.step, worker.is_first, job.hyperparameters())
     return Hooks(
         validate=lambda: validation.validate() | (contacts.validate() if contacts else {}),
-        writer=CheckpointWriter(engine, worker, checkpoints),
-        tracker=Tracker(job.directory, cursor.step, worker.is_first, job.hyperparameters()),
+        writer=CheckpointWriter(engine, worker, checkpoints, tracker.put_up),
+        tracker=tracker,
         meter=_meter(job, cursor, worker.device, is_encoder_run=is_encoder_run),
         interrupts=Interrupts(job.directory, minutes, worker.is_first, preemption_notice=checkpoints.notice),
         selection=selection,
@@ -161,7 +170,7 @@ def make_model(job: TrainingJob, task: Task) -> TaskModel:
     torch.manual_seed(job.seed)
     if job.pretrained is None or job.is_cnn:
         return make_task_model(task, _finetuned(job))
-    start = load_pretrained(job.pretrained)
+    start = load_pretrained(kept_copy(job.pretrained))
     model = make_task_model(task, _finetuned(job), start.encoder)
     if job.verb == "pretrain" and start.head is not None:  # the token table is the encoder's own
         model.head.load_state_dict(start.head.state_dict())
@@ -210,9 +219,11 @@ def finish(
     extra = {"run": job.name, "data_hash": manifest.content_hash, "steps": who.steps, "residues": outcome.residues}
     if is_pretraining:
         assert isinstance(model.head, LanguageModelHead)
-        save_pretrained(job.directory / MODEL_DIRECTORY, model.encoder, model.head, extra)
+        with written(job.directory / MODEL_DIRECTORY) as directory:
+            save_pretrained(directory, model.encoder, model.head, extra)
     elif job.keep_model:
-        save_finetuned(job.directory / MODEL_DIRECTORY, model, _finetuned(job, **extra))
+        with written(job.directory / MODEL_DIRECTORY) as directory:
+            save_finetuned(directory, model, _finetuned(job, **extra))
     mark_finished(job.directory, outcome.step)
 
 
@@ -220,7 +231,7 @@ def _extras(job: TrainingJob, chosen: Chosen | None) -> dict[str, object] | None
     """What rows say beside the figures: the chosen step, and which weights a pretraining started from."""
     said: dict[str, object] = {"chosen": asdict(chosen)} if chosen else {}
     if job.verb == "pretrain" and job.pretrained:
-        said["pretrained"] = content_hash_of(job.pretrained)
+        said["pretrained"] = content_hash_of(kept_copy(job.pretrained))
     return said or None
 
 

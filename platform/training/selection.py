@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from proteinlm.models.weights import check_archive
+from proteinlm.platform.places.places import fetched, written
 from proteinlm.platform.storage.atomic import write_atomically
 from proteinlm.platform.storage.run_directory import BEST_FOLDER, first_fault, read_json
 from proteinlm.platform.training.checkpoint import loading
@@ -93,7 +94,8 @@ class Selection:
         if self.best_step() == step:
             with self._engine.module() as model:
                 if self._is_first:
-                    torch.save(_trained(model), _weights(self._folder, step))
+                    with written(_weights(self._folder, step)) as file:
+                        torch.save(_trained(model), file)
         if self._is_first:
             write_atomically(self._folder / MEMORY_FILE, json.dumps(self._seen) + "\n")
             self._forget_all_but({self.best_step(), self._at_checkpoint})
@@ -116,10 +118,9 @@ class Selection:
             return False
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.barrier()  # the first worker may still be writing
-        file = _weights(self._folder, best)
-        with self._engine.module(writes=True) as model:
+        with fetched(_weights(self._folder, best)) as file, self._engine.module(writes=True) as model:
             check_archive(file, sums=True)
-            with loading(self._folder):
+            with loading(file.parent):
                 state = torch.load(file, map_location="cpu", weights_only=True)
             with fitting(file):
                 if state.keys() != _trained(model).keys():

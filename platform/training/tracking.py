@@ -21,6 +21,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from proteinlm.cluster.metrics import RunGauges
+from proteinlm.platform.places.mirror import Mirror
+from proteinlm.platform.places.places import written
+from proteinlm.platform.places.remote_path import RemotePath
 from proteinlm.platform.settings.yaml_text import shown
 from proteinlm.platform.storage.atomic import write_atomically
 from proteinlm.platform.storage.run_directory import METRICS_FILE, TENSORBOARD_FOLDER, parse_json
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from torch.utils.tensorboard import SummaryWriter
 
+VISIT_SECONDS = 5.0
+"""Between two looks at the metrics of a run in an object store, which has them whole each time."""
 LARGEST = 1e300
 """No metric is larger: sums and quotients of two stay finite."""
 HEAD_BYTES = 65536
@@ -58,18 +63,24 @@ class MetricsTail:
         """Device and inode of the file that was read: `forget_after` replaces the file."""
         self._offset = 0
         self._lines = 0
+        self._visited = -math.inf
 
     def read(self) -> tuple[list[dict[str, Any]], bool]:
         """Return the rows since the last call, and whether the file was replaced, so that these are all its rows.
 
         ValueError, with file and line, for a whole line that is no row.
         """
+        now = time.monotonic()
+        if isinstance(self._path, RemotePath) and now - self._visited < VISIT_SECONDS:
+            return [], False
+        self._visited = now
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
             return [], False
         with file:
-            status = os.fstat(file.fileno())
+            # an object has no inode: only one that is shorter is seen to be another
+            status = self._path.stat() if isinstance(self._path, RemotePath) else os.fstat(file.fileno())
             is_new = (status.st_dev, status.st_ino) != self._file or status.st_size < self._offset
             if is_new:
                 self._file, self._offset, self._lines = (status.st_dev, status.st_ino), 0, 0
@@ -127,6 +138,8 @@ class Tracker:
             return
         from torch.utils.tensorboard import SummaryWriter
 
+        self._mirror = Mirror.of(run_directory)
+        run_directory = self._mirror.local
         run_directory.mkdir(parents=True, exist_ok=True)
         forget_after(run_directory, first_step)
         self._file = (run_directory / METRICS_FILE).open("a")
@@ -143,6 +156,13 @@ class Tracker:
         for name, value in metrics.items():
             self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
         self._gauges.log({"step": step, **metrics})
+        self._mirror.put_if_due()
+
+    def put_up(self) -> None:
+        """Put what was logged into the store, of a run that has its directory there."""
+        if self._active:
+            self._board.flush()
+            self._mirror.put()
 
     def __enter__(self) -> Self:
         return self
@@ -153,6 +173,7 @@ class Tracker:
         if self._active:
             self._file.close()
             self._board.close()
+            self._mirror.close(has_failed=error is not None)
 
 
 def log_result(run_directory: Path, step: int, metrics: Mapping[str, float]) -> None:
@@ -165,7 +186,7 @@ def log_result(run_directory: Path, step: int, metrics: Mapping[str, float]) -> 
     if _is_on_board(run_directory, SESSION_END_INFO_TAG):
         return
     end = SessionEndInfo(status=STATUS_SUCCESS, end_time_secs=time.time())
-    with SummaryWriter(str(run_directory / TENSORBOARD_FOLDER)) as board:
+    with written(run_directory / TENSORBOARD_FOLDER) as folder, SummaryWriter(str(folder)) as board:
         for name, value in metrics.items():
             board.add_scalar(f"final/{name}", value, step)
         _add_event(board, SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))

@@ -5,18 +5,23 @@ A report is a barrier that waits for the controller, so it is made with checkpoi
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import distributed as dist
 
+from proteinlm.platform.places.places import fetch_to, remove_tree
+from proteinlm.platform.places.remote_path import RemotePath
 from proteinlm.platform.storage.phases import note, process_start, write_phases
 from proteinlm.platform.training.checkpoint import checkpoints_in, has_checksums, newest_whole
 from proteinlm.platform.training.job import TrainingJob, Worker
+from proteinlm.platform.training.remote_checkpoints import fetch_newest
 from proteinlm.platform.training.run_job import run_job
+
+Answer = TypeVar("Answer")
 
 
 def train_worker(settings: dict[Any, Any]) -> None:
@@ -54,7 +59,15 @@ class RayCheckpoints:
         import ray.train
 
         checkpoint = ray.train.get_checkpoint()
-        yield _newest_whole(Path(checkpoint.path).name if checkpoint else "", self._run_directory)
+        reported = Path(checkpoint.path).name if checkpoint else ""
+        if not isinstance(self._run_directory, RemotePath):
+            yield _newest_whole(reported, self._run_directory)
+            return
+        scratch = Path(tempfile.gettempdir(), f"{self._prefix}fetched-{ray.train.get_context().get_node_rank()}")
+        yield _fetched_newest(reported, self._run_directory, scratch, ray.train.get_context().get_local_rank() == 0)
+        if dist.is_initialized():
+            dist.barrier()
+        remove_tree(scratch)
 
     def take(self, folder: Path, name: str, metrics: Mapping[str, float], *, wait: bool) -> None:
         """Report this worker's part, which Ray Train uploads and deletes; all workers call it."""
@@ -82,17 +95,44 @@ class RayCheckpoints:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _fetched_newest(reported: str, run_directory: Path, scratch: Path, is_first_of_node: bool) -> Path | None:
+    """As `_newest_whole` where the run directory is in a store; a copy in `scratch`, once on each node."""
+    copied: Path | None = None
+
+    def fetch() -> str | None:
+        nonlocal copied
+        copied = fetch_newest(_candidates(reported, run_directory), scratch)
+        return copied.name if copied else None
+
+    name = _asked_of_first(fetch)
+    if name is None:
+        return None
+    if is_first_of_node and copied is None:
+        fetch_to(run_directory / name, scratch / name)
+    if dist.is_initialized():
+        dist.barrier()
+    return scratch / name
+
+
 def _newest_whole(reported: str, run_directory: Path) -> Path | None:
     """The newest whole checkpoint in the run directory, None where there is none; the first worker looks for all.
 
     `reported` is the name of the newest one that Ray Train knows of, "" where it knows of none. A later one counts
     where its checksums say that all of it is there: Ray's own list, which is not written in one step, may be lost.
     """
+    return _asked_of_first(lambda: newest_whole(_candidates(reported, run_directory))[0])
+
+
+def _candidates(reported: str, run_directory: Path) -> list[Path]:
+    return [path for path in checkpoints_in(run_directory) if path.name <= reported or has_checksums(path)]
+
+
+def _asked_of_first(ask: Callable[[], Answer]) -> Answer:
+    """What `ask` returns or raises (ValueError) on the first worker, on all of them."""
     found: list[Any] = [None]
     if dist.get_rank() == 0:
-        candidates = [path for path in checkpoints_in(run_directory) if path.name <= reported or has_checksums(path)]
         try:
-            found = [newest_whole(candidates)[0]]
+            found = [ask()]
         except ValueError as error:  # raised by all of them below, or the others would wait
             found = [error]
     dist.broadcast_object_list(found, src=0)

@@ -25,6 +25,7 @@ from rich.console import Console
 from proteinlm.cluster.connect import ClusterSize, connected
 from proteinlm.cluster.launch import DATA_CPUS, away_from_signals, check_fits
 from proteinlm.platform.finetune import check_finetune, finetune
+from proteinlm.platform.places.places import refuse_uris
 from proteinlm.platform.pretrain import check_pretrain, pretrain
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.storage.run_directory import (
@@ -115,6 +116,8 @@ def check_all_fit(trials: list[Trial], size: ClusterSize) -> None:
 
 def check_trials(trials: list[Trial]) -> None:
     """Raise ValueError, with every fault, for inputs of trials that are missing or do not fit each other."""
+    for trial in trials:
+        refuse_uris("runs of a sweep or of several tasks, seeds or modes", storage=trial.config.storage)
     _check_each(trials, _check_inputs)
 
 

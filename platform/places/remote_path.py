@@ -1,0 +1,181 @@
+"""A file or directory of an object store (S3, Google Cloud Storage) in a path's clothes, by pyarrow's file systems.
+
+What the store refuses is an OSError that names the URI and says what to do.
+"""
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import PosixPath, PurePath
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileInfo, FileSystem
+
+
+class RemotePath(PosixPath):
+    """A file or directory of an object store. It is a Path of the parts "s3:", bucket, key ... for its arithmetic.
+
+    Nothing is a link and nothing relative; a directory is there while something is in it. To write: `write_bytes`,
+    `write_text` (each one put), or `written`. Whoever takes it for a path on a disk gets an OSError.
+    """
+
+    def __str__(self) -> str:
+        scheme, colon, rest = super().__str__().partition(":/")
+        return f"{scheme}://{rest}" if colon else scheme
+
+    def __fspath__(self) -> str:
+        raise OSError(f"{self} is not on a disk of this machine")
+
+    def resolve(self, strict: bool = False) -> "RemotePath":
+        """Return this path: it is absolute."""
+        return self
+
+    def absolute(self) -> "RemotePath":
+        """Return this path."""
+        return self
+
+    def expanduser(self) -> "RemotePath":
+        """Return this path."""
+        return self
+
+    def is_absolute(self) -> bool:
+        """Return True."""
+        return True
+
+    @property
+    def key(self) -> str:
+        """Bucket and key, as pyarrow's file system has it."""
+        return "/".join(self.parts[1:])
+
+    @property
+    def filesystem(self) -> "FileSystem":
+        """The store. OSError where there is none of this scheme."""
+        return _filesystem(f"{self.parts[0]}//{self.parts[1]}")
+
+    def _info(self) -> "FileInfo":
+        with explained(self):
+            return self.filesystem.get_file_info(self.key)
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        """Return type, size and time of change alone; FileNotFoundError where nothing is there."""
+        info = self._info()
+        if not info.is_file and info.type.name != "Directory":
+            raise FileNotFoundError(2, "No such file or directory", str(self))
+        kind = stat.S_IFREG if info.is_file else stat.S_IFDIR
+        size, changed = info.size or 0, int((info.mtime_ns or 0) / 1e9)
+        return os.stat_result((kind | 0o600, 0, 0, 1, 0, 0, size, changed, changed, changed))
+
+    def exists(self, **_: Any) -> bool:
+        """Whether a file or a directory is there."""
+        return str(self._info().type.name) != "NotFound"
+
+    def is_file(self, **_: Any) -> bool:
+        """Whether a file is there."""
+        return bool(self._info().is_file)
+
+    def is_dir(self, **_: Any) -> bool:
+        """Whether anything lies below."""
+        return str(self._info().type.name) == "Directory"
+
+    def open(self, mode: str = "r", *args: Any, **kwargs: Any) -> IO[Any]:  # type: ignore[override]
+        """Open for reading alone; FileNotFoundError where no file is there."""
+        if mode not in ("r", "rb", "rt"):
+            raise OSError(f"{self} can be put whole, and not opened with mode {mode!r}")
+        if not self.is_file():
+            raise FileNotFoundError(2, "No such file or directory", str(self))
+        with explained(self):
+            content: Any = io.BufferedReader(self.filesystem.open_input_file(self.key))
+        return content if mode == "rb" else io.TextIOWrapper(content, encoding="utf-8")
+
+    def write_bytes(self, data: Any) -> int:
+        """Put the object, in place of an older one: a reader sees either."""
+        with explained(self), self.filesystem.open_output_stream(self.key) as stream:
+            stream.write(data)
+        return len(data)
+
+    def write_text(self, data: str, *args: Any, **kwargs: Any) -> int:
+        """Put the object, in UTF-8."""
+        return self.write_bytes(data.encode())
+
+    def touch(self, mode: int = 0o666, exist_ok: bool = True) -> None:
+        """Put what is there again, or an empty object: its time of change is now."""
+        self.write_bytes(self.read_bytes() if self.is_file() else b"")
+
+    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        """Do nothing: a directory of a store comes with its first file."""
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Delete the object."""
+        if not self.is_file():
+            if missing_ok:
+                return
+            raise FileNotFoundError(2, "No such file or directory", str(self))
+        with explained(self):
+            self.filesystem.delete_file(self.key)
+
+    def below(self, *, recursive: bool) -> "list[tuple[RemotePath, FileInfo]]":
+        """What lies in the directory, or at any depth, sorted, with size and time."""
+        from pyarrow.fs import FileSelector
+
+        with explained(self):
+            found = self.filesystem.get_file_info(FileSelector(self.key, allow_not_found=True, recursive=recursive))
+        here = len(self.key) + 1
+        listed = sorted(found, key=lambda info: str(info.path))
+        return [(self / info.path[here:], info) for info in listed if len(info.path) > here]
+
+    def iterdir(self) -> "Iterator[RemotePath]":  # type: ignore[override]
+        """Yields what lies directly in the directory, sorted."""
+        return (path for path, _ in self.below(recursive=False))
+
+    def glob(self, pattern: Any, **_: Any) -> "Iterator[RemotePath]":  # type: ignore[override]
+        """Yields what matches below the directory, sorted; no `**`."""
+        depth = len(PurePath(pattern).parts)
+        near = self.below(recursive=depth > 1)
+        return (path for path, _ in near if len(path.parts) == len(self.parts) + depth and path.match(str(pattern)))
+
+    def rglob(self, pattern: Any, **_: Any) -> "Iterator[RemotePath]":  # type: ignore[override]
+        """Yields what matches at any depth, sorted."""
+        return (path for path, _ in self.below(recursive=True) if path.match(str(pattern)))
+
+
+@lru_cache(maxsize=16)
+def _filesystem(uri: str) -> "FileSystem":
+    from pyarrow.fs import FileSystem
+
+    try:
+        return FileSystem.from_uri(uri)[0]
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow without this store, or no name of a bucket
+        raise OSError(f"{uri} cannot be opened: {str(error).partition(chr(10))[0]}") from None
+
+
+REASONS = (
+    ("NO_SUCH_BUCKET", "there is no such bucket; make it, or name another"),
+    (
+        "ACCESS_DENIED",
+        "access is denied; give credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role of the "
+        "machine) that may read, write, list and delete there",
+    ),
+    ("INVALID_ACCESS_KEY_ID", "the credentials are not known there; check AWS_ACCESS_KEY_ID"),
+    ("INVALID_CLIENT_TOKEN_ID", "the credentials are not known there; check AWS_ACCESS_KEY_ID"),
+    ("InvalidAccessKeyId", "the credentials are not known there; check AWS_ACCESS_KEY_ID"),
+    ("SIGNATURE", "the credentials do not fit; check AWS_SECRET_ACCESS_KEY"),
+    ("NETWORK_CONNECTION", "it cannot be reached; check AWS_ENDPOINT_URL, region and network"),
+)
+"""What pyarrow's message has in it -> what it means, and what to do."""
+
+
+@contextmanager
+def explained(path: RemotePath) -> Iterator[None]:
+    """Run the body; what the store refuses is an OSError that names the URI and says what to do."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        said = str(error)
+        why = next((words for sign, words in REASONS if sign in said), said.partition(chr(10))[0])
+        raise OSError(f"{path}: {why}") from error
