@@ -87,7 +87,7 @@ def run_trials(
             console.print(f"{len(trials)} trials, {len(finished)} of them finished")
         if len(finished) < len(trials):
             with connected(use.address) as size:
-                trials = [with_share(trial, size, use.max_concurrent) for trial in trials]
+                trials = [with_share(trial, size, use.max_concurrent, autoscaling=use.autoscaling) for trial in trials]
                 if not use.autoscaling:
                     check_all_fit(trials, size)
                 _run(trials, finished, use, size, directory, console, halving)
