@@ -29,7 +29,7 @@ from tests.conftest import ROOT
 from tests.made.ray_nodes import Node, RayNodes, left_of_a_run, wait_until
 from tests.made.small_corpus import write_small_corpus
 
-STEPS, CADENCE, AT = 150, 10, 33
+STEPS, CADENCE, AT = 200, 10, 33
 """Steps of the run, between checkpoints, and before the fault."""
 DRAIN_SECONDS = 8
 SHORT_CUT = 5.0
@@ -48,7 +48,7 @@ def settings(folder: Path, name: str, workers: int | list[int]) -> dict[str, Any
         "storage": str(folder / "runs"),
         "corpus": str(folder / "corpus"),
         "model": {"preset": "cpu-tiny"},
-        "batches": {"micro_batch_residues": 8000, "lanes": 2, "max_length": 100},
+        "batches": {"micro_batch_residues": 1500, "lanes": 2, "max_length": 100},
         "optimizer": {"learning_rate": 5e-4, "warmup_steps": 5},
         "training": {
             "steps": STEPS,

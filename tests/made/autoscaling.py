@@ -158,7 +158,7 @@ def sweep(nodes: RayNodes, watch: Watch) -> dict[str, Any]:
     )
     done = verb(nodes, watch, values, "sweep", 240)
     finished = {path.parent.name for path in nodes.folder.glob("runs/**/finished.json")}
-    return done | {"trials": len(finished)}
+    return done | {"trials": len(finished), "planned": 2 * len(shapes) + 1}
 
 
 def infeasible(nodes: RayNodes, watch: Watch) -> dict[str, Any]:

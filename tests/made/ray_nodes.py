@@ -138,6 +138,7 @@ class RayNodes:
         return done.stdout.splitlines()[-1]
 
     def __enter__(self) -> Self:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends what was started here too
         return self
 
     def __exit__(
