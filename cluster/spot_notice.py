@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 METADATA = {"aws": "http://169.254.169.254", "gcp": "http://metadata.google.internal"}
 """Where the machine's metadata service answers."""
@@ -82,8 +83,11 @@ def wait_for_notice(cloud: str, base: str, poll_seconds: float = POLL_SECONDS) -
         time.sleep(poll_seconds)
 
 
-def drain(address: str, node_address: str, deadline: float, why: str) -> list[str]:
-    """Announce to Ray at `address` that the nodes on `node_address` go at `deadline`; ids of those that Ray drains."""
+def drain(address: str, goes: Callable[[Any], bool], deadline: float, why: str) -> list[str]:
+    """Announce to Ray at `address` that the nodes for which `goes` (of Ray's GcsNodeInfo) holds go at `deadline`.
+
+    Returns the ids of those that Ray drains.
+    """
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled; as `ray drain-node` does
     from ray.core.generated import autoscaler_pb2
     from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]  # generated
@@ -92,7 +96,7 @@ def drain(address: str, node_address: str, deadline: float, why: str) -> list[st
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # type: ignore[attr-defined]
     drained = []
     for node_id, node in client.get_all_node_info().items():
-        if node.state == GcsNodeInfo.ALIVE and node.node_manager_address == node_address:
+        if node.state == GcsNodeInfo.ALIVE and goes(node):
             is_accepted, refusal = client.drain_node(node_id.hex(), reason, why, int(1000 * deadline))
             if is_accepted:
                 drained.append(node_id.hex())
@@ -120,7 +124,8 @@ def main(arguments: list[str]) -> int:
     node_address = given.node_address or ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     deadline = wait_for_notice(given.cloud, given.metadata or METADATA[given.cloud], given.poll_seconds)
     left = deadline - time.time()
-    drained = drain(given.address, node_address, deadline, f"{given.cloud}: taken away in {left:.0f} s")
+    why = f"{given.cloud}: taken away in {left:.0f} s"
+    drained = drain(given.address, lambda node: node.node_manager_address == node_address, deadline, why)
     say(f"{given.cloud} takes this machine away in {left:.0f} s; drained: {', '.join(drained) or 'no node'}")
     return int(not drained)
 

@@ -24,8 +24,10 @@ from typing import Any
 
 import yaml
 
+from proteinlm.cluster.spot_notice import drain, wait_for_notice
 from proteinlm.platform.training.tracking import MetricsTail, read_metrics
 from tests.conftest import ROOT
+from tests.made.metadata_service import metadata_service
 from tests.made.ray_nodes import Node, RayNodes, left_of_a_run, wait_until
 from tests.made.small_corpus import write_small_corpus
 
@@ -171,15 +173,12 @@ def kill_node(nodes: RayNodes, run: Run) -> str:
 
 
 def drain_node(nodes: RayNodes, run: Run) -> str:
-    from ray._raylet import GcsClient
-    from ray.core.generated import autoscaler_pb2
-
-    node, deadline = in_use(nodes)[-1], time.time() + DRAIN_SECONDS
-    client = GcsClient(address=nodes.address)
-    (node_id,) = [key.hex() for key, info in client.get_all_node_info().items() if info.node_name == node.name]
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    accepted, why = client.drain_node(node_id, reason, "spot", int(1000 * deadline))
-    assert accepted, why
+    """The whole way: the cloud's metadata service announces it, the watcher drains, the machine goes."""
+    node = in_use(nodes)[-1]
+    with metadata_service() as service:
+        service.announce(DRAIN_SECONDS)
+        deadline = wait_for_notice("aws", service.base)
+        assert drain(nodes.address, lambda one: one.node_name == node.name, deadline, "spot")
     time.sleep(max(0.0, deadline - time.time()))
     at = run.steps.last()
     nodes.signal(node, signal.SIGKILL)
@@ -249,7 +248,8 @@ def measure(fault: str, expected: list[float]) -> Row:
         head, workers = (network.head, network.workers) if network else (HEAD, WORKERS)
         nodes.start_head(head, "--num-cpus=1")
         used = workers[:2] if fault == "drain-elastic" else workers
-        nodes.wait_for([nodes.begin_worker(node, 2, *(network.options(node) if network else ())) for node in used])
+        for node in used:
+            nodes.start_worker(node, 2, *(network.options(node) if network else ()))
         harm, group = (network.cut(CUTS[fault]), 2) if network else FAULTS[fault]
         run = Run(nodes, fault, group, head.prefix)
         run.wait_for(AT)

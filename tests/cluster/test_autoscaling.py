@@ -1,4 +1,4 @@
-"""Ray's real autoscaler with the shipped node types: from none to what is asked for and back, and no more than allowed."""
+"""Ray's real autoscaler with the shipped node types: from none to what is asked for and back, within the limits."""
 
 import json
 import os

@@ -1,6 +1,6 @@
 """How long room for a worker group is waited for, which nodes are counted, and what is said at the end."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest

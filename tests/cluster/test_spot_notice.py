@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,8 +67,11 @@ def test_the_node_of_this_machine_is_drained_with_the_notice_s_deadline(
     service.announce(90)
     options = ["--address=10.0.0.1:6379", f"--metadata={service.base}", "--node-address=10.0.0.7"]
     assert main(["aws", *options]) == code
-    address, node_address, deadline, why = given
-    assert (address, node_address) == ("10.0.0.1:6379", "10.0.0.7")
+    address, goes, deadline, why = given
+    assert address == "10.0.0.1:6379"
+    assert callable(goes)
+    assert goes(SimpleNamespace(node_manager_address="10.0.0.7"))
+    assert not goes(SimpleNamespace(node_manager_address="10.0.0.8"))
     assert deadline == pytest.approx(service.deadline, abs=1)
     assert str(why).startswith("aws: taken away in ")
     assert ("ab12" if drained else "no node") in capsys.readouterr().out

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,27 +71,14 @@ class RayNodes:
 
     def start(self, node: Node, *options: str, env: Mapping[str, str] | None = None) -> None:
         """`ray start ...` of `node`; RuntimeError with what it said where it fails."""
-        self.wait_for([self.begin(node, *options, env=env)])
-
-    def begin(self, node: Node, *options: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
-        """As `start`, without waiting for it."""
         command = [*node.prefix, sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats"]
         options = ("--object-store-memory=100000000", "--dashboard-agent-listen-port=0", *options)
-        # A file: daemons would hold a pipe open.
-        with (self.folder / f"start-{node.name}").open("w") as said:
-            return subprocess.Popen(
-                [*command, *options],
-                env=self.env | {MARK: node.name} | (env or {}),
-                stdout=said,
-                stderr=said,
-                text=True,
-            )
-
-    def wait_for(self, starting: Iterable["subprocess.Popen[str]"]) -> None:
-        for process in starting:
-            if process.wait(timeout=90):
-                said = "".join(path.read_text()[-1500:] for path in self.folder.glob("start-*"))
-                raise RuntimeError(f"{process.args}: {said}")
+        env = self.env | {MARK: node.name} | dict(env or {})
+        output = self.folder / f"start-{node.name}"
+        with output.open("w") as said:  # a file: daemons would hold a pipe open
+            done = subprocess.run([*command, *options], env=env, stdout=said, stderr=said, timeout=120, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{done.args}: {output.read_text()[-3000:]}")
 
     def start_head(self, node: Node, *options: str, env: Mapping[str, str] | None = None) -> None:
         """Start the head, or start it again: its state lies in RocksDB in the folder."""
@@ -106,10 +93,9 @@ class RayNodes:
             env=state | (env or {}),
         )
 
-    def begin_worker(self, node: Node, cpus: float, *options: str) -> "subprocess.Popen[str]":
-        return self.begin(
-            node, f"--address={self.address}", f"--num-cpus={cpus:g}", f"--node-name={node.name}", *options
-        )
+    def start_worker(self, node: Node, cpus: float, *options: str) -> None:
+        """Start a node that joins. One at a time: Ray gives up where several start at once on a busy machine."""
+        self.start(node, f"--address={self.address}", f"--num-cpus={cpus:g}", f"--node-name={node.name}", *options)
 
     def processes(self, node: Node) -> list[psutil.Process]:
         """The daemons of `node` and all that they started: its raylet, its workers."""
