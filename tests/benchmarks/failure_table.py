@@ -37,6 +37,8 @@ DRAIN_SECONDS = 8
 SHORT_CUT = 5.0
 """Seconds: shorter than Ray takes to notice (5 health checks, each 3 s after the last and given 10 s)."""
 HEAD, WORKERS = Node("head"), (Node("a"), Node("b"), Node("c"))
+NOT_OURS = ("torchinductor_", "pymp-")
+"""Temporary files of others: torch's cache, and an empty folder of Python's that a killed process cannot remove."""
 GROUPS = """
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
@@ -132,7 +134,7 @@ class Run:
         with (self.nodes.folder / "said").open("a") as said:
             self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=said, stderr=said)
 
-    def wait_for(self, step: int, seconds: float = 90) -> None:
+    def wait_for(self, step: int, seconds: float = 300) -> None:
         try:
             wait_until(lambda: self.steps.last() >= step or self.process.poll() is not None, seconds)
         except TimeoutError:
@@ -143,7 +145,7 @@ class Run:
     def _raise(self, what: str) -> None:
         raise RuntimeError(f"{what}: {(self.nodes.folder / 'said').read_text()[-3000:]}")
 
-    def end(self, seconds: float = 240) -> int:
+    def end(self, seconds: float = 400) -> int:
         try:
             code = self.process.wait(seconds)
         finally:
@@ -278,7 +280,7 @@ def left_behind(nodes: RayNodes, head: Node) -> list[str]:
     return [
         *left_of_a_run(),
         *([f"{groups} placement groups"] if groups != "0" else []),
-        *(path.name for path in (nodes.folder / "tmp").iterdir()),
+        *(path.name for path in (nodes.folder / "tmp").iterdir() if not path.name.startswith(NOT_OURS)),
     ]
 
 
