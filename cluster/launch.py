@@ -6,6 +6,7 @@ where the last one stopped. An elastic group restarts with as many workers as th
 """
 
 import json
+import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
@@ -15,9 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from proteinlm.cluster.connect import ClusterSize, dashboard_address
-
-if TYPE_CHECKING:
-    from ray.train.torch import TorchTrainer
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -33,8 +31,13 @@ BACKEND_ON_GPU = "cpu:gloo,cuda:nccl"
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 """Ray Train's list of the checkpoints of a run, in its directory."""
 
-START_RETRIES = 3
-"""How often a worker group that could not start is tried again (Ray's default is for ever)."""
+ATTEMPT_SECONDS = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+"""Environment variable of Ray Train, and our value: how long one attempt to place a group of one size takes, after
+which room is counted anew. Ray's 60 s are most of what an elastic group loses when a node goes. How often it is
+tried is a matter of `Waits.room`, not of a number in the life of a run."""
+
+BRIEF_SECONDS = 240.0
+"""How long a group waits for room where no nodes are added: another run's end, a head that is started again."""
 
 
 class LaunchError(RuntimeError):
@@ -57,13 +60,36 @@ class WorkerGroup:
         return self.fewest * self.cpus_per_worker + DATA_CPUS
 
 
+@dataclass(frozen=True)
+class Waits:
+    """How long a launch waits, in seconds."""
+
+    resize: float
+    """Between two looks for room for more workers (an elastic group)."""
+    room: float
+    """For room for the fewest workers, at the start and after each loss, before the run is given up."""
+    setting: str
+    """Words for what decides about `room`, for the message."""
+    queues: bool
+    """Whether only the time counts in which the nodes would not do if nothing else ran on them."""
+
+
+def waits_of(resize_minutes: float, node_minutes: float | None) -> Waits:
+    """`node_minutes`: how long nodes may take to be added; None: none are."""
+    if node_minutes is None:
+        return Waits(
+            60 * resize_minutes, BRIEF_SECONDS, "no nodes are added: cluster.autoscaling is false", queues=False
+        )
+    return Waits(60 * resize_minutes, 60 * node_minutes, f"cluster.node_minutes={node_minutes:g}", queues=True)
+
+
 def worker_group(
     size: ClusterSize, fewest: int, most: int, cpus_per_worker: float | None, use_gpu: bool | None
 ) -> WorkerGroup:
     """Make a group of `fewest` to `most` workers; None: GPUs where there are any, CPUs that leave one for data."""
     gpu = size.gpus > 0 if use_gpu is None else use_gpu
     if cpus_per_worker is None:
-        share = (size.cpus - DATA_CPUS) / most
+        share = (size.cpus - DATA_CPUS) / most if size.cpus else 1.0  # nodes are yet to be added
         cpus_per_worker = max(0.1, min(1.0, int(share * 10) / 10))
     return WorkerGroup(fewest, most, cpus_per_worker, gpu)
 
@@ -89,25 +115,26 @@ def launch(
     storage: Path,
     keep_checkpoints: int,
     max_failures: int,
-    resize_seconds: float,
+    waits: Waits,
 ) -> dict[str, Any]:
     """Run `worker(settings)` on every worker of `group` and return the last reported metrics; LaunchError if it fails.
 
     Checkpoints and Ray Train's own state lie in `<storage>/<name>`.
     """
+    os.environ.setdefault(*ATTEMPT_SECONDS)
     forget_lost_checkpoints(storage / name)
     start_coordinator()
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
-    trainer = trainer_class()(
+    trainer = trainer_class(waits)(
         worker,
         train_loop_config=dict(settings),
         torch_config=TorchConfig(backend=BACKEND_ON_GPU if group.use_gpu else "gloo"),
         # Ray's annotations still show the configs of Train v1.
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=group.fewest if group.fewest == group.most else (group.fewest, group.most),  # type: ignore[arg-type]
-            elastic_resize_monitor_interval_s=resize_seconds,
+            elastic_resize_monitor_interval_s=waits.resize,
             use_gpu=group.use_gpu,
             resources_per_worker={"CPU": group.cpus_per_worker} | ({"GPU": 1} if group.use_gpu else {}),
         ),
@@ -115,7 +142,7 @@ def launch(
             name=name,
             storage_path=str(storage.resolve()),
             checkpoint_config=CheckpointConfig(num_to_keep=keep_checkpoints),
-            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=START_RETRIES),  # type: ignore[call-arg]
+            failure_config=FailureConfig(max_failures=max_failures),
         ),
     )
     try:
@@ -138,8 +165,9 @@ def start_coordinator() -> None:
         get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
 
 
-def trainer_class() -> "type[TorchTrainer]":
-    """Ray Train's trainer without those of its helpers that can do nothing here: processes that take seconds to start.
+def trainer_class(waits: Waits) -> "type[TorchTrainer]":
+    """Ray Train's trainer that gives up where there is no room (scaling.py), without those of its helpers that can do
+    nothing here: processes that take seconds to start.
 
     The manager of datasets, none of which come from Ray Train (platform/batches/stream.py), and, where there is no
     dashboard to ask, the cleaner of placement groups.
@@ -152,6 +180,13 @@ def trainer_class() -> "type[TorchTrainer]":
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # annotations show Train v1
             return [one for one in callbacks if type(one).__name__ not in idle]
+
+        def _initialize_and_run_controller(self, **parts: Any) -> Any:
+            from proteinlm.cluster.scaling import Patience, scaling_policy
+
+            patience = Patience(waits.room, waits.setting, waits.queues)
+            parts["scaling_policy"] = scaling_policy(self.scaling_config, patience)
+            return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]  # as above
 
     return Trainer
 

@@ -269,6 +269,8 @@ class ClusterSection(Section):
     """Restarts after a worker died before the run is given up; a node that was taken away does not count."""
     autoscaling: bool = False
     """Nodes may be added: a group larger than the present cluster is not refused."""
+    node_minutes: Minutes = 20.0
+    """With `autoscaling`, how long the fewest workers wait for nodes to be added before the run is given up."""
 
     @property
     def fewest_workers(self) -> int:

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from proteinlm.cluster.connect import ClusterSize, connected
-from proteinlm.cluster.launch import check_fits, launch, worker_group
+from proteinlm.cluster.launch import check_fits, launch, waits_of, worker_group
 from proteinlm.models.config import renamed
 from proteinlm.platform.data.manifest import Manifest
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig, RunConfig
@@ -143,7 +143,7 @@ def _train_on_workers(config: RunConfig, job: TrainingJob, size: ClusterSize) ->
         storage=config.storage,
         keep_checkpoints=config.training.keep_checkpoints,
         max_failures=cluster.max_failures,
-        resize_seconds=60 * cluster.resize_minutes,
+        waits=waits_of(cluster.resize_minutes, cluster.node_minutes if cluster.autoscaling else None),
     )
 
 

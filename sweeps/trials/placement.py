@@ -10,15 +10,23 @@ from proteinlm.sweeps.planning.trial import Trial
 
 
 def cpu_share(size: ClusterSize) -> float:
-    """CPUs for a worker such that as many workers as there are CPUs fit beside the one for reading data."""
+    """CPUs for a worker such that as many workers as there are CPUs fit beside the one for reading data.
+
+    One where there is no CPU: nodes are yet to be added.
+    """
+    if not size.cpus:
+        return 1.0
     return max(0.1, math.floor(100 * (size.cpus - DATA_CPUS) / size.cpus) / 100)
 
 
-def with_share(trial: Trial, size: ClusterSize, max_concurrent: int | None = None) -> Trial:
+def with_share(
+    trial: Trial, size: ClusterSize, max_concurrent: int | None = None, *, autoscaling: bool = False
+) -> Trial:
     """Return the trial with what its `cluster` section leaves open decided for this cluster.
 
     CPUs of a worker: such that as many workers as there are CPUs fit. Threads: the cores shared by the workers that run
-    at once, at most `max_concurrent` trials. GPUs: where there are some and a network is trained.
+    at once, at most `max_concurrent` trials. GPUs: where there are some and a network is trained. `autoscaling`, of the
+    sweep, is its trials' too.
     """
     section = trial.config.cluster
     trains = isinstance(trial.config, PretrainConfig) or MODES[trial.config.mode].is_trained
@@ -28,6 +36,7 @@ def with_share(trial: Trial, size: ClusterSize, max_concurrent: int | None = Non
     settled = {
         "cpus_per_worker": cpus,
         "threads_per_worker": section.threads_per_worker or threads,
+        "autoscaling": section.autoscaling or autoscaling,
         "use_gpu": (trains and size.gpus > 0) if section.use_gpu is None else section.use_gpu,
     }
     return replace(trial, config=trial.config.model_copy(update={"cluster": section.model_copy(update=settled)}))

@@ -90,7 +90,7 @@ def run_trials(
         if len(finished) < len(trials):
             with connected(use.address) as size:
                 tell_where_to_watch(directory, console)
-                trials = [with_share(trial, size, use.max_concurrent) for trial in trials]
+                trials = [with_share(trial, size, use.max_concurrent, autoscaling=use.autoscaling) for trial in trials]
                 if not use.autoscaling:
                     check_all_fit(trials, size)
                 _run(trials, finished, use, size, directory, console, halving)

@@ -13,6 +13,7 @@ from proteinlm.cluster.launch import (
     forget_lost_checkpoints,
     start_coordinator,
     trainer_class,
+    waits_of,
     worker_group,
     worker_message,
 )
@@ -62,7 +63,7 @@ def test_helpers_of_ray_train_that_can_do_nothing_are_not_started(
     def names(kind: type[TorchTrainer]) -> list[str]:
         return [type(one).__name__ for one in kind(print)._create_default_callbacks()]
 
-    everyone, kept = names(TorchTrainer), names(trainer_class())
+    everyone, kept = names(TorchTrainer), names(trainer_class(waits_of(10, None)))
     assert set(everyone) - set(kept) == {"DatasetsCallback"} | (
         set() if dashboard else {"PlacementGroupCleanerCallback"}
     )

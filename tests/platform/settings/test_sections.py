@@ -19,7 +19,7 @@ from tests.made.jobs import job
 CLUSTER = {
     *("cluster.address", "cluster.num_workers", "cluster.resize_minutes", "cluster.cpus_per_worker"),
     *("cluster.threads_per_worker", "cluster.use_gpu", "cluster.in_process", "cluster.max_failures"),
-    *("cluster.autoscaling", "cluster.dashboard"),
+    *("cluster.autoscaling", "cluster.node_minutes", "cluster.dashboard"),
 }
 TRAINING = {
     *("training.checkpoint_every", "training.checkpoint_minutes", "training.keep_checkpoints"),
