@@ -215,13 +215,9 @@ class TrainingSection(Section):
     """Residues of each validation split that are scored during training: a fixed prefix of its shuffled rows."""
 
     @model_validator(mode="after")
-    def _one_length(self) -> Self:
+    def _fits_together(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
-        return self
-
-    @model_validator(mode="after")
-    def _float8_fits(self) -> Self:
         if self.float8 and self.precision not in ("auto", "bf16"):
             raise ValueError(f"float8: needs precision auto or bf16; found {self.precision}")
         if self.float8 and self.engine == "deepspeed" and self.zero_stage == 3:
