@@ -10,6 +10,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from time import time
 from typing import Any
 
@@ -31,7 +32,7 @@ from proteinlm.cluster.judgement import (
     judge_storage,
     judge_versions,
 )
-from proteinlm.cluster.node_probe import NodeFacts, of_torch, start_probe
+from proteinlm.cluster.node_probe import NodeFacts, start_probe
 
 ANSWER_SECONDS = 180.0
 """For a node to start a process and measure itself."""
@@ -80,7 +81,11 @@ def _versions(nodes: Sequence[NodeFacts]) -> Iterator[Check]:
     yield judge_versions("Ray", ray.__version__, dict(zip(names, (node.ray for node in nodes), strict=True)))
     of_nodes = dict(zip(names, (node.python for node in nodes), strict=True))
     yield judge_versions("Python", sys.version.split()[0], of_nodes, is_exact=False)
-    yield judge_versions("torch", of_torch()["version"], dict(zip(names, (node.torch for node in nodes), strict=True)))
+    try:
+        here = version("torch")
+    except PackageNotFoundError:
+        here = ""
+    yield judge_versions("torch", here, dict(zip(names, (node.torch for node in nodes), strict=True)))
 
 
 def _offset(probe: Any) -> tuple[float, float]:
