@@ -18,8 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from proteinlm.platform.places.places import add_text
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -106,6 +104,8 @@ def begin(run_directory: Path) -> None:
 
 def write_phases(run_directory: Path, where: str) -> None:
     """Move what this process noted to the run's file, where there is one."""
+    from proteinlm.platform.places.places import add_text  # here: `--help` loads nothing heavy, and this file
+
     file = run_directory / PHASES_FILE
     if file.is_file():
         phases = (Phase(where, *noted) for noted in _noted)
