@@ -247,12 +247,6 @@ def shape_name(config: ModelConfig) -> str:
     return f"hidden-{config.hidden_size}-layer-{config.num_hidden_layers}-head-{config.num_attention_heads}"
 
 
-ADAM_BYTES = (4, 4, 8)
-"""Of one parameter in fp32: weight, gradient, two moments."""
-ACTIVATION_BYTES = 34
-"""Of one token, layer and hidden unit in 16 bits, the attention matrix not kept."""
-
-
 def forward_flops(config: ModelConfig, lengths: Sequence[int], num_scored: int = 0) -> int:
     """Model FLOPs of the forward pass over proteins of `lengths` [B] tokens, special tokens included.
 
@@ -280,18 +274,3 @@ def num_parameters(config: ModelConfig) -> int:
     norms = 2 * hidden * (2 if config.embedding_norm else 1)  # of all layers' output, and of the embedding
     head = hidden * hidden + 3 * hidden + vocab
     return config.num_hidden_layers * layer + norms + vocab * hidden + positions + head
-
-
-def training_bytes(
-    config: ModelConfig, tokens: int, *, workers: int = 1, zero_stage: int = 0, is_fp32: bool = False
-) -> float:
-    """Bytes of one worker in training with Adam: weights, gradients, both moments (fp32), and activations.
-
-    `tokens` of a micro batch; of `workers` that share what ZeRO's `zero_stage` shares. `is_fp32`: activations have 32
-    bits and not 16. Attention matrices are not kept; with activation checkpointing neither are layers but one.
-    """
-    weights, gradients, moments = ADAM_BYTES
-    shared = (0, moments, moments + gradients, moments + gradients + weights)[zero_stage]
-    of_state = num_parameters(config) * (sum(ADAM_BYTES) - shared + shared / workers)
-    layers = 1 if config.activation_checkpointing else config.num_hidden_layers
-    return of_state + (2 if is_fp32 else 1) * ACTIVATION_BYTES * layers * config.hidden_size * tokens

@@ -76,6 +76,28 @@ def pretrain(config: ConfigFile, settings: Settings = None) -> None:
         tell_phases(chosen.directory, console)
 
 
+@app.command(epilog="Example: proteinlm plan platform/configs/pretrain-200m-v100.yaml --device V100-32 --price 3.06")
+def plan(
+    config: ConfigFile,
+    settings: Settings = None,
+    device: Annotated[str, typer.Option(help="Kind of GPU, by its name in the table of devices.")] = "V100-32",
+    share: Annotated[float | None, typer.Option(help="Measured share of the device's peak; none: the table's.")] = None,
+    gigabits: Annotated[float, typer.Option(help="Bandwidth of a worker, 10^9 bit/s.")] = 100.0,
+    price: Annotated[float | None, typer.Option(help="Of a device for an hour.")] = None,
+    length: Annotated[int, typer.Option(help="Tokens of a protein.")] = 256,
+    devices: Annotated[Path | None, typer.Option(help="Table of devices; none: platform/devices.yaml.")] = None,
+) -> None:
+    """Memory, communication, hours and cost of a pretraining, before it runs; of a sweep: sweep FILE --dry-run."""
+    with plain_errors() as console:
+        from proteinlm.platform.plan import DEVICES_FILE, Assumed, read_devices, show_plan
+        from proteinlm.platform.settings.config import PretrainConfig
+        from proteinlm.platform.settings.loading import load_settings
+
+        chosen = load_settings(PretrainConfig, config, settings or [])
+        assumed = Assumed(device, share, gigabits, price, length)
+        show_plan(chosen, assumed, read_devices(devices or DEVICES_FILE), console)
+
+
 @app.command(
     epilog="Example: proteinlm finetune platform/configs/finetune-cpu.yaml pretrained=runs/first/model "
     "data=data task=all name=first-tasks"

@@ -2,8 +2,8 @@
 
     PretrainConfig -> pretraining_cost -> Cost        FinetuneConfig -> finetuning_flops
 
-Both read the data set's manifest, and pretraining the lengths in its first shard; no model is made. What a model of
-some shape costs for some tokens stands in models/cost.py.
+Both read the data set's manifest, and pretraining the lengths in its first shard; no model is made. Memory is counted
+by models/cost.py.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,13 @@ from functools import cache
 from pathlib import Path
 
 from proteinlm.models.alphabet import get_alphabet
-from proteinlm.models.config import ModelConfig, forward_flops, num_parameters, training_bytes, training_flops
+from proteinlm.models.config import ModelConfig, forward_flops, num_parameters, training_flops
+from proteinlm.models.cost import memory_bytes
 from proteinlm.models.pretrained import read_config
 from proteinlm.platform.batches.order import BatchPlan
 from proteinlm.platform.data.manifest import Manifest, read_manifest, read_shard
 from proteinlm.platform.finetune import task_data
+from proteinlm.platform.plan import setup_of
 from proteinlm.platform.settings.config import MODES, FinetuneConfig, PretrainConfig
 from proteinlm.tasks.catalog import build_task
 
@@ -49,13 +51,7 @@ def pretraining_cost(config: PretrainConfig) -> Cost:
         steps=steps,
         residues=steps * residues_per_step(config, manifest),
         flops_per_residue=flops_per_residue(config),
-        memory=training_bytes(
-            config.model,
-            config.batches.micro_batch_residues,
-            workers=config.cluster.fewest_workers,
-            zero_stage=config.training.zero_stage if config.training.engine == "deepspeed" else 0,
-            is_fp32=config.training.precision == "fp32",
-        ),
+        memory=memory_bytes(config.model, setup_of(config, is_cpu=config.cluster.use_gpu is False)),
     )
 
 

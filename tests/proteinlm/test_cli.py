@@ -27,6 +27,7 @@ VERBS = (
     ["corpus", "build"],
     ["corpus", "stats"],
     ["settings"],
+    ["plan"],
     ["pretrain"],
     ["finetune"],
     ["sweep"],
