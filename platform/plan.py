@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +21,7 @@ from proteinlm.models.config import num_parameters, training_flops
 from proteinlm.models.cost import TrainingSetup, largest_micro_batch, memory_bytes
 from proteinlm.platform.results.formatting import amount, duration, scientific
 from proteinlm.platform.settings.config import PretrainConfig
+from proteinlm.platform.settings.yaml_text import read_yaml
 
 DEVICES_FILE = Path(__file__).with_name("devices.yaml")
 STAGES = (0, 1, 2, 3)
@@ -33,6 +33,14 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Share of a device's peak in the training of a model."""
+
+    parameters: Positive
+    share: Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True)
 class Device:
     """A kind of GPU."""
 
@@ -40,13 +48,13 @@ class Device:
     """GiB."""
     peak: Positive
     """FLOP/s of dense 16-bit matrix products."""
-    shares: dict[Positive, Annotated[float, Field(gt=0, le=1)]]
-    """Parameters of a model -> the share of `peak` that its training was measured at."""
+    shares: tuple[Measured, ...]
     source: str
 
     def share_for(self, parameters: int) -> float | None:
         """The share that was measured with the model nearest in size; None: there is no measurement."""
-        return min(self.shares.items(), key=lambda one: abs(math.log(one[0] / parameters)), default=(0, None))[1]
+        nearest = min(self.shares, key=lambda one: abs(math.log(one.parameters / parameters)), default=None)
+        return nearest.share if nearest else None
 
 
 @dataclass(frozen=True)
@@ -99,8 +107,8 @@ class Time:
 def read_devices(path: Path = DEVICES_FILE) -> dict[str, Device]:
     """Read a table of devices; OSError or ValueError where it is none."""
     try:
-        return TypeAdapter(dict[str, Device]).validate_python(yaml.safe_load(path.read_text()))
-    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
+        return TypeAdapter(dict[str, Device]).validate_python(read_yaml(path))
+    except ValidationError as error:
         raise ValueError(f"{path} is no table of devices (memory, peak, shares, source for each): {error}") from None
 
 

@@ -61,8 +61,8 @@ def test_one_worker_sends_nothing_and_stage_3_half_as_much_again() -> None:
 def test_the_share_is_that_of_the_nearest_model_or_the_users() -> None:
     device = DEVICES["H100-80"]
     assert [device.share_for(round(size)) for size in (8e6, 40e6, 150e6, 3e9)] == [0.13, 0.13, 0.22, 0.34]
-    assert replace(device, shares={}).share_for(1) is None
-    assert time_of(config(), Assumed("H100-80"), replace(device, shares={})) is None
+    assert replace(device, shares=()).share_for(1) is None
+    assert time_of(config(), Assumed("H100-80"), replace(device, shares=())) is None
     mine = time_of(config(), Assumed("H100-80", share=0.5), device)
     assert mine is not None
     assert mine.share == 0.5
@@ -138,7 +138,9 @@ def test_wrong_options_are_named(options: list[str], words: list[str]) -> None:
 
 def test_a_users_own_table_takes_the_place_of_ours(tmp_path: Path) -> None:
     table = tmp_path / "mine.yaml"
-    table.write_text("Mine: {memory: 24, peak: 1.0e+14, shares: {1.0e+8: 0.5}, source: my bench}\n")
+    table.write_text(
+        "Mine: {memory: 24, peak: 1.0e+14, shares: [{parameters: 1.0e+8, share: 0.5}], source: my bench}\n"
+    )
     code, said = run(str(PAPER), "--device", "Mine", "--devices", str(table))
     assert code == 0, said
     assert "my bench" in said
@@ -150,5 +152,6 @@ def test_a_users_own_table_takes_the_place_of_ours(tmp_path: Path) -> None:
 
 def test_every_share_of_the_table_is_one() -> None:
     for device in DEVICES.values():
-        assert all(0 < share < 1 and math.isfinite(size) for size, share in device.shares.items())
+        assert device.shares
+        assert all(0 < one.share < 1 and math.isfinite(one.parameters) for one in device.shares)
         assert device.source
