@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 PACKAGE = "proteinlm"
-PACKAGE_FILES = ("*.py", "*.yaml", "*.schema.json", "*.jinja", "*.sh", "py.typed")
+PACKAGE_FILES = ("*.py", "*.yaml", "*.json", "*.jinja", "*.sh", "py.typed")
 """What a wheel of the package holds (pyproject.toml, package-data)."""
 CONFIG_SUFFIXES = (".yaml", ".yml")
 SENT_ALONG = "sent"
