@@ -117,7 +117,8 @@ def check_all_fit(trials: list[Trial], size: ClusterSize) -> None:
 def check_trials(trials: list[Trial]) -> None:
     """Raise ValueError, with every fault, for inputs of trials that are missing or do not fit each other."""
     for trial in trials:
-        refuse_uris("runs of a sweep or of several tasks, seeds or modes", storage=trial.config.storage)
+        places = {name: getattr(trial.config, name, None) for name in ("storage", "corpus", "data", "pretrained")}
+        refuse_uris("runs of a sweep or of several tasks, seeds or modes", **places)
     _check_each(trials, _check_inputs)
 
 
