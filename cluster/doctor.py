@@ -32,6 +32,7 @@ from proteinlm.cluster.judgement import (
     judge_storage,
     judge_versions,
 )
+from proteinlm.cluster.launch import last_line
 from proteinlm.cluster.node_probe import NodeFacts, start_probe
 
 ANSWER_SECONDS = 180.0
@@ -55,9 +56,8 @@ def examine(storages: Sequence[str], *, is_own_machine: bool) -> Iterator[Check]
         try:
             facts[node["NodeID"]] = ray.get(asked[node["NodeID"]], timeout=ANSWER_SECONDS)
         except (ray.exceptions.RayError, TimeoutError) as error:
-            said = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             mend = "is the package on the node? Send the doctor as a job: --address http://HOST:8265"
-            yield Check("node", FAIL, f"{node['NodeManagerAddress']} did not answer: {said[0]}", mend)
+            yield Check("node", FAIL, f"{node['NodeManagerAddress']} did not answer: {last_line(error)}", mend)
     known = {key: probe for key, probe in probes.items() if key in facts}
     yield from _versions(list(facts.values()))
     yield from (judge_gpus(node) for node in facts.values() if node.cards)
@@ -139,9 +139,8 @@ def _reduce(facts: dict[str, NodeFacts]) -> Check:
         ]
         results = ray.get(rounds, timeout=ANSWER_SECONDS)
     except (ray.exceptions.RayError, TimeoutError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         mend = "let nodes reach each other on all ports; GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME name the interface"
-        return Check("all-reduce", FAIL, f"{backend}, {count(len(members), 'process')}: {said}", mend)
+        return Check("all-reduce", FAIL, f"{backend}, {count(len(members), 'process')}: {last_line(error)}", mend)
     finally:
         for actor in actors:
             ray.kill(actor)

@@ -236,7 +236,11 @@ def worker_message(error: BaseException) -> str:
     failures = getattr(error, "worker_failures", None) or {}
     for rank, failure in sorted(failures.items()):
         cause = getattr(failure, "cause", None) or failure
-        lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-        return f"worker {rank}: {lines[-1].strip() if lines else type(cause).__name__}"
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+        return f"worker {rank}: {last_line(cause)}"
+    return last_line(error)
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error's message, where Ray puts what was raised; its type's name where it has none."""
+    lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__

@@ -43,16 +43,15 @@ class ModeFacts:
     """Whether a network is trained, in optimizer steps and with a seed; else something is fitted once for a task."""
     trains_encoder: bool
     """Whether gradients pass through the encoder; adapters in it count."""
+    takes_float8: bool = False
+    """Whether all weights of a transformer's layers are trained, whose products can then be in float8."""
 
-
-IN_FLOAT8: tuple[Mode, ...] = ("full", "scratch")
-"""Modes that train all weights of a transformer's layers."""
 
 MODES: Mapping[str, ModeFacts] = {
-    "full": ModeFacts("transformer", is_pretrained=True, is_trained=True, trains_encoder=True),
+    "full": ModeFacts("transformer", is_pretrained=True, is_trained=True, trains_encoder=True, takes_float8=True),
     "frozen": ModeFacts("transformer", is_pretrained=True, is_trained=True, trains_encoder=False),
     "lora": ModeFacts("transformer", is_pretrained=True, is_trained=True, trains_encoder=True),
-    "scratch": ModeFacts("transformer", is_pretrained=False, is_trained=True, trains_encoder=True),
+    "scratch": ModeFacts("transformer", is_pretrained=False, is_trained=True, trains_encoder=True, takes_float8=True),
     "cnn": ModeFacts("cnn", is_pretrained=False, is_trained=True, trains_encoder=True),
     "probe": ModeFacts("transformer", is_pretrained=True, is_trained=False, trains_encoder=False),
     "baseline": ModeFacts(None, is_pretrained=False, is_trained=False, trains_encoder=False),
@@ -275,6 +274,7 @@ class FinetuneConfig(RunConfig):
                 raise ValueError(
                     f"model: missing; mode {mode} needs a model section, or a pretrained directory for its shape"
                 )
-            if self.training.float8 and mode not in IN_FLOAT8:
-                raise ValueError(f"training.float8: works in the modes {' and '.join(IN_FLOAT8)}; found {mode}")
+            if self.training.float8 and not facts.takes_float8:
+                able = " and ".join(name for name, other in MODES.items() if other.takes_float8)
+                raise ValueError(f"training.float8: works in the modes {able}; found {mode}")
         return self
