@@ -46,8 +46,8 @@ def examine(storages: Sequence[str], *, is_own_machine: bool) -> Iterator[Check]
     """Measure and judge the connected cluster, a check at a time; `is_own_machine`: with a Ray made for it."""
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    session: str = ray._private.worker.global_worker.node.get_session_dir_path()  # type: ignore[union-attr]
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray has no types here
+    session: str = ray._private.worker.global_worker.node.get_session_dir_path()  # type: ignore[union-attr]  # connected
     probes = {node["NodeID"]: start_probe(node["NodeID"]) for node in nodes}
     stores = {node["NodeID"]: int(node["Resources"].get("object_store_memory", 0)) for node in nodes}
     asked = {key: probe.facts.remote(stores[key], session) for key, probe in probes.items()}
@@ -61,7 +61,7 @@ def examine(storages: Sequence[str], *, is_own_machine: bool) -> Iterator[Check]
     known = {key: probe for key, probe in probes.items() if key in facts}
     yield from _versions(list(facts.values()))
     yield from (judge_gpus(node) for node in facts.values() if node.cards)
-    free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+    free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]  # Ray has no types here
     yield judge_cpus(cluster_size(), free)
     for judge in (judge_disk, judge_memory):
         yield from (judge(node) for node in facts.values())
@@ -125,7 +125,7 @@ def _reduce(facts: dict[str, NodeFacts]) -> Check:
     is_within = len(keys) == 1
     if is_within and num_gpus and len(facts[keys[0]].cards) == 1:
         num_gpus = 0  # one GPU has nobody to talk to
-    free = ray.available_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
+    free = ray.available_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]  # Ray has no types here
     members = keys * 2 if is_within else keys
     if num_gpus * len(members) > free:
         return Check("all-reduce", WARN, "not tried: the GPUs are in use", "again when they are free")

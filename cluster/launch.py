@@ -186,7 +186,7 @@ def trainer_class(waits: Waits) -> "type[TorchTrainer]":
 
             patience = Patience(waits.room, waits.setting, waits.queues)
             parts["scaling_policy"] = scaling_policy(self.scaling_config, patience)
-            return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]  # as above
+            return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]  # annotations show Train v1
 
     return Trainer
 

@@ -88,7 +88,7 @@ class NodeProbe:
         disk = shutil.disk_usage(session if Path(session).exists() else "/")
         shared = shutil.disk_usage("/dev/shm") if Path("/dev/shm").is_dir() else None
         return NodeFacts(
-            node=get_node_ip_address(),  # type: ignore[no-untyped-call]
+            node=get_node_ip_address(),  # type: ignore[no-untyped-call]  # Ray has no types here
             python=".".join(map(str, sys.version_info[:3])),
             ray=ray.__version__,
             torch=torch["version"],
@@ -156,7 +156,7 @@ class NodeProbe:
 
         with socket.socket() as free:
             free.bind(("", 0))
-            return str(get_node_ip_address()), int(free.getsockname()[1])  # type: ignore[no-untyped-call]
+            return str(get_node_ip_address()), int(free.getsockname()[1])  # type: ignore[no-untyped-call]  # Ray has no types here
 
     def reduce(self, backend: str, rank: int, world: int, leader: str, seconds: float) -> tuple[float, float]:
         """All-reduce with the others: (sum of ones, which is `world`; seconds of one)."""

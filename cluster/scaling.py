@@ -62,14 +62,14 @@ class _Patient(ScalingPolicy):
             self._infeasible_since = now
         elif now - self._infeasible_since > min(INFEASIBLE_SECONDS, self._patience.seconds):
             raise NoRoomError(self._told("that the autoscaler's node types and limits allow"))
-        decision = super().make_decision_for_non_running_worker_group()  # type: ignore[safe-super]
+        decision = super().make_decision_for_non_running_worker_group()  # type: ignore[safe-super]  # of the mixed-in class
         if isinstance(decision, NoopDecision):
             time.sleep(POLL_SECONDS)
         return decision
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
         self._waits_since = self._infeasible_since = None
-        return super().make_decision_for_running_worker_group(  # type: ignore[safe-super]
+        return super().make_decision_for_running_worker_group(  # type: ignore[safe-super]  # as above
             worker_group_state, worker_group_status
         )
 

@@ -121,7 +121,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     import ray
 
-    node_address = given.node_address or ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    node_address = given.node_address or ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray has no types here
     deadline = wait_for_notice(given.cloud, given.metadata or METADATA[given.cloud], given.poll_seconds)
     left = deadline - time.time()
     why = f"{given.cloud}: taken away in {left:.0f} s"

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from proteinlm.cluster.submit import Jobs
 
-PLACES = ("storage", "corpus", "data", "pretrained")
-"""Settings that name a directory."""
-
 Address = Annotated[
     str | None,
     typer.Option(help="http://HOST:PORT of the head's dashboard; none: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS."),
@@ -111,6 +108,8 @@ def places(words: Sequence[str]) -> dict[str, str]:
 
 def named_places(values: Mapping[str, Any]) -> dict[str, str]:
     """Directories in settings, by dotted name."""
+    from proteinlm.platform.settings.config import PLACES
+
     found = {}
     for section in ("", "pretrain", "finetune"):
         inner: Any = values.get(section) if section else values

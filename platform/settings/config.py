@@ -134,6 +134,10 @@ class CorpusConfig(Section):
         )
 
 
+PLACES = ("storage", "corpus", "data", "pretrained")
+"""Settings of a run that name a directory, or a URI."""
+
+
 class RunConfig(Section):
     """What pretraining and finetuning have in common."""
 

@@ -27,7 +27,7 @@ from proteinlm.cluster.launch import DATA_CPUS, away_from_signals, check_fits
 from proteinlm.platform.finetune import check_finetune, finetune
 from proteinlm.platform.places.places import refuse_uris
 from proteinlm.platform.pretrain import check_pretrain, pretrain
-from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
+from proteinlm.platform.settings.config import PLACES, FinetuneConfig, PretrainConfig
 from proteinlm.platform.storage.run_directory import (
     Failure,
     Stopped,
@@ -117,7 +117,7 @@ def check_all_fit(trials: list[Trial], size: ClusterSize) -> None:
 def check_trials(trials: list[Trial]) -> None:
     """Raise ValueError, with every fault, for inputs of trials that are missing or do not fit each other."""
     for trial in trials:
-        places = {name: getattr(trial.config, name, None) for name in ("storage", "corpus", "data", "pretrained")}
+        places = {name: getattr(trial.config, name, None) for name in PLACES}
         refuse_uris("runs of a sweep or of several tasks, seeds or modes", **places)
     _check_each(trials, _check_inputs)
 
