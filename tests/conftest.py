@@ -1,6 +1,8 @@
 """Fixtures shared by all rooms: one embedded Ray for the session, and where real proteins may lie."""
 
 import os
+import shutil
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,6 +23,12 @@ settings.register_profile("shared", deadline=None)  # a shared machine stalls fo
 settings.load_profile("shared")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def checker(name: str) -> str:
+    """A program that checks other programs, of the package in the `dev` extra or of the machine; skips without."""
+    found = shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
+    return found or pytest.skip(f"{name} is not installed")
 
 
 def is_own(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, checker
 
 SCRIPT = ROOT / "cluster" / "configs" / "slurm-v100.sh"
 NODES = ("node-a", "node-b")
@@ -180,9 +179,7 @@ def options(step: list[str]) -> dict[str, str]:
 
 
 def test_shellcheck_finds_nothing() -> None:
-    if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed")
-    done = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True, check=False)
+    done = subprocess.run([checker("shellcheck"), str(SCRIPT)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 
