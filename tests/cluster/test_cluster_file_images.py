@@ -3,8 +3,8 @@
 import re
 import shlex
 import subprocess
+import tomllib
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 import yaml
@@ -43,7 +43,7 @@ def faults(text: str) -> list[str]:
     found += [
         f"{command}: neither the constraints nor --no-deps with pins"
         for command in installs
-        if not re.search(r" -c constraints\.txt| --no-deps -r \S+/clouds\.txt$| --no-deps \.$", command)
+        if not re.search(r" -c constraints\.txt| --no-deps \.$", command)
     ]
     found += [
         f"{name} is not set: a cache in the image"
@@ -98,7 +98,6 @@ def test_hadolint_finds_nothing() -> None:
         (":3.11.14-slim-bookworm", ":3.11-slim", "no full version"),
         (":3.11.14-slim-bookworm", "", "no full version"),
         ("uv pip install -c constraints.txt torch", "uv pip install torch", "uv pip install torch: neither"),
-        ("uv pip install --no-deps -r", "uv pip install -r", "clouds.txt: neither"),
         ("uv pip install --no-deps .", "uv pip install .", "uv pip install .: neither"),
         ("pip install -c constraints.txt uv", "pip install uv", "pip install uv: neither"),
         ("PIP_NO_CACHE_DIR=1 ", "", "PIP_NO_CACHE_DIR is not set"),
@@ -175,34 +174,24 @@ def test_the_package_can_be_built_from_what_is_let_through() -> None:
     assert rooms | {"proteinlm", "pyproject.toml", "README.md", "LICENSE", "constraints.txt"} == allowed
 
 
-def pins(path: Path) -> dict[str, str]:
-    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
-    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
-
-
-def test_what_the_head_needs_to_start_nodes_agrees_with_the_constraints() -> None:
-    clouds, constraints = pins(IMAGES / "clouds.txt"), pins(ROOT / "constraints.txt")
-    assert {"boto3", "google-api-python-client"} <= clouds.keys()
-    assert {name for name in clouds.keys() & constraints.keys() if clouds[name] != constraints[name]} == set()
-
-
-@pytest.mark.parametrize("name", ["boto3", "google-api-python-client"])
-def test_no_dependency_of_theirs_is_forgotten(name: str) -> None:
-    """They are installed without dependencies: all of them must be in one of the two lists."""
-    pytest.importorskip({"boto3": "boto3", "google-api-python-client": "googleapiclient"}[name])
-    clouds, constraints = pins(IMAGES / "clouds.txt"), pins(ROOT / "constraints.txt")
-    listed, waiting = constraints | clouds, [name]
+@pytest.mark.parametrize("extra", ["cluster", "lora", "clouds"])
+def test_all_that_is_installed_is_pinned(extra: str) -> None:
+    """All packages that an extra brings along stand in the constraints, with a version that those who ask take."""
+    assert f" --extra {extra}" in recipe()
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    waiting = [Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"][extra]]]
     seen: set[str] = set()
     while waiting:
-        one = waiting.pop()
-        seen.add(one)
-        wanted = [Requirement(line) for line in metadata.requires(one) or []]
-        for requirement in wanted:
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                needed = canonicalize_name(requirement.name)
-                assert requirement.specifier.contains(listed[needed]), requirement
-                waiting += {needed} - seen
+        wanted = waiting.pop()
+        name = canonicalize_name(wanted.name)
+        assert wanted.specifier.contains(pinned[name]), wanted
+        if name not in seen:
+            seen.add(name)
+            needs = [Requirement(line) for line in metadata.requires(name) or []]
+            extras = [{"extra": one} for one in ["", *wanted.extras]]
+            waiting += [need for need in needs if not need.marker or any(map(need.marker.evaluate, extras))]
 
 
 def test_the_user_of_the_image_owns_what_the_clusters_mount() -> None:
