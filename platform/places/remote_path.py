@@ -9,8 +9,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import PosixPath, PurePath
+from pathlib import PosixPath, PurePath, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
@@ -119,13 +120,19 @@ class RemotePath(PosixPath):
 
     def below(self, *, recursive: bool) -> "list[tuple[RemotePath, FileInfo]]":
         """What lies in the directory, or at any depth, sorted, with size and time."""
-        from pyarrow.fs import FileSelector
+        from pyarrow.fs import FileInfo, FileSelector, FileType
 
+        # pyarrow lists a directory of Google's store only where somebody has put an empty object of its name
+        implied = self.parts[0] == "gs:"
         with explained(self):
-            found = self.filesystem.get_file_info(FileSelector(self.key, allow_not_found=True, recursive=recursive))
-        here = len(self.key) + 1
-        listed = sorted(found, key=lambda info: str(info.path))
-        return [(self / info.path[here:], info) for info in listed if len(info.path) > here]
+            selector = FileSelector(self.key, allow_not_found=True, recursive=recursive or implied)
+            found = {info.path: info for info in self.filesystem.get_file_info(selector)}
+        if implied:
+            for parent in {str(parent) for path in found for parent in PurePosixPath(path).parents}:
+                found.setdefault(parent, FileInfo(parent, FileType.Directory))
+        here = f"{self.key}/"
+        inside = sorted((path[len(here) :], info) for path, info in found.items() if path.startswith(here))
+        return [(self / name, info) for name, info in inside if recursive or "/" not in name]
 
     def iterdir(self) -> "Iterator[RemotePath]":  # type: ignore[override]
         """Yields what lies directly in the directory, sorted."""
@@ -142,16 +149,33 @@ class RemotePath(PosixPath):
         return (path for path, _ in self.below(recursive=True) if path.match(str(pattern)))
 
 
+GCS_RETRIES = "retry_limit_seconds=20"
+"""Of 15 minutes, pyarrow's own, nobody waits the end. That a store cannot be reached is said after up to twice this."""
+
+
+def _options(uri: str) -> str:
+    """The URI of a bucket as pyarrow takes it; STORAGE_EMULATOR_HOST is Google's own name for a server for trying."""
+    if not uri.startswith("gs:"):
+        return uri
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    if not emulator:
+        return f"{uri}?{GCS_RETRIES}"
+    scheme, _, host = emulator.rpartition("://")
+    anonymous = uri.replace("gs://", "gs://anonymous@")
+    return f"{anonymous}?scheme={scheme or 'http'}&endpoint_override={quote(host)}&{GCS_RETRIES}"
+
+
 @lru_cache(maxsize=16)
 def _filesystem(uri: str) -> "FileSystem":
     from pyarrow.fs import FileSystem
 
     try:
-        return FileSystem.from_uri(uri)[0]
+        return FileSystem.from_uri(_options(uri))[0]
     except (OSError, ValueError, NotImplementedError) as error:  # pyarrow without this store, or no name of a bucket
         raise OSError(f"{uri} cannot be opened: {str(error).partition(chr(10))[0]}") from None
 
 
+GCS_CREDENTIALS = "give GOOGLE_APPLICATION_CREDENTIALS, or the machine a service account"
 REASONS = (
     ("NO_SUCH_BUCKET", "there is no such bucket; make it, or name another"),
     (
@@ -164,6 +188,10 @@ REASONS = (
     ("InvalidAccessKeyId", "the credentials are not known there; check AWS_ACCESS_KEY_ID"),
     ("SIGNATURE", "the credentials do not fit; check AWS_SECRET_ACCESS_KEY"),
     ("NETWORK_CONNECTION", "it cannot be reached; check AWS_ENDPOINT_URL, region and network"),
+    ("OAuth2 access token", f"there are no credentials, or no network to ask for some; {GCS_CREDENTIALS}"),
+    ("PERMISSION_DENIED", f"access is denied; {GCS_CREDENTIALS}, who may read, write, list and delete there"),
+    ("UNAUTHENTICATED", f"the credentials are not taken there; {GCS_CREDENTIALS}"),
+    ("Retry policy exhausted", "it cannot be reached; check the network"),
 )
 """What pyarrow's message has in it -> what it means, and what to do."""
 
@@ -173,8 +201,10 @@ def explained(path: RemotePath) -> Iterator[None]:
     """Run the body; what the store refuses is an OSError that names the URI and says what to do."""
     try:
         yield
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        if "google::cloud" not in str(error):
+            raise
+        raise FileNotFoundError(f"{path}: there is no such bucket or object") from error
     except OSError as error:
         said = str(error)
         why = next((words for sign, words in REASONS if sign in said), said.partition(chr(10))[0])

@@ -1,4 +1,4 @@
-"""An S3 server on this machine (moto's), in a process of its own, with credentials of its own."""
+"""Object stores on this machine: servers that speak as S3 (moto's) and Google's do, each in a process of its own."""
 
 import os
 import socket
@@ -28,21 +28,47 @@ def environment(address: str) -> dict[str, str]:
 
 @contextmanager
 def object_store() -> Iterator[str]:
-    """Yields the address of a server with the empty bucket `BUCKET`; inside, the environment tells of it."""
+    """Yields the address of an S3 server with the empty bucket `BUCKET`; inside, the environment tells of it."""
     pytest.importorskip("moto")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
-    try:
-        _wait_for(address, server)
+    with _serving(["moto.server", "-H", "127.0.0.1", "-p", str(port)], f"{address}/moto-api/"):
         ask(f"{address}/{BUCKET}", "PUT")
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environment(address).items():
                 patch.setenv(name, value)
             yield address
+
+
+@contextmanager
+def google_store() -> Iterator[str]:
+    """As `object_store`, of Google's; it asks nobody for credentials."""
+    pytest.importorskip("gcp_storage_emulator")
+    port = _free_port()
+    address = f"http://127.0.0.1:{port}"
+    options = ["--host", "127.0.0.1", "--port", str(port), "--in-memory", "--default-bucket", BUCKET]
+    with (
+        _serving(["gcp_storage_emulator", "start", *options], f"{address}/storage/v1/b/{BUCKET}"),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("STORAGE_EMULATOR_HOST", address)
+        yield address
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def _serving(module: list[str], answers: str) -> Iterator[None]:
+    """Run the module in a process; inside, the URL `answers`."""
+    command = [sys.executable, "-m", *module]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+    try:
+        _wait_for(answers, server)
+        yield
     finally:
         server.terminate()
         server.wait()
@@ -60,13 +86,13 @@ def ask(url: str, method: str, data: bytes | None = None) -> bytes:
         return bytes(answer.read())
 
 
-def _wait_for(address: str, server: "subprocess.Popen[bytes]") -> None:
+def _wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
     for _ in range(600):
         try:
-            ask(f"{address}/moto-api/", "GET")
+            ask(url, "GET")
         except (URLError, ConnectionError):
             assert server.poll() is None, "the server has ended"
             time.sleep(0.1)
         else:
             return
-    raise TimeoutError(f"no answer from {address}")
+    raise TimeoutError(f"no answer from {url}")

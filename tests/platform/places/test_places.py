@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from proteinlm.platform.data.manifest import read_manifest, read_shard
+from proteinlm.platform.places import remote_path
 from proteinlm.platform.places.mirror import Mirror
 from proteinlm.platform.places.places import (
     PlacePath,
@@ -26,7 +27,7 @@ from proteinlm.platform.storage.atomic import write_atomically
 from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.platform.storage.lock import InUseError, held
 from proteinlm.platform.storage.run_directory import check_writable, is_finished, mark_finished
-from tests.made.object_store import BUCKET, object_store, refuse_strangers
+from tests.made.object_store import BUCKET, google_store, object_store, refuse_strangers
 from tests.made.small_corpus import write_small_corpus
 
 
@@ -36,9 +37,16 @@ def address() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def folder(address: str, request: pytest.FixtureRequest) -> Path:
-    return place(f"s3://{BUCKET}/{request.node.name}")
+@pytest.fixture(scope="module")
+def at_google() -> Iterator[str]:
+    with google_store() as address:
+        yield address
+
+
+@pytest.fixture(params=["s3", "gs"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    request.getfixturevalue("address" if request.param == "s3" else "at_google")
+    return place(f"{request.param}://{BUCKET}/{request.node.originalname}")
 
 
 def test_a_uri_goes_through_settings_and_back(tmp_path: Path) -> None:
@@ -202,3 +210,14 @@ def test_what_a_store_refuses_names_setting_uri_and_mend(address: str, monkeypat
             reach("corpus", place(f"s3://{BUCKET}/c"))
     finally:
         refuse_strangers(address, after="inf")
+
+
+def test_what_google_refuses_names_setting_uri_and_mend(at_google: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match=r"storage: gs://no-such-bucket/.*there is no such bucket"):
+        check_writable(place("gs://no-such-bucket/runs"))
+    monkeypatch.setattr(remote_path, "GCS_RETRIES", "retry_limit_seconds=1")
+    for host, said in (("127.0.0.1:9", "it cannot be reached"), ("", "GOOGLE_APPLICATION_CREDENTIALS")):
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", host)
+        monkeypatch.setenv("CLOUDSDK_CONFIG", "/nowhere")
+        with pytest.raises(OSError, match=rf"corpus: gs://lab-{bool(host)}/c: .*{said}"):
+            reach("corpus", place(f"gs://lab-{bool(host)}/c"))
