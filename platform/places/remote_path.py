@@ -66,8 +66,9 @@ class RemotePath(PosixPath):
         if not info.is_file and info.type.name != "Directory":
             raise FileNotFoundError(2, "No such file or directory", str(self))
         kind = stat.S_IFREG if info.is_file else stat.S_IFDIR
-        size, changed = info.size or 0, int((info.mtime_ns or 0) / 1e9)
-        return os.stat_result((kind | 0o600, 0, 0, 1, 0, 0, size, changed, changed, changed))
+        nanoseconds = info.mtime_ns or 0
+        times = [*[nanoseconds // 10**9] * 3, *[nanoseconds / 1e9] * 3, *[nanoseconds] * 3]  # whole, with parts, in ns
+        return os.stat_result((kind | 0o600, 0, 0, 1, 0, 0, info.size or 0, *times))
 
     def exists(self, **_: Any) -> bool:
         """Whether a file or a directory is there."""
@@ -93,7 +94,7 @@ class RemotePath(PosixPath):
 
     def write_bytes(self, data: Any) -> int:
         """Put the object, in place of an older one: a reader sees either."""
-        with explained(self), self.filesystem.open_output_stream(self.key) as stream:
+        with explained(self), self.filesystem.open_output_stream(self.key, compression=None) as stream:
             stream.write(data)
         return len(data)
 
