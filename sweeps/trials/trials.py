@@ -10,12 +10,9 @@ count of resources.
 """
 
 import math
-import os
-import shutil
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +30,7 @@ from proteinlm.platform.storage.lock import LEFT_OVER_AFTER
 from proteinlm.platform.storage.run_directory import (
     Failure,
     Stopped,
+    check_writable,
     forget_outcome,
     is_finished,
     mark_failed,
@@ -60,8 +58,6 @@ default of one CPU for each trial, trials can take all CPUs and then wait for th
 PATIENCE = LEFT_OVER_AFTER + 60.0
 """Seconds to wait for the process of a killed sweep to end: it may outlive it, and two writers would mix steps; and for
 the lock of a process that went with its node, which is taken over after a while."""
-TUNE_FOLDER = "tune"
-TUNE_SWITCHES = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,11 @@ def check_all_fit(trials: list[Trial], size: ClusterSize) -> None:
 
 
 def check_trials(trials: list[Trial]) -> None:
-    """Raise ValueError, with every fault, for inputs of trials that are missing or do not fit each other."""
+    """Raise ValueError, with every fault, for inputs of trials that are missing or do not fit each other; OSError for a
+    store that cannot be written.
+    """
+    for storage in dict.fromkeys(trial.config.storage for trial in trials if is_remote(trial.config.storage)):
+        check_writable(storage)
     _check_each(trials, _check_inputs)
 
 
@@ -161,7 +161,7 @@ def _run(
 ) -> None:
     from ray import tune
 
-    from proteinlm.sweeps.trials.scheduler import Resources, TrialQueue
+    from proteinlm.sweeps.trials.scheduler import Resources, TrialQueue, quiet_tune
     from proteinlm.sweeps.trials.watch import SweepWatch
 
     most = float(use.max_concurrent or math.inf)
@@ -188,7 +188,7 @@ def _run(
 
     ask_to_end = partial(_ask_to_end, queue, directory)
     with (
-        _quiet_tune(directory) as state,
+        quiet_tune(directory) as state,
         on_signals(ask_to_end, "running trials save a checkpoint and end", console) as signals,
         SweepWatch(verbs, directory, finished, console) as watch,
     ):
@@ -221,8 +221,8 @@ def _tuner(
             reuse_actors=True,  # the next trial finds a process that has torch and Ray loaded
         ),
         run_config=tune.RunConfig(
-            name=TUNE_FOLDER,
-            storage_path=str(state),
+            name=state.name,
+            storage_path=str(state.parent),
             callbacks=[watch.callback(), log],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
@@ -243,24 +243,6 @@ def _raise_unless_all_ended(trials: list[Trial], directory: Path, is_interrupted
     if ended < len(trials):
         why = f"{ended} of {len(trials)} trials are finished; the same command goes on with the others"
         raise KeyboardInterrupt(why) if is_interrupted else RuntimeError(f"stopped, as asked: {why}")
-
-
-@contextmanager
-def _quiet_tune(directory: Path) -> Iterator[Path]:
-    """Keep Tune from printing tables and writing event files while the body runs; delete its state at the end.
-
-    A sweep is resumed from its run directories alone. Yields the folder for the state: `directory`, or one of this
-    machine where that is in a store, of which other nodes know nothing and need nothing.
-    """
-    before = {name: os.environ.get(name) for name in TUNE_SWITCHES}
-    os.environ.update(TUNE_SWITCHES)
-    state = Path(tempfile.mkdtemp(prefix="proteinlm-tune-")) if is_remote(directory) else directory.resolve()
-    try:
-        yield state
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-        shutil.rmtree(state if is_remote(directory) else state / TUNE_FOLDER, ignore_errors=True)
 
 
 def _note_deaths(directory: Path, name: str, times: int) -> None:

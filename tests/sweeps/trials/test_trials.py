@@ -87,6 +87,11 @@ def test_a_model_from_elsewhere_in_the_store_is_known_by_its_content(
         names(lab)
 
 
+def test_a_store_that_cannot_be_written_is_named_before_anything_is_read(values: dict[str, Any]) -> None:
+    with pytest.raises(OSError, match=r"^storage: s3://no-such-bucket/.*there is no such bucket"):
+        check_trials(plan(values | {"storage": "s3://no-such-bucket/runs"}).trials)
+
+
 def test_several_tasks_take_uris(values: dict[str, Any], lab: str) -> None:
     settings = values["finetune"] | {"name": "many", "storage": f"{lab}/runs", "task": "secondary_structure_q3"}
     settings |= {"modes": ["scratch"], "seeds": [0, 1], "model": {"preset": "cpu-tiny"}}
