@@ -1,9 +1,12 @@
 """Places by URI: what a path does on a disk, an object store does for its URI; nothing half is taken for whole."""
 
+import gzip
 import json
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from pydantic import BaseModel
@@ -21,8 +24,9 @@ from proteinlm.platform.places.places import (
     remove_tree,
     written,
 )
+from proteinlm.platform.places.remote_path import RemotePath
 from proteinlm.platform.storage import lock
-from proteinlm.platform.storage.atomic import write_atomically
+from proteinlm.platform.storage.atomic import is_unfinished, staged_directory, write_atomically
 from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.platform.storage.lock import InUseError, held
 from proteinlm.platform.storage.run_directory import check_writable, is_finished, mark_finished
@@ -123,6 +127,80 @@ def test_a_directory_that_is_not_put_whole_has_no_voucher(folder: Path, monkeypa
         write("second")
     assert order == ["model.safetensors", "zebra"]
     assert not (folder / "config.json").exists()
+
+
+def test_an_object_is_put_and_fetched_byte_for_byte_whatever_it_is_called(folder: Path, tmp_path: Path) -> None:
+    """Pyarrow would compress what is called .gz as it writes, and decompress it as it reads."""
+    content = gzip.compress(b">p1\nMKV\n")
+    (tmp_path / "a.fasta.gz").write_bytes(content)
+    put(tmp_path / "a.fasta.gz", folder / "a.fasta.gz")
+    (folder / "b.fasta.gz").write_bytes(content)
+    for name in ("a.fasta.gz", "b.fasta.gz"):
+        assert (folder / name).stat().st_size == len(content)
+        assert (folder / name).read_bytes() == content
+        with fetched(folder / name) as local:
+            assert local.read_bytes() == content
+
+
+def test_an_upload_that_breaks_off_leaves_no_half_object(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pyarrow's stream puts what was written until then when it is closed."""
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
+
+    def broken(source: IO[bytes], target: IO[bytes], _: int) -> None:
+        target.write(source.read(50))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("proteinlm.platform.places.places.shutil.copyfileobj", broken)
+    with pytest.raises(KeyboardInterrupt):
+        put(tmp_path / "model.safetensors", folder / "model.safetensors")
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_times_of_change_have_parts_of_a_second(folder: Path) -> None:
+    """By them a lock is left over, an attempt ended, and a file of equal size another one."""
+    (folder / "one").write_text("1")
+    status, info = (folder / "one").stat(), next(info for _, info in folder.below(recursive=True))  # type: ignore[attr-defined]
+    assert status.st_mtime_ns == info.mtime_ns
+    assert abs(status.st_mtime - time.time()) < 60
+
+
+def test_a_directory_is_unfinished_until_all_of_it_is_put(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = folder / "shards"
+
+    def build(text: str) -> None:
+        with staged_directory(target) as staging:
+            assert is_unfinished(target)
+            (staging / "manifest.json").write_text(text)
+            (staging / "shard").write_text(text)
+
+    build("1")
+    assert not is_unfinished(target)
+    deleted: list[Path] = []
+    monkeypatch.setattr(RemotePath, "unlink", lambda path, missing_ok=False: deleted.append(path))
+    build("2")  # by another process that began before the first one was done: no reader finds less than a whole one
+    assert deleted == [folder / ".shards.staging"]
+    assert [path.read_text() for path in target.iterdir()] == ["2", "2"]
+    monkeypatch.undo()
+    with pytest.raises(KeyboardInterrupt), staged_directory(target):
+        raise KeyboardInterrupt
+    assert is_unfinished(target)
+
+
+def test_a_directory_that_many_write_is_begun_anew_and_takes_nobody_s_place(folder: Path) -> None:
+    target = folder / "corpus"
+    with pytest.raises(KeyboardInterrupt), staged_directory(target, is_shared=True):
+        raise KeyboardInterrupt
+    (target / "shard-00007").write_text("of the build that was killed")
+    with staged_directory(target, is_shared=True) as staging:
+        assert staging == target
+        assert not target.exists()
+        (staging / "manifest.json").write_text("{}")
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["manifest.json"]
+    with pytest.raises(OSError, match="not empty"), staged_directory(target, is_shared=True):
+        pass
+    assert (target / "manifest.json").is_file()
 
 
 def test_a_body_that_raises_puts_nothing(folder: Path) -> None:
