@@ -120,13 +120,19 @@ class RemotePath(PosixPath):
 
     def below(self, *, recursive: bool) -> "list[tuple[RemotePath, FileInfo]]":
         """What lies in the directory, or at any depth, sorted, with size and time."""
-        from pyarrow.fs import FileSelector
+        from pyarrow.fs import FileInfo, FileSelector, FileType
 
+        is_flat = self.filesystem.type_name == "gcs"  # which lists no directory that is not an object itself
+        everything = FileSelector(self.key, allow_not_found=True, recursive=recursive or is_flat)
         with explained(self):
-            found = self.filesystem.get_file_info(FileSelector(self.key, allow_not_found=True, recursive=recursive))
+            found = self.filesystem.get_file_info(everything)
         here = len(self.key) + 1
-        listed = sorted(found, key=lambda info: str(info.path))
-        return [(self / info.path[here:], info) for info in listed if len(info.path) > here]
+        listed = {info.path.rstrip("/")[here:]: info for info in found}
+        for name in tuple(listed) if is_flat else ():
+            for folder in PurePath(name).parents:
+                listed.setdefault(str(folder), FileInfo(f"{self.key}/{folder}", FileType.Directory))
+        names = sorted(name for name in listed if name not in ("", ".") and (recursive or "/" not in name))
+        return [(self / name, listed[name]) for name in names]
 
     def iterdir(self) -> "Iterator[RemotePath]":  # type: ignore[override]
         """Yields what lies directly in the directory, sorted."""
@@ -147,14 +153,20 @@ class RemotePath(PosixPath):
 def _filesystem(uri: str) -> "FileSystem":
     from pyarrow.fs import FileSystem
 
+    limit = f"?retry_limit_seconds={PATIENCE}" if uri.startswith("gs:") else ""  # of its own it tries for 15 minutes
     try:
-        return FileSystem.from_uri(uri)[0]
+        return FileSystem.from_uri(uri + limit)[0]
     except (OSError, ValueError, NotImplementedError) as error:  # pyarrow without this store, or no name of a bucket
         raise OSError(f"{uri} cannot be opened: {str(error).partition(chr(10))[0]}") from None
 
 
+PATIENCE = 60
+"""Seconds in which Google Cloud Storage is asked again where it does not answer, or gives no token."""
 REASONS = (
     ("NO_SUCH_BUCKET", "there is no such bucket; make it, or name another"),
+    ("NOT_FOUND", "there is no such bucket; make it, or name another"),
+    ("OAuth2", "there are no credentials; set GOOGLE_APPLICATION_CREDENTIALS, or give the machine a service account"),
+    ("UNAVAILABLE", "it cannot be reached; check the network"),
     (
         "ACCESS_DENIED",
         "access is denied; give credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role of the "
@@ -174,9 +186,9 @@ def explained(path: RemotePath) -> Iterator[None]:
     """Run the body; what the store refuses is an OSError that names the URI and says what to do."""
     try:
         yield
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and "Upload" not in str(error):  # else it has no bucket to put it in
+            raise
         said = str(error)
         why = next((words for sign, words in REASONS if sign in said), said.partition(chr(10))[0])
         raise OSError(f"{path}: {why}") from error

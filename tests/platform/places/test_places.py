@@ -3,15 +3,17 @@
 import gzip
 import json
 import pickle
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO
 
 import pytest
+from pyarrow.fs import FileInfo, FileType
 from pydantic import BaseModel
 
 from proteinlm.platform.data.manifest import read_manifest, read_shard
+from proteinlm.platform.places import places
 from proteinlm.platform.places.mirror import Mirror
 from proteinlm.platform.places.places import (
     PlacePath,
@@ -98,6 +100,17 @@ def test_files_are_put_found_and_deleted(folder: Path) -> None:
     assert not folder.exists()
 
 
+def test_google_s_store_has_the_directories_that_its_list_does_not_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen of pyarrow's file system over fake-gcs-server: objects alone, and nothing without `recursive`."""
+    objects = [FileInfo(f"lab/runs/{name}", FileType.File, size=1) for name in ("a/step_1/x", "a/step_2/y/z", "b")]
+    store = SimpleNamespace(type_name="gcs", get_file_info=lambda wanted: objects if wanted.recursive else [])
+    monkeypatch.setattr(RemotePath, "filesystem", store)
+    runs = place("gs://lab/runs")
+    assert [path.name for path in runs.iterdir()] == ["a", "b"]
+    assert [str(path) for path in runs.glob("*/step_*")] == ["gs://lab/runs/a/step_1", "gs://lab/runs/a/step_2"]
+    assert [path.name for path in runs.rglob("z")] == ["z"]
+
+
 def test_a_corpus_is_read_where_it_lies(folder: Path, tmp_path: Path) -> None:
     manifest = write_small_corpus(tmp_path)
     put(tmp_path, folder)
@@ -158,12 +171,12 @@ def test_an_upload_that_breaks_off_leaves_no_half_object(
     assert not (folder / "model.safetensors").exists()
 
 
-def test_times_of_change_have_parts_of_a_second(folder: Path) -> None:
+def test_times_of_change_have_parts_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """By them a lock is left over, an attempt ended, and a file of equal size another one."""
-    (folder / "one").write_text("1")
-    status, info = (folder / "one").stat(), next(info for _, info in folder.below(recursive=True))  # type: ignore[attr-defined]
-    assert status.st_mtime_ns == info.mtime_ns
-    assert abs(status.st_mtime - time.time()) < 60
+    info = FileInfo("lab/one", FileType.File, size=3, mtime_ns=1_700_000_000_250_000_000)
+    monkeypatch.setattr(RemotePath, "filesystem", SimpleNamespace(get_file_info=lambda key: info))
+    status = place("gs://lab/one").stat()
+    assert (status.st_size, status.st_mtime, status.st_mtime_ns) == (3, 1_700_000_000.25, 1_700_000_000_250_000_000)
 
 
 def test_a_directory_is_unfinished_until_all_of_it_is_put(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,12 +190,16 @@ def test_a_directory_is_unfinished_until_all_of_it_is_put(folder: Path, monkeypa
 
     build("1")
     assert not is_unfinished(target)
-    deleted: list[Path] = []
-    monkeypatch.setattr(RemotePath, "unlink", lambda path, missing_ok=False: deleted.append(path))
+    upload, seen = places._upload, []
+
+    def look_and_upload(local: Path, path: RemotePath) -> None:
+        seen.append((target / "manifest.json").is_file())
+        upload(local, path)
+
+    monkeypatch.setattr(places, "_upload", look_and_upload)
     build("2")  # by another process that began before the first one was done: no reader finds less than a whole one
-    assert deleted == [folder / ".shards.staging"]
+    assert seen == [True, True]
     assert [path.read_text() for path in target.iterdir()] == ["2", "2"]
-    monkeypatch.undo()
     with pytest.raises(KeyboardInterrupt), staged_directory(target):
         raise KeyboardInterrupt
     assert is_unfinished(target)
@@ -220,6 +237,8 @@ def test_copies_are_made_once_for_each_content(folder: Path, tmp_path: Path, mon
     first = kept_copy(folder)
     assert (first / "in" / "one").read_text() == "1"
     assert kept_copy(folder) == first
+    (folder / "in" / "one").write_text("99")
+    assert (kept_copy(folder) / "in" / "one").read_text() == "99"
     (folder / "in" / "two").write_text("2")
     assert (kept_copy(folder) / "in" / "two").read_text() == "2"
     with fetched(folder / "in") as local:
