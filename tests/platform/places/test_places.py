@@ -26,7 +26,7 @@ from proteinlm.platform.places.places import (
     remove_tree,
     written,
 )
-from proteinlm.platform.places.remote_path import RemotePath
+from proteinlm.platform.places.remote_path import RemotePath, explained
 from proteinlm.platform.storage import lock
 from proteinlm.platform.storage.atomic import is_unfinished, staged_directory, write_atomically
 from proteinlm.platform.storage.copies import kept_copy
@@ -109,6 +109,21 @@ def test_google_s_store_has_the_directories_that_its_list_does_not_name(monkeypa
     assert [path.name for path in runs.iterdir()] == ["a", "b"]
     assert [str(path) for path in runs.glob("*/step_*")] == ["gs://lab/runs/a/step_1", "gs://lab/runs/a/step_2"]
     assert [path.name for path in runs.rglob("z")] == ["z"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError("Status(NOT_FOUND: metadata={function=CreateResumableUpload})"), "no such bucket; make it"),
+        (OSError("Status(UNAVAILABLE: Could not create a OAuth2 access token)"), "set GOOGLE_APPLICATION_CREDENTIALS"),
+        (OSError("Status(UNAVAILABLE: CURL error [7]=Could not connect)"), "cannot be reached"),
+    ],
+)
+def test_what_google_s_store_refuses_is_said_with_its_mend(error: OSError, said: str) -> None:
+    with pytest.raises(OSError, match=rf"^gs://lab/runs: .*{said}"), explained(RemotePath("gs:/lab/runs")):
+        raise error
+    with pytest.raises(FileNotFoundError), explained(RemotePath("gs:/lab/runs")):
+        raise FileNotFoundError("Status(NOT_FOUND: metadata={function=GetObjectMetadata})")
 
 
 def test_a_corpus_is_read_where_it_lies(folder: Path, tmp_path: Path) -> None:
