@@ -4,11 +4,11 @@
 
 Tasks hand only counts back; the proteins go through files under `OUT.staging`, in pieces of a fixed size, so memory
 does not grow with the corpus. The order is that of seeded hash keys: a shuffle that does not depend on the number of
-tasks. OUT must be a path that all nodes see. The work of one task is in passes.py, the rules in cleaning.py.
+tasks. OUT must be a path that all nodes see, or a URI: then its own folder `scratch` takes the files, and OUT counts
+once its manifest is there. The work of one task is in passes.py, the rules in cleaning.py.
 """
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -31,7 +31,7 @@ from proteinlm.platform.corpus.scratch import (
 from proteinlm.platform.data.manifest import Manifest, Split, WrittenShard, split_of, standing_build, write_manifest
 from proteinlm.platform.data.sources import Source, fingerprint, inspect_sources, lmdb_length
 from proteinlm.platform.data.tape_lmdb import content_file
-from proteinlm.platform.places.places import is_remote, refuse_uris
+from proteinlm.platform.places.places import is_remote, place, probe, reach, remove_tree
 from proteinlm.platform.settings.config import CorpusConfig
 from proteinlm.platform.storage.atomic import staged_directory
 from proteinlm.platform.storage.lock import held
@@ -59,8 +59,8 @@ def build_corpus(config: CorpusConfig, on_progress: Progress | None = None) -> M
     ValueError, FileNotFoundError or OSError name what is wrong, RuntimeError that the counts do not add up; then
     nothing stands at `config.out`, and `OUT.rejects.jsonl` beside it where too many records were rejected.
     """
-    takes = "corpus build; copy what it makes into the store, manifest.json last"
-    refuse_uris(takes, out=config.out, clans=config.clans, sources=next(filter(is_remote, config.sources), None))
+    for path in (*config.sources, config.out, config.clans):
+        reach("sources, out or clans", path)
     sources = inspect_sources(config.sources)
     clan_of = read_clans(config.clans) if config.clans else {}
     stamps = _stamps(sources)
@@ -98,12 +98,12 @@ def _build(
         quiet_data(work.chunk_bytes),
     ):
         beside.unlink(missing_ok=True)
-        recipe = Recipe(str(staging), sources, _labels(sources), clan_of, _buckets(sources, work.bucket_bytes), config)
+        recipe = Recipe(staging, sources, _labels(sources), clan_of, _buckets(sources, work.bucket_bytes), config)
         manifest = _make(
             recipe, RayDataRunner(work.chunk_bytes, config.max_record_bytes, work.max_tasks), progress, settings, beside
         )
         _check_unchanged(sources, stamps)
-        shutil.rmtree(recipe.scratch())
+        remove_tree(recipe.scratch())
         write_manifest(staging, manifest)
     return manifest
 
@@ -117,7 +117,7 @@ def _standing(out: Path, settings: Mapping[str, object], progress: Progress) -> 
 
 def _stamps(sources: Sequence[Source]) -> list[tuple[int, int]]:
     """Bytes and time of the last change of each source."""
-    about = [content_file(Path(source.path)).stat() for source in sources]
+    about = [content_file(place(source.path)).stat() for source in sources]
     return [(one.st_size, one.st_mtime_ns) for one in about]
 
 
@@ -155,7 +155,7 @@ def _make(
     for done, repeated in enumerate(runner.map(partial(check_ids, recipe=recipe), buckets), 1):
         counts["rejected"] += repeated
         progress("checking ids", done, recipe.buckets)
-    listed = Path(recipe.work, REJECTS_FILE)
+    listed = recipe.work / REJECTS_FILE
     list_rejects(listed, recipe, lines)
     refuse_too_many(counts, config.max_reject_fraction, listed, beside)
     held_out = choose_held_out(
@@ -192,7 +192,12 @@ def _check_sum(counts: Mapping[str, int], out: Path) -> None:
 
 
 def _check_place(out: Path) -> None:
-    """OSError where a directory `out` cannot be made."""
+    """OSError where a directory `out` cannot be made; ValueError where it is a whole bucket."""
+    if is_remote(out):
+        if len(out.parts) < 3:
+            raise ValueError(f"out: found the bucket {out}; accepted: a folder in it, such as {out}/corpus")
+        probe("out", out.parent)
+        return
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise OSError(f"{out} cannot be made: {parent} is not a directory that can be written to")
@@ -245,8 +250,8 @@ def _ranges(number: int, source: Source, chunk_bytes: int) -> Iterator[Chunk]:
     is_lmdb = source.kind == "lmdb"
     end = lmdb_length(source) if is_lmdb else source.size
     step = max(1, chunk_bytes // RECORD_BYTES) if is_lmdb else chunk_bytes
-    for place, start in enumerate(range(0, end, step)):
-        yield Chunk(number, place, start, min(start + step, end))
+    for part, start in enumerate(range(0, end, step)):
+        yield Chunk(number, part, start, min(start + step, end))
 
 
 def _gather(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from proteinlm.platform.data.sources import Source, opened
+from proteinlm.platform.places.places import place
 
 _READ_BYTES = 1 << 20
 _KEPT_BYTES = 4096
@@ -74,7 +75,7 @@ def read_part(source: Source, start: int, stop: int, max_record_bytes: int) -> P
 
     Ranges that cover the file give each record once, whatever the ranges are.
     """
-    with open(source.path, "rb") as file:
+    with place(source.path).open("rb") as file:
         begin = _first_begin(file, start, stop, source.kind)
         if begin is None:
             return Part(b"")

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -243,7 +242,7 @@ def cut_shard(plan: ShardPlan, recipe: Recipe) -> tuple[ShardPlan, WrittenShard]
     table = pa.Table.from_batches(pieces)
     table = table.append_column("length", pc.binary_length(table.column("sequence")).cast(pa.int32()))
     table = table.select(ABOUT_A_PROTEIN).combine_chunks()
-    return plan, write_shard(Path(recipe.work), plan.split, plan.number, table)
+    return plan, write_shard(recipe.work, plan.split, plan.number, table)
 
 
 def shard_ranges(rows: int, shard_rows: int) -> list[tuple[int, int]]:

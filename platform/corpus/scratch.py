@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from proteinlm.models.sequences import Composition
 from proteinlm.platform.data.sources import Source
+from proteinlm.platform.places.places import arrow_file
 from proteinlm.platform.settings.config import CorpusConfig
 from proteinlm.platform.storage.atomic import staged_file, write_atomically
 
@@ -93,14 +94,14 @@ def read_bucket(folder: Path, bucket: int, schema: pa.Schema) -> pa.Table:
     """The rows of one bucket from all files of `folder`, in one piece per column."""
     batches = []
     for path in sorted(folder.glob("*.arrow")):
-        with pa.OSFile(str(path)) as file:
+        with arrow_file(path) as file:
             batches.append(pa.ipc.open_file(file).get_batch(bucket))
     return pa.Table.from_batches(batches, schema).combine_chunks()
 
 
 def read_rows(path: Path, first: int, last: int) -> Iterator[pa.RecordBatch]:
     """Rows `first` to `last - 1` of a run."""
-    with pa.OSFile(str(path)) as file:
+    with arrow_file(path) as file:
         reader = pa.ipc.open_file(file)
         for number in range(first // RUN_ROWS, -(-last // RUN_ROWS)):
             begin = number * RUN_ROWS
@@ -113,8 +114,8 @@ def read_rows(path: Path, first: int, last: int) -> Iterator[pa.RecordBatch]:
 class Recipe:
     """What all tasks of a build know."""
 
-    work: str
-    """The directory aside that becomes the corpus; its `scratch` goes before."""
+    work: Path
+    """The directory aside that becomes the corpus, in a store the corpus' own; its `scratch` goes before."""
     sources: tuple[Source, ...]
     labels: tuple[str, ...]
     """Per source: what records without an id are called after."""
@@ -124,7 +125,7 @@ class Recipe:
 
     def scratch(self, *names: str) -> Path:
         """A path under the scratch directory."""
-        return Path(self.work, "scratch", *names)
+        return self.work.joinpath("scratch", *names)
 
 
 class LineNumbers:
@@ -156,7 +157,7 @@ class LineNumbers:
 
 def list_rejects(path: Path, recipe: Recipe, lines: LineNumbers) -> None:
     """Gather the rejects of all tasks into `path`: first those no protein, as given, then repeated ids, by id hash."""
-    with path.open("w") as file:
+    with staged_file(path) as staging, staging.open("w") as file:
         for reject in _rejects(recipe, lines):
             file.write(json.dumps(reject) + "\n")
 
@@ -190,8 +191,8 @@ def refuse_too_many(counts: Mapping[str, int], max_fraction: float, listed: Path
     """ValueError where more than `max_fraction` of the records were rejected; then `listed` is copied to `beside`."""
     if counts["rejected"] <= max_fraction * counts["read"]:
         return
-    with staged_file(beside) as staging:
-        shutil.copyfile(listed, staging)
+    with staged_file(beside) as staging, listed.open("rb") as source, staging.open("wb") as copy:
+        shutil.copyfileobj(source, copy)
     with listed.open() as file:
         first = [json.loads(line) for line in islice(file, 3)]
     examples = "; ".join(f"{Path(item['source']).name} line {item['line']}: {item['reason']}" for item in first)

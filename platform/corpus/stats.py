@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proteinlm.platform.data.manifest import MANIFEST_FILE, Manifest, read_manifest, read_shard
+from proteinlm.platform.places.places import place
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
 
 BATCH_SIZES = (8, 32, 128)
 SORTED_WINDOW = 4096
@@ -156,7 +156,7 @@ class CorpusStats:
 
 def corpus_stats(directory: Path | str) -> CorpusStats:
     """Read the corpus at `directory`. FileNotFoundError or ValueError say what is wrong with it."""
-    directory = Path(directory)
+    directory = place(directory)
     manifest = read_manifest(directory)
     tallies = {split: tally_split(directory, manifest, split) for split in manifest.splits}
     return CorpusStats(

@@ -9,9 +9,11 @@ import io
 import lzma
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, cast
+
+from proteinlm.platform.places.places import arrow_file
 
 Compression = Literal["gzip", "bzip2", "xz", "zstandard"]
 COMPRESSED_ENDINGS = (".gz", ".bz2", ".xz", ".zst")
@@ -45,11 +47,9 @@ def decompressed(path: Path, compression: Compression | None) -> Iterator[IO[byt
     (zstandard), or expands to more than `MOST_EXPANDED` times its size.
     """
     try:
-        with _opened(path, compression) as file:
-            if compression is None:
-                yield file
-            else:
-                yield io.BufferedReader(_Bounded(file, path), _READ_BYTES)
+        with ExitStack() as until:
+            file = _opened(path, compression, until)
+            yield file if compression is None else io.BufferedReader(_Bounded(file, path), _READ_BYTES)
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
         raise _damaged(path, compression, error) from None
     except OSError as error:
@@ -85,14 +85,17 @@ def _damaged(path: Path, compression: Compression | None, error: Exception) -> V
     return ValueError(f"{path} is a truncated or damaged {compression} file: {error}")
 
 
-def _opened(path: Path, compression: Compression | None) -> IO[bytes]:
+def _opened(path: Path, compression: Compression | None, until: ExitStack) -> IO[bytes]:
+    """The content of the file, which is closed with `until`."""
     if compression == "zstandard":
         import pyarrow as pa
 
         _check_window(path)
-        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), _READ_BYTES)
+        file = until.enter_context(arrow_file(path))
+        return until.enter_context(io.BufferedReader(pa.CompressedInputStream(file, "zstd"), _READ_BYTES))
+    file = until.enter_context(path.open("rb"))
     openers: Mapping[str | None, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
-    return cast(IO[bytes], openers.get(compression, open)(path, "rb"))
+    return cast(IO[bytes], until.enter_context(openers[compression](file)) if compression else file)
 
 
 def _check_window(path: Path) -> None:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from proteinlm.models.messages import printable
 from proteinlm.platform.places.places import place
-from proteinlm.platform.storage.atomic import crc32, staged_file, write_atomically
+from proteinlm.platform.storage.atomic import crc32, is_unfinished, staged_file, write_atomically
 from proteinlm.platform.storage.run_directory import first_fault
 
 MANIFEST_FILE = "manifest.json"
@@ -163,17 +163,17 @@ def _fault_of(split: Split) -> str:
 def standing_build(directory: Path, kind: str, settings: Mapping[str, object]) -> Manifest | None:
     """The manifest at `directory` where it is a build of this `kind` and these `settings`; None where nothing is there.
 
-    Settings that the manifest has beside these (what a build found out itself) are not compared. Raises ValueError,
-    with what differs, where another build stands there, or files that are no build.
+    Settings that the manifest has beside these (what a build found out itself) are not compared, and a build in a store
+    that is not at its end is nothing. ValueError, with what differs, for another build, or files that are no build.
     """
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return None
     if not (directory / MANIFEST_FILE).is_file():
+        is_empty = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
+        if is_empty or is_unfinished(directory):
+            return None
         raise ValueError(f"{directory} exists and holds no finished build; name another directory or remove it")
     manifest = read_manifest(directory)
     wanted, there = {"kind": kind, **settings}, {"kind": manifest.kind, **manifest.settings}
-    different = [name for name in wanted if name not in there or there[name] != wanted[name]]
-    if different:
+    if different := [name for name in wanted if name not in there or there[name] != wanted[name]]:
         found = "; ".join(f"{name}: found {there.get(name)!r}, wanted {wanted[name]!r}" for name in different)
         raise ValueError(f"{directory} holds another build ({found}); name another directory or remove it")
     return manifest

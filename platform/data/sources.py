@@ -16,7 +16,9 @@ from typing import IO, Any, Literal
 from proteinlm.platform.data.compression import COMPRESSED_ENDINGS, Compression, compression_of, decompressed
 from proteinlm.platform.data.tape_lmdb import TapeLmdb, content_file, is_lmdb_file
 from proteinlm.platform.data.unpickle import load_plain
+from proteinlm.platform.places.places import place
 from proteinlm.platform.storage.atomic import sha256
+from proteinlm.platform.storage.copies import kept_copy
 
 Kind = Literal["fasta", "jsonl", "json", "lmdb", "csv", "proteinnet"]
 SUFFIXES: Mapping[str, Kind] = {
@@ -80,7 +82,7 @@ def inspect_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
     """The sources of a corpus at `paths`, each looked into; ValueError or FileNotFoundError name what is wrong."""
     if len(paths) > MAX_SOURCES:
         raise ValueError(f"{len(paths)} sources are given; accepted: up to {MAX_SOURCES}")
-    repeated = [str(path) for path, count in Counter(map(Path.resolve, paths)).items() if count > 1]
+    repeated = [str(path) for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
     if repeated:
         raise ValueError(f"given more than once: {', '.join(repeated)}")
     sources = tuple(inspect_source(path) for path in paths)
@@ -162,7 +164,7 @@ def fingerprint(path: Path) -> dict[str, object]:
 
 def opened(source: Source) -> AbstractContextManager[IO[bytes]]:
     """The source's bytes, decompressed, while the context lasts; ValueError and OSError as `decompressed` says."""
-    return decompressed(Path(source.path), source.compression)
+    return decompressed(place(source.path), source.compression)
 
 
 class NoRecord(ValueError):  # noqa: N818  (it names what was found)
@@ -210,7 +212,7 @@ def as_record(values: Any, where: str) -> dict[str, object]:
 
 def lmdb_length(source: Source) -> int:
     """Number of records of a TAPE LMDB; ValueError where it does not hold as many."""
-    with TapeLmdb(source.path) as database:
+    with _opened_lmdb(source) as database:
         content = database.get(b"num_examples")
         if content is None:
             raise ValueError(f"{source.path} has no key num_examples, so it is no TAPE LMDB")
@@ -231,7 +233,7 @@ def lmdb_length(source: Source) -> int:
 
 def lmdb_records(source: Source, start: int, stop: int) -> Iterator[tuple[int, dict[str, object] | ValueError]]:
     """(number, record or what is wrong with it) of records `start` to `stop - 1`; ValueError where one is missing."""
-    with TapeLmdb(source.path) as database:
+    with _opened_lmdb(source) as database:
         for number in range(start, stop):
             where = f"{source.path} record {number}"
             if (content := database.get(str(number).encode())) is None:
@@ -241,3 +243,8 @@ def lmdb_records(source: Source, start: int, stop: int) -> Iterator[tuple[int, d
             except ValueError as error:
                 found = error if isinstance(error, NoRecord) else ValueError(f"{where}: {error}")
             yield number, found
+
+
+def _opened_lmdb(source: Source) -> TapeLmdb:
+    """The database, of which pages are read here and there: of one in a store this machine's copy."""
+    return TapeLmdb(kept_copy(place(source.path)))

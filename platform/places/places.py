@@ -15,14 +15,17 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 
 from proteinlm.platform.places.remote_path import RemotePath, explained
+
+if TYPE_CHECKING:
+    from pyarrow import NativeFile
 
 SCHEMES = ("s3", "gs")
 """Of object stores; `file` is a local path."""
@@ -87,16 +90,9 @@ def probe(setting: str, directory: Path) -> None:
         raise OSError(f"{setting}: {error}") from None
 
 
-def refuse_uris(takes: str, **settings: Path | None) -> None:
-    """ValueError that names the setting of a URI where only a directory will do; `takes` says who takes none."""
-    for setting, path in settings.items():
-        if path is not None and is_remote(path):
-            raise ValueError(f"{setting}: found {path}; accepted: a directory that every node sees, for {takes}")
-
-
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """Yields where to write the file or directory `path`: itself, or a temporary one of its name, put at the end.
+def written(path: Path, *, replaces: bool = True) -> Iterator[Path]:
+    """Yields where to write the file or directory `path`: itself, or a temporary one of its name, `put` at the end.
 
     Nothing is put where the body raises.
     """
@@ -106,7 +102,7 @@ def written(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="proteinlm-put-") as scratch:
         local = Path(scratch, path.name)
         yield local
-        put(local, path)
+        put(local, path, replaces=replaces)
 
 
 @contextmanager
@@ -119,6 +115,16 @@ def fetched(path: Path) -> Iterator[Path]:
         local = Path(scratch, path.name)
         fetch_to(path, local)
         yield local
+
+
+def arrow_file(path: Path) -> "NativeFile":
+    """The file, opened for reading at any place by what takes a file of pyarrow's."""
+    if isinstance(path, RemotePath):
+        with explained(path):
+            return path.filesystem.open_input_file(path.key)
+    import pyarrow as pa
+
+    return pa.OSFile(str(path))
 
 
 def fetch_to(path: Path, local: Path) -> None:
@@ -136,21 +142,27 @@ def fetch_to(path: Path, local: Path) -> None:
 
 
 def _download(path: RemotePath, local: Path) -> None:
-    with explained(path), path.filesystem.open_input_stream(path.key) as source, local.open("wb") as copy:
+    # compression: pyarrow would decompress what is called .gz
+    with (
+        explained(path),
+        path.filesystem.open_input_stream(path.key, compression=None) as source,
+        local.open("wb") as copy,
+    ):
         shutil.copyfileobj(source, copy, 1 << 22)
 
 
-def put(local: Path, path: Path) -> None:
+def put(local: Path, path: Path, *, replaces: bool = True) -> None:
     """Put the file or directory `local` as the remote `path`, vouchers last.
 
-    A directory that has any takes the place of the one that is there; else its files are added.
+    A directory that has any takes the place of the one that is there; without `replaces`, and else, its files are
+    added: of several processes that put the same files at once, none takes away what another one's vouchers name.
     """
     assert isinstance(path, RemotePath)
     if local.is_file():
         _upload(local, path)
         return
     files = sorted((file for file in local.rglob("*") if file.is_file()), key=lambda file: (_rank(file.name), file))
-    if any(_rank(file.name) for file in files):
+    if replaces and any(_rank(file.name) for file in files):
         remove_tree(path)
     for file in files:
         _upload(file, path / file.relative_to(local).as_posix())
@@ -181,8 +193,17 @@ def add_text(path: Path, text: str) -> None:
 
 
 def _upload(local: Path, path: RemotePath) -> None:
-    with explained(path), local.open("rb") as source, path.filesystem.open_output_stream(path.key) as target:
-        shutil.copyfileobj(source, target, 1 << 22)
+    try:
+        with (
+            explained(path),
+            local.open("rb") as source,
+            path.filesystem.open_output_stream(path.key, compression=None) as target,
+        ):
+            shutil.copyfileobj(source, target, 1 << 22)
+    except BaseException:  # pyarrow has put what was written until then
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _rank(name: str) -> int:

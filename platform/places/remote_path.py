@@ -67,8 +67,9 @@ class RemotePath(PosixPath):
         if not info.is_file and info.type.name != "Directory":
             raise FileNotFoundError(2, "No such file or directory", str(self))
         kind = stat.S_IFREG if info.is_file else stat.S_IFDIR
-        size, changed = info.size or 0, int((info.mtime_ns or 0) / 1e9)
-        return os.stat_result((kind | 0o600, 0, 0, 1, 0, 0, size, changed, changed, changed))
+        nanoseconds = info.mtime_ns or 0
+        times = [*[nanoseconds // 10**9] * 3, *[nanoseconds / 1e9] * 3, *[nanoseconds] * 3]  # whole, with parts, in ns
+        return os.stat_result((kind | 0o600, 0, 0, 1, 0, 0, info.size or 0, *times))
 
     def exists(self, **_: Any) -> bool:
         """Whether a file or a directory is there."""
@@ -94,7 +95,7 @@ class RemotePath(PosixPath):
 
     def write_bytes(self, data: Any) -> int:
         """Put the object, in place of an older one: a reader sees either."""
-        with explained(self), self.filesystem.open_output_stream(self.key) as stream:
+        with explained(self), self.filesystem.open_output_stream(self.key, compression=None) as stream:
             stream.write(data)
         return len(data)
 
@@ -126,7 +127,7 @@ class RemotePath(PosixPath):
         implied = self.parts[0] == "gs:"
         with explained(self):
             selector = FileSelector(self.key, allow_not_found=True, recursive=recursive or implied)
-            found = {info.path: info for info in self.filesystem.get_file_info(selector)}
+            found = {info.path.rstrip("/"): info for info in self.filesystem.get_file_info(selector)}
         if implied:
             for parent in {str(parent) for path in found for parent in PurePosixPath(path).parents}:
                 found.setdefault(parent, FileInfo(parent, FileType.Directory))
@@ -178,6 +179,7 @@ def _filesystem(uri: str) -> "FileSystem":
 GCS_CREDENTIALS = "give GOOGLE_APPLICATION_CREDENTIALS, or the machine a service account"
 REASONS = (
     ("NO_SUCH_BUCKET", "there is no such bucket; make it, or name another"),
+    ("NOT_FOUND", "there is no such bucket; make it, or name another"),
     (
         "ACCESS_DENIED",
         "access is denied; give credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role of the "
@@ -201,11 +203,9 @@ def explained(path: RemotePath) -> Iterator[None]:
     """Run the body; what the store refuses is an OSError that names the URI and says what to do."""
     try:
         yield
-    except FileNotFoundError as error:
-        if "google::cloud" not in str(error):
-            raise
-        raise FileNotFoundError(f"{path}: there is no such bucket or object") from error
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and "Upload" not in str(error):  # else it has no bucket to put it in
+            raise
         said = str(error)
         why = next((words for sign, words in REASONS if sign in said), said.partition(chr(10))[0])
         raise OSError(f"{path}: {why}") from error

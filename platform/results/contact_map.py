@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from proteinlm.platform.places.places import fetched, place
 from proteinlm.platform.results.plots import blank_plot, check_suffix, save_plot
 from proteinlm.platform.storage.run_directory import PREDICTIONS_FOLDER
 from proteinlm.tasks.contact_prediction import (
@@ -58,9 +59,9 @@ def plot_contacts(
     the folder `out`, by default `<run>/contact_maps`. Raises FileNotFoundError where there are no predictions, and
     ValueError where they are of another task or an id is not among them.
     """
-    directory = Path(run)
+    directory = place(run)
     table = _read(directory, split)
-    folder = directory / "contact_maps" if out is None else Path(out)
+    folder = directory / "contact_maps" if out is None else place(out)
     paths = []
     for row in _rows_to_draw(table, proteins, f"{directory.name}, {split}"):
         name, number = (table.column(column)[row].as_py() for column in ("id", "row"))
@@ -196,10 +197,11 @@ def _read(run: Path, split: str) -> "pa.Table":
     if not file.is_file():
         splits = ", ".join(sorted(path.stem for path in folder.glob("*.parquet"))) or "none"
         raise FileNotFoundError(f"{run} has no predictions of split {split!r} (found: {splits}); finetune writes them")
-    names = pq.read_schema(file).names
-    if missing := [name for name in NEEDED_COLUMNS if name not in names]:
-        raise ValueError(f"{file} has no column {missing[0]!r}: it is not of contact_prediction")
-    return pq.read_table(file, columns=list(NEEDED_COLUMNS))
+    with fetched(file) as local:
+        names = pq.read_schema(local).names
+        if missing := [name for name in NEEDED_COLUMNS if name not in names]:
+            raise ValueError(f"{file} has no column {missing[0]!r}: it is not of contact_prediction")
+        return pq.read_table(local, columns=list(NEEDED_COLUMNS))
 
 
 def _rows_to_draw(table: "pa.Table", proteins: Sequence[str], where: str) -> list[int]:

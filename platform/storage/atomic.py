@@ -10,12 +10,12 @@ import shutil
 import uuid
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from pyarrow.fs import FileSystem
 
-from proteinlm.platform.places.places import is_remote, written
+from proteinlm.platform.places.places import is_remote, remove_tree, written
 
 STAGING = ".staging"
 """Ending of what is not yet in its place. What a killed process left under such a name may be deleted."""
@@ -52,7 +52,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def write_to_storage(filesystem: FileSystem, path: str, content: bytes) -> None:
     """Write `content` to `path` of a pyarrow file system, such as a bucket."""
     if filesystem.type_name != "local":  # an object is put in one step
-        with filesystem.open_output_stream(path) as stream:
+        with filesystem.open_output_stream(path, compression=None) as stream:
             stream.write(content)
         return
     staging = f"{path}.{uuid.uuid4().hex[:8]}{STAGING}"
@@ -81,11 +81,18 @@ def staged_directory(target: Path, *, is_shared: bool = False) -> Iterator[Path]
 
     Its name is of this call alone, or, with `is_shared`, the same each time, so that it replaces what a killed process
     left. OSError where `target` came to hold something meanwhile; a full disk is said as such.
+
+    In a store it is a directory on this machine's disk, put at the end, or, with `is_shared`, `target` itself: then who
+    calls this holds a lock. Until the end `is_unfinished` says so.
     """
     if is_remote(target):
-        with written(target) as local:
-            local.mkdir()
-            yield local
+        if is_shared and target.exists() and not is_unfinished(target):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(target))
+        with _begun(target), nullcontext(target) if is_shared else written(target, replaces=False) as directory:
+            if is_shared:
+                remove_tree(target)  # what a killed process left
+            directory.mkdir()
+            yield directory
         return
     unique = "" if is_shared else f".{uuid.uuid4().hex[:8]}"
     staging = target.with_name(f"{'' if is_shared else '.'}{target.name}{unique}{STAGING}")
@@ -100,6 +107,26 @@ def staged_directory(target: Path, *, is_shared: bool = False) -> Iterator[Path]
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _begun(target: Path) -> Iterator[None]:
+    """Inside the body, and after one that was killed or raised, an object beside the remote `target` says that it is
+    begun: what lies in it without a manifest is nobody's work but a build's.
+    """
+    mark = _mark_of(target)
+    mark.write_bytes(b"")
+    yield
+    mark.unlink(missing_ok=True)
+
+
+def is_unfinished(target: Path) -> bool:
+    """Whether `target`, in a store, is a `staged_directory` that is not at its end, or never came to it."""
+    return is_remote(target) and _mark_of(target).is_file()
+
+
+def _mark_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}{STAGING}")
 
 
 def sha256(file: Path) -> str:

@@ -12,6 +12,7 @@ Shapes: B proteins of a split, D hidden, N tokens of a micro batch, V values: to
 
 import hashlib
 import json
+import shutil
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from torch import Tensor
 from proteinlm.models.pretrained import load_pretrained
 from proteinlm.platform.batches.stream import validation_batches
 from proteinlm.platform.batches.windows import ReadOptions
-from proteinlm.platform.places.places import is_remote, remove_tree
+from proteinlm.platform.places.places import is_remote
 from proteinlm.platform.storage.atomic import checksums_of, move_aside, staged_directory
 from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.platform.storage.run_directory import EMBEDDINGS_FOLDER, read_object
@@ -81,8 +82,11 @@ def embeddings_of(run: Run, engine: Engine) -> EmbeddingStore:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether embeddings are there as they were written; those that are not are said and removed."""
-    if not folder.is_dir():
+    """Whether embeddings are there as they were written; those that are not are said and removed.
+
+    In a store they stay until others take their place: another trial may be putting them just now, or reading them.
+    """
+    if not (folder / CHECKSUMS_FILE if is_remote(folder) else folder).exists():
         return False
     there = checksums_of(kept_copy(folder))
     there.pop(CHECKSUMS_FILE, None)
@@ -90,8 +94,9 @@ def _is_whole(folder: Path) -> bool:
         if there == read_object(folder / CHECKSUMS_FILE):
             return True
     print(f"{folder} is damaged, or of an earlier version: these embeddings are computed anew", file=sys.stderr)
-    with suppress(FileNotFoundError):  # another trial was faster
-        remove_tree(folder if is_remote(folder) else move_aside(folder))
+    if not is_remote(folder):
+        with suppress(FileNotFoundError):  # another trial was faster
+            shutil.rmtree(move_aside(folder), ignore_errors=True)
     return False
 
 

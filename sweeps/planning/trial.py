@@ -23,6 +23,7 @@ from proteinlm.platform.finetune import split_options
 from proteinlm.platform.labelled.split_files import SplitOptions, records_digest
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.sections import settings_of_result
+from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.platform.storage.run_directory import MODEL_DIRECTORY
 from proteinlm.sweeps.planning.config import LIKE, SEED
 from proteinlm.tasks.contact_prediction import NAME as CONTACTS
@@ -70,27 +71,30 @@ def identity(config: PretrainConfig | FinetuneConfig, model: Trial | None = None
     """
     values = {name: value for name, value in settings_of_result(config).items() if value is not None and name != SEED}
     if isinstance(config, PretrainConfig):
-        values["corpus"] = _content(config.corpus, lambda: read_manifest(config.corpus).content_hash)
+        values["corpus"] = _content(config.corpus, lambda corpus: read_manifest(corpus).content_hash, is_copied=False)
         if start := config.pretrained:
-            values["pretrained"] = _content(start, lambda: content_hash_of(start))
+            values["pretrained"] = _content(start, content_hash_of)
         if probe := config.probe:
             values["probe.data"] = _content(
-                probe.data, lambda: records_digest(CONTACTS, probe.data, SplitOptions(config.seed))
+                probe.data, lambda data: records_digest(CONTACTS, data, SplitOptions(config.seed))
             )
     else:
         options = split_options(config)
-        values["data"] = _content(config.data, lambda: records_digest(config.task, config.data, options))
+        values["data"] = _content(config.data, lambda data: records_digest(config.task, data, options))
         if pretrained := config.pretrained:
             is_of_model = model is not None and pretrained == model.config.directory / MODEL_DIRECTORY
-            outside = _content(pretrained, lambda: content_hash_of(pretrained))
-            values["pretrained"] = model.configuration if model and is_of_model else outside
+            of_plan = model.configuration if model and is_of_model else None
+            values["pretrained"] = of_plan or _content(pretrained, content_hash_of)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _content(path: Path, digest: Callable[[], str]) -> str:
-    """What `digest` says of the content at `path`; the path where nothing readable is there: checks name that later."""
+def _content(path: Path, digest: Callable[[Path], str], *, is_copied: bool = True) -> str:
+    """What `digest` says of the content at `path`; the path where nothing readable is there: checks name that later.
+
+    Unless `is_copied` is false, it is told of a copy of what lies in a store.
+    """
     try:
-        return digest()
+        return digest(kept_copy(path) if is_copied else path)
     except (OSError, ValueError):
         return str(path.resolve())
 

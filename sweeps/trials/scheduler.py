@@ -8,16 +8,44 @@ whose pretraining failed or was stopped by halving is never suggested. Resources
 nothing of the worker groups that trials start: more trials than fit would wait for their workers, and time out.
 """
 
+import os
+import shutil
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray.tune.search import Searcher
 
+from proteinlm.platform.places.places import is_remote
 from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.trials.halving import Halving
+
+TUNE_FOLDER = "tune"
+TUNE_SWITCHES = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+
+
+@contextmanager
+def quiet_tune(directory: Path) -> Iterator[Path]:
+    """Keep Tune from printing tables and writing event files while the body runs; delete its state at the end.
+
+    A sweep is resumed from its run directories alone. Yields the folder for the state: one in `directory`, or one of
+    this machine where that is in a store; other nodes need nothing of it.
+    """
+    before = {name: os.environ.get(name) for name in TUNE_SWITCHES}
+    os.environ.update(TUNE_SWITCHES)
+    scratch = Path(tempfile.mkdtemp(prefix="proteinlm-tune-")) if is_remote(directory) else None
+    state = (scratch or directory.resolve()) / TUNE_FOLDER
+    try:
+        yield state
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        shutil.rmtree(scratch or state, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from proteinlm.platform.places.places import add_text, is_remote
 from proteinlm.platform.storage.run_directory import (
     ATTEMPTS_FILE,
     METRICS_FILE,
@@ -173,7 +174,11 @@ def _end_killed_attempt(run_directory: Path) -> None:
 
 def _note(run_directory: Path, said: dict[str, Any]) -> None:
     run_directory.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(said) + "\n"
+    if is_remote(run_directory):
+        add_text(run_directory / ATTEMPTS_FILE, line)  # what is there was put whole
+        return
     with (run_directory / ATTEMPTS_FILE).open("ab+") as file:
         file.seek(max(0, file.tell() - 1))
         is_cut_off = file.read(1) not in (b"", b"\n")  # a kill's half line must not spoil the next one
-        file.write(b"\n" * is_cut_off + json.dumps(said).encode() + b"\n")
+        file.write(b"\n" * is_cut_off + line.encode())

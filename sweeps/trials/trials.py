@@ -10,11 +10,9 @@ count of resources.
 """
 
 import math
-import os
-import shutil
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,12 +23,14 @@ from rich.console import Console
 from proteinlm.cluster.connect import ClusterSize, connected
 from proteinlm.cluster.launch import DATA_CPUS, away_from_signals, check_fits
 from proteinlm.platform.finetune import check_finetune, finetune
-from proteinlm.platform.places.places import refuse_uris
+from proteinlm.platform.places.places import is_remote
 from proteinlm.platform.pretrain import check_pretrain, pretrain
-from proteinlm.platform.settings.config import PLACES, FinetuneConfig, PretrainConfig
+from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
+from proteinlm.platform.storage.lock import LEFT_OVER_AFTER
 from proteinlm.platform.storage.run_directory import (
     Failure,
     Stopped,
+    check_writable,
     forget_outcome,
     is_finished,
     mark_failed,
@@ -55,10 +55,9 @@ if TYPE_CHECKING:
 HEAD = {"node:__internal_head__": 0.001}
 """What a trial's own process reserves where its workers are a group of their own: nothing that they need. With Tune's
 default of one CPU for each trial, trials can take all CPUs and then wait for their workers for ever."""
-PATIENCE = 60.0
-"""Seconds to wait for the process of a killed sweep to end: it may outlive it, and two writers would mix steps."""
-TUNE_FOLDER = "tune"
-TUNE_SWITCHES = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+PATIENCE = LEFT_OVER_AFTER + 60.0
+"""Seconds to wait for the process of a killed sweep to end: it may outlive it, and two writers would mix steps; and for
+the lock of a process that went with its node, which is taken over after a while."""
 
 
 @dataclass(frozen=True)
@@ -115,16 +114,19 @@ def check_all_fit(trials: list[Trial], size: ClusterSize) -> None:
 
 
 def check_trials(trials: list[Trial]) -> None:
-    """Raise ValueError, with every fault, for inputs of trials that are missing or do not fit each other."""
-    for trial in trials:
-        places = {name: getattr(trial.config, name, None) for name in PLACES}
-        refuse_uris("runs of a sweep or of several tasks, seeds or modes", **places)
+    """Raise ValueError, with every fault, for inputs of trials that are missing or do not fit each other; OSError for a
+    store that cannot be written.
+    """
+    for storage in dict.fromkeys(trial.config.storage for trial in trials if is_remote(trial.config.storage)):
+        check_writable(storage)
     _check_each(trials, _check_inputs)
 
 
 def _check_inputs(trial: Trial) -> None:
     if isinstance(trial.config, PretrainConfig):
         check_pretrain(trial.config)
+    elif trial.needs and is_remote(trial.config.storage):  # else each model that is there would be copied to this node
+        check_finetune(trial.config.model_copy(update={"pretrained": None}), is_planned=True)
     else:
         check_finetune(trial.config, is_planned=True)
     check_same_run(trial.config, {})  # the name of a trial is known by the content of its inputs
@@ -159,7 +161,7 @@ def _run(
 ) -> None:
     from ray import tune
 
-    from proteinlm.sweeps.trials.scheduler import Resources, TrialQueue
+    from proteinlm.sweeps.trials.scheduler import Resources, TrialQueue, quiet_tune
     from proteinlm.sweeps.trials.watch import SweepWatch
 
     most = float(use.max_concurrent or math.inf)
@@ -186,11 +188,11 @@ def _run(
 
     ask_to_end = partial(_ask_to_end, queue, directory)
     with (
-        _quiet_tune(directory),
+        quiet_tune(directory) as state,
         on_signals(ask_to_end, "running trials save a checkpoint and end", console) as signals,
         SweepWatch(verbs, directory, finished, console) as watch,
     ):
-        tuner = _tuner(queue, reserved, directory, watch)
+        tuner = _tuner(queue, reserved, state, watch)
         # Asked again each second: a trial that is just starting withdraws what was asked of an earlier launch.
         away_from_signals(tuner.fit, lambda: ask_to_end() if signals.is_asked else None)
     if signals.is_asked:
@@ -200,10 +202,12 @@ def _run(
 def _tuner(
     queue: "TrialQueue",
     reserved: Callable[[dict[str, Any]], "PlacementGroupFactory"],
-    directory: Path,
+    state: Path,
     watch: "SweepWatch",
 ) -> "Tuner":
-    """Tune, set to run the trials of `queue`, each with what `reserved` says, and to tell `watch` of them."""
+    """Tune, set to run the trials of `queue`, each with what `reserved` says, to tell `watch` of them, and to keep its
+    state in the folder `state`.
+    """
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
 
@@ -217,8 +221,8 @@ def _tuner(
             reuse_actors=True,  # the next trial finds a process that has torch and Ray loaded
         ),
         run_config=tune.RunConfig(
-            name=TUNE_FOLDER,
-            storage_path=str(directory.resolve()),
+            name=state.name,
+            storage_path=str(state.parent),
             callbacks=[watch.callback(), log],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
@@ -239,22 +243,6 @@ def _raise_unless_all_ended(trials: list[Trial], directory: Path, is_interrupted
     if ended < len(trials):
         why = f"{ended} of {len(trials)} trials are finished; the same command goes on with the others"
         raise KeyboardInterrupt(why) if is_interrupted else RuntimeError(f"stopped, as asked: {why}")
-
-
-@contextmanager
-def _quiet_tune(directory: Path) -> Iterator[None]:
-    """Keep Tune from printing tables and writing event files while the body runs; delete its state at the end.
-
-    A sweep is resumed from its run directories alone.
-    """
-    before = {name: os.environ.get(name) for name in TUNE_SWITCHES}
-    os.environ.update(TUNE_SWITCHES)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-        shutil.rmtree(directory / TUNE_FOLDER, ignore_errors=True)
 
 
 def _note_deaths(directory: Path, name: str, times: int) -> None:

@@ -242,8 +242,8 @@ MUTANTS = (
         25,
         "identity without the corpus' content",
         "sweeps/planning/trial.py",
-        "lambda: read_manifest(config.corpus).content_hash)",
-        "lambda: str(config.corpus.resolve()))",
+        "lambda corpus: read_manifest(corpus).content_hash,",
+        "lambda corpus: str(corpus.resolve()),",
         f"{PLAN}::test_the_corpus_is_known_by_its_content",
     ),
     _mutant(

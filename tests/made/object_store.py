@@ -12,6 +12,8 @@ from urllib.error import URLError
 
 import pytest
 
+from proteinlm.platform.places import remote_path
+
 BUCKET = "lab-bucket"
 
 
@@ -37,6 +39,7 @@ def object_store() -> Iterator[str]:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environment(address).items():
                 patch.setenv(name, value)
+            remote_path._filesystem.cache_clear()  # it may know the server of another test
             yield address
 
 

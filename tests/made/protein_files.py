@@ -12,10 +12,9 @@ from typing import Any
 import lmdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from proteinlm.platform.corpus.chunks import Chunk, stream_parts
-from proteinlm.platform.data.manifest import Manifest
+from proteinlm.platform.data.manifest import Manifest, read_shard
 from proteinlm.platform.data.sources import Source
 from proteinlm.platform.settings.config import CorpusConfig
 from proteinlm.platform.settings.loading import validate
@@ -82,7 +81,7 @@ def write_lmdb(path: Path, values: Sequence[Any], length: int | None = None) -> 
 def corpus_rows(directory: Path, manifest: Manifest) -> dict[str, list[dict[str, Any]]]:
     """All rows of each split, in order."""
     return {
-        name: [row for shard in split.shards for row in pq.read_table(directory / shard.file).to_pylist()]
+        name: [row for shard in split.shards for row in read_shard(directory, shard).to_pylist()]
         for name, split in manifest.splits.items()
     }
 

@@ -1,15 +1,19 @@
 """Places by URI: what a path does on a disk, an object store does for its URI; nothing half is taken for whole."""
 
+import gzip
 import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO
 
 import pytest
+from pyarrow.fs import FileInfo, FileType
 from pydantic import BaseModel
 
 from proteinlm.platform.data.manifest import read_manifest, read_shard
-from proteinlm.platform.places import remote_path
+from proteinlm.platform.places import places, remote_path
 from proteinlm.platform.places.mirror import Mirror
 from proteinlm.platform.places.places import (
     PlacePath,
@@ -22,8 +26,9 @@ from proteinlm.platform.places.places import (
     remove_tree,
     written,
 )
+from proteinlm.platform.places.remote_path import RemotePath
 from proteinlm.platform.storage import lock
-from proteinlm.platform.storage.atomic import write_atomically
+from proteinlm.platform.storage.atomic import is_unfinished, staged_directory, write_atomically
 from proteinlm.platform.storage.copies import kept_copy
 from proteinlm.platform.storage.lock import InUseError, held
 from proteinlm.platform.storage.run_directory import check_writable, is_finished, mark_finished
@@ -133,6 +138,84 @@ def test_a_directory_that_is_not_put_whole_has_no_voucher(folder: Path, monkeypa
     assert not (folder / "config.json").exists()
 
 
+def test_an_object_is_put_and_fetched_byte_for_byte_whatever_it_is_called(folder: Path, tmp_path: Path) -> None:
+    """Pyarrow would compress what is called .gz as it writes, and decompress it as it reads."""
+    content = gzip.compress(b">p1\nMKV\n")
+    (tmp_path / "a.fasta.gz").write_bytes(content)
+    put(tmp_path / "a.fasta.gz", folder / "a.fasta.gz")
+    (folder / "b.fasta.gz").write_bytes(content)
+    for name in ("a.fasta.gz", "b.fasta.gz"):
+        assert (folder / name).stat().st_size == len(content)
+        assert (folder / name).read_bytes() == content
+        with fetched(folder / name) as local:
+            assert local.read_bytes() == content
+
+
+def test_an_upload_that_breaks_off_leaves_no_half_object(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pyarrow's stream puts what was written until then when it is closed."""
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
+
+    def broken(source: IO[bytes], target: IO[bytes], _: int) -> None:
+        target.write(source.read(50))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("proteinlm.platform.places.places.shutil.copyfileobj", broken)
+    with pytest.raises(KeyboardInterrupt):
+        put(tmp_path / "model.safetensors", folder / "model.safetensors")
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_times_of_change_have_parts_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By them a lock is left over, an attempt ended, and a file of equal size another one."""
+    info = FileInfo("lab/one", FileType.File, size=3, mtime_ns=1_700_000_000_250_000_000)
+    monkeypatch.setattr(RemotePath, "filesystem", SimpleNamespace(get_file_info=lambda key: info))
+    status = place("gs://lab/one").stat()
+    assert (status.st_size, round(status.st_mtime, 3), status.st_mtime_ns) == (3, 1_700_000_000.25, info.mtime_ns)
+
+
+def test_a_directory_is_unfinished_until_all_of_it_is_put(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = folder / "shards"
+
+    def build(text: str) -> None:
+        with staged_directory(target) as staging:
+            assert is_unfinished(target)
+            (staging / "manifest.json").write_text(text)
+            (staging / "shard").write_text(text)
+
+    build("1")
+    assert not is_unfinished(target)
+    upload, seen = places._upload, []
+
+    def look_and_upload(local: Path, path: RemotePath) -> None:
+        seen.append((target / "manifest.json").is_file())
+        upload(local, path)
+
+    monkeypatch.setattr(places, "_upload", look_and_upload)
+    build("2")  # by another process that began before the first one was done: no reader finds less than a whole one
+    assert seen == [True, True]
+    assert [path.read_text() for path in target.iterdir()] == ["2", "2"]
+    with pytest.raises(KeyboardInterrupt), staged_directory(target):
+        raise KeyboardInterrupt
+    assert is_unfinished(target)
+
+
+def test_a_directory_that_many_write_is_begun_anew_and_takes_nobody_s_place(folder: Path) -> None:
+    target = folder / "corpus"
+    with pytest.raises(KeyboardInterrupt), staged_directory(target, is_shared=True):
+        raise KeyboardInterrupt
+    (target / "shard-00007").write_text("of the build that was killed")
+    with staged_directory(target, is_shared=True) as staging:
+        assert staging == target
+        assert not target.exists()
+        (staging / "manifest.json").write_text("{}")
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["manifest.json"]
+    with pytest.raises(OSError, match="not empty"), staged_directory(target, is_shared=True):
+        pass
+    assert (target / "manifest.json").is_file()
+
+
 def test_a_body_that_raises_puts_nothing(folder: Path) -> None:
     def write() -> None:
         with written(folder / "x") as local:
@@ -150,6 +233,8 @@ def test_copies_are_made_once_for_each_content(folder: Path, tmp_path: Path, mon
     first = kept_copy(folder)
     assert (first / "in" / "one").read_text() == "1"
     assert kept_copy(folder) == first
+    (folder / "in" / "one").write_text("99")
+    assert (kept_copy(folder) / "in" / "one").read_text() == "99"
     (folder / "in" / "two").write_text("2")
     assert (kept_copy(folder) / "in" / "two").read_text() == "2"
     with fetched(folder / "in") as local:

@@ -1,15 +1,22 @@
 """The end of a sweep: everything in one folder, and the laws and advice that its figures allow."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from rich.console import Console
+
 from proteinlm.models.config import ModelConfig, num_parameters
+from proteinlm.platform.places.places import place, put
 from proteinlm.platform.settings.loading import validate
-from proteinlm.platform.storage.run_directory import ATTEMPTS_FILE
+from proteinlm.platform.storage.run_directory import ATTEMPTS_FILE, Failure, mark_failed
 from proteinlm.sweeps.planning.config import SweepConfig
 from proteinlm.sweeps.planning.cost import Cost
 from proteinlm.sweeps.planning.plan import Plan
 from proteinlm.sweeps.results.report import FORMS, PAGE, write_report
+from proteinlm.sweeps.sweep import show_report
+from tests.made.object_store import BUCKET, object_store
 from tests.made.sweep_results import finish_run, pretraining, write_lines
 
 WIDTHS = (32, 64, 128, 256)
@@ -96,3 +103,30 @@ def test_it_is_written_anew_each_time(tmp_path: Path) -> None:
     write_report(config, plan, costs)
     for name in (*FORMS, PAGE):
         assert (folder / name).read_text() != "old", name
+
+
+@pytest.fixture
+def store() -> Iterator[Path]:
+    with object_store():
+        yield place(f"s3://{BUCKET}/runs")
+
+
+def test_in_a_store_it_is_that_of_the_same_runs_on_a_disk(store: Path, tmp_path: Path) -> None:
+    config, plan, costs = finished_sweep(tmp_path, RESIDUES[:1])
+    lost = plan.trials[0].name
+    mark_failed(config.directory / lost, Failure("out of memory", 3))
+    put(config.directory, store / config.name)
+    remote = config.model_copy(update={"storage": store})
+    here, there = write_report(config, plan, costs), write_report(remote, plan, costs)
+    assert there == store / "laws" / "results"
+    names = [path.name for path in sorted(here.iterdir())]
+    assert [path.name for path in there.iterdir()] == names
+    assert {"table.md", "table.csv", "table.json", "table.tex", "loss.png", "findings.txt", "index.html"} <= set(names)
+    assert [name for name in names if (there / name).read_bytes() != (here / name).read_bytes()] == []
+    console = Console(record=True, width=200)
+    show_report(there, console)
+    assert f"table and plots: {there}/index.html" in console.export_text()
+    for trial in plan.trials:
+        (remote.directory / trial.name / "rows.jsonl").unlink()
+    write_report(remote, plan, costs)
+    assert not (there / "loss.png").exists()
