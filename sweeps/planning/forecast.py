@@ -49,13 +49,13 @@ class Forecast:
     def seconds(self, took: Mapping[str, float] | None = None) -> dict[str, float]:
         """Seconds of each trial, by name; `took`: those of the finished ones, which they are for these."""
         took = took or {}
-        pace = learned(self.pace, [self.works[name] for name in took], list(took.values()))
-        groups = {trial.name: _group(trial) for trial in self.trials}
+        groups = {trial.name: group for trial in self.trials if (group := _group(trial))}
+        of_took = [groups.get(name) for name in took]
+        pace = learned(self.pace, [self.works[name] for name in took], list(took.values()), of_took)
         expected = {name: pace.seconds(work) for name, work in self.works.items()}
-        known = factors(groups, expected, took)
-        shares = self._shares(took)
+        known, shares = factors(groups, expected, took), self._shares(took)
         return {
-            name: took.get(name, seconds * known.get(groups[name], 1.0) * shares[name])
+            name: took.get(name, seconds * known.get(groups.get(name, ""), 1.0) * shares[name])
             for name, seconds in expected.items()
         }
 
@@ -87,9 +87,9 @@ class Forecast:
         return shares
 
 
-def _group(trial: Trial) -> str:
-    """Trials of a group take alike more, or less, than what they compute says."""
-    return f"{trial.config.task}, {trial.config.mode}" if isinstance(trial.config, FinetuneConfig) else trial.verb
+def _group(trial: Trial) -> str | None:
+    """Trials of a group take alike more, or less, than what they compute says; None: of pretraining all is counted."""
+    return f"{trial.config.task}, {trial.config.mode}" if isinstance(trial.config, FinetuneConfig) else None
 
 
 def forecast_of_sweep(plan: Plan, costs: Mapping[str, Cost], rungs: Mapping[str, Sequence[float]]) -> Forecast:

@@ -56,8 +56,19 @@ def test_where_weights_cost_nothing_they_go_on_costing_nothing() -> None:
     assert pace.seconds(Work(1e12, 0.0)) == pytest.approx(210.0, rel=0.01)
 
 
-def test_a_group_is_believed_the_more_the_more_of_it_is_finished() -> None:
+def test_what_one_task_takes_beyond_what_is_counted_is_not_charged_to_all() -> None:
+    large, of_task = Work(8e11, 1e9), [Work(2e10, 1e8)] * 2
+    took = [PRIOR.seconds(large), *(4 * PRIOR.seconds(work) for work in of_task)]
+    alone = learned(PRIOR, [large, *of_task], took)
+    grouped = learned(PRIOR, [large, *of_task], took, [None, "contacts", "contacts"])
+    assert alone.start > 2 * PRIOR.start
+    assert grouped.start < 1.5 * PRIOR.start
+
+
+def test_the_factor_of_a_group_is_believed_the_more_the_more_of_it_is_finished() -> None:
     groups = {"a": "contacts", "b": "contacts", "c": "contacts", "d": "stability", "e": "other"}
-    expected = dict.fromkeys("abcde", 10.0)
-    assert factors(groups, expected, {"a": 30.0, "d": 5.0}) == {"contacts": 2.0, "stability": 0.75}
-    assert factors(groups, expected, {"a": 30.0, "b": 30.0, "c": 30.0})["contacts"] == 2.5
+    expected = dict.fromkeys("abcdef", 10.0)
+    found = factors(groups, expected, {"a": 30.0, "d": 5.0, "f": 99.0})
+    assert found == pytest.approx({"contacts": (30 + 5) / (10 + 5), "stability": (5 + 5) / (10 + 5)})
+    more = factors(groups, expected, {"a": 30.0, "b": 30.0, "c": 30.0})
+    assert found["contacts"] < more["contacts"] < 3.0
