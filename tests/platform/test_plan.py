@@ -155,3 +155,12 @@ def test_every_share_of_the_table_is_one() -> None:
         assert device.shares
         assert all(0 < one.share < 1 and math.isfinite(one.parameters) for one in device.shares)
         assert device.source
+
+
+def test_a_model_far_smaller_than_any_measured_is_said_to_take_longer() -> None:
+    tiny = {"model": {"preset": "cpu-tiny"}}
+    assert "takes longer" in " ".join(
+        Assumed("H100-80").warning(DEVICES["H100-80"], num_parameters(config(**tiny).model))
+    )
+    assert Assumed("H100-80", share=0.01).warning(DEVICES["H100-80"], 10**5) == []
+    assert Assumed("H100-80").warning(DEVICES["H100-80"], 3 * 10**7) == []
