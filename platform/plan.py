@@ -131,6 +131,20 @@ def read_devices(path: Path = DEVICES_FILE) -> dict[str, Device]:
         raise ValueError(f"{path} is no table of devices (memory, peak, shares, source for each): {error}") from None
 
 
+def devices_with(named: str) -> tuple[str, dict[str, Device]]:
+    """The device that `--device` says, and all known ones: it is in our table, or alone in a YAML file of that form.
+
+    OSError or ValueError where the file is none, or has several.
+    """
+    known = read_devices()
+    if Path(named).suffix not in (".yaml", ".yml"):
+        return named, known
+    own = read_devices(Path(named))
+    if len(own) != 1:
+        raise ValueError(f"--device: {named} has {len(own)} devices; accepted: a file with one")
+    return next(iter(own)), known | own
+
+
 def setup_of(config: PretrainConfig | FinetuneConfig, *, is_cpu: bool = False) -> TrainingSetup:
     """How `config` trains a micro batch on one worker; precision auto is bf16 on a GPU and fp32 on a CPU."""
     training, workers = config.training, config.cluster.most_workers

@@ -86,7 +86,7 @@ def _time(
             total_steps(config, read_manifest(config.corpus)) if config.corpus.is_dir() else None
         )
         time = time_of(config, assumed, device)
-        return steps, time and steps and steps * (time.compute + time.communication)
+        return steps, None if time is None or steps is None else steps * (time.compute + time.communication)
     speed = assumed.speed(device, num_parameters(model))
     is_here = config.data.is_dir()
     work = finetuning_work(config, model) if is_here else assumed_work(config, model, assumed.length)

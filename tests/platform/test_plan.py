@@ -141,13 +141,20 @@ def test_a_users_own_table_takes_the_place_of_ours(tmp_path: Path) -> None:
     table.write_text(
         "Mine: {memory: 24, peak: 1.0e+14, shares: [{parameters: 1.0e+8, share: 0.5}], source: my bench}\n"
     )
-    code, said = run(str(PAPER), "--device", "Mine", "--devices", str(table))
+    code, said = run(str(PAPER), "--device", str(table))
     assert code == 0, said
     assert "my bench" in said
     table.write_text("Mine: {memory: -1}\n")
-    code, said = run(str(PAPER), "--device", "Mine", "--devices", str(table))
+    code, said = run(str(PAPER), "--device", str(table))
     assert code == 2
     assert "mine.yaml is no table of devices" in said
+    table.write_text("{}")
+    code, said = run(str(PAPER), "--device", str(table))
+    assert code == 2
+    assert "mine.yaml has 0 devices" in said
+    code, said = run(str(PAPER), "--device", str(tmp_path / "none.yml"))
+    assert code == 2
+    assert "none.yml" in said
 
 
 def test_every_share_of_the_table_is_one() -> None:
