@@ -18,7 +18,7 @@ from rich.table import Table
 from proteinlm.cluster.connect import usable_cores
 from proteinlm.models.work import Speed, Work
 from proteinlm.platform.results.formatting import amount, duration, scientific
-from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
+from proteinlm.platform.settings.config import PretrainConfig
 from proteinlm.sweeps.planning.config import EstimateSection
 from proteinlm.sweeps.planning.cost import Cost, finetuning_work, pretraining_work
 from proteinlm.sweeps.planning.pace import Pace, factors, learned
@@ -38,6 +38,8 @@ class Forecast:
     trials: Sequence[Trial]
     works: Mapping[str, Work]
     """What each trial computes on one of its workers."""
+    groups: Mapping[str, str]
+    """Trial -> the task and mode that it finetunes; pretraining, of which all is counted, is in none."""
     pace: Pace
     """Before anything is known."""
     workers_at_once: float
@@ -49,13 +51,12 @@ class Forecast:
     def seconds(self, took: Mapping[str, float] | None = None) -> dict[str, float]:
         """Seconds of each trial, by name; `took`: those of the finished ones, which they are for these."""
         took = took or {}
-        groups = {trial.name: group for trial in self.trials if (group := _group(trial))}
-        of_took = [groups.get(name) for name in took]
+        of_took = [self.groups.get(name) for name in took]
         pace = learned(self.pace, [self.works[name] for name in took], list(took.values()), of_took)
         expected = {name: pace.seconds(work) for name, work in self.works.items()}
-        known, shares = factors(groups, expected, took), self._shares(took)
+        known, shares = factors(self.groups, expected, took), self._shares(took)
         return {
-            name: took.get(name, seconds * known.get(groups.get(name, ""), 1.0) * shares[name])
+            name: took.get(name, seconds * known.get(self.groups.get(name, ""), 1.0) * shares.get(name, 1.0))
             for name, seconds in expected.items()
         }
 
@@ -66,7 +67,7 @@ class Forecast:
         return max([work / self.workers_at_once, *chains])
 
     def _shares(self, took: Mapping[str, float]) -> dict[str, float]:
-        """What part of each trial is expected to run."""
+        """What part of each trial is expected to run, where that is not all of it."""
         count = len(self.rungs)
         alive = [count]
         for _ in next(iter(self.rungs.values()), ()):
@@ -77,19 +78,14 @@ class Forecast:
         for trial in self.trials:
             model = trial.needs or trial.name
             if model not in self.rungs or model in took:
-                shares[trial.name] = 1.0
-            elif trial.needs:
+                continue
+            if trial.needs:
                 shares[trial.name] = survives
             else:
                 ends = [0.0, *self.rungs[model], 1.0]
                 parts = zip(alive, ends, ends[1:], strict=False)
                 shares[trial.name] = sum(number / count * (end - begin) for number, begin, end in parts)
         return shares
-
-
-def _group(trial: Trial) -> str | None:
-    """Trials of a group take alike more, or less, than what they compute says; None: of pretraining all is counted."""
-    return f"{trial.config.task}, {trial.config.mode}" if isinstance(trial.config, FinetuneConfig) else None
 
 
 def forecast_of_sweep(plan: Plan, costs: Mapping[str, Cost], rungs: Mapping[str, Sequence[float]]) -> Forecast:
@@ -112,14 +108,17 @@ def forecast(
     """Estimate how long `trials` take on a machine like this one; `workers_at_once` None: one for each core."""
     estimate, workers = estimate or EstimateSection(), workers_at_once or float(usable_cores())
     models = {trial.name: trial.config.model for trial in trials if isinstance(trial.config, PretrainConfig)}
-    works = {}
+    works, groups = {}, {}
     for trial in trials:
         if isinstance(trial.config, PretrainConfig):
             work = pretraining_work(trial.config, costs[trial.name])
         else:
             work = finetuning_work(trial.config, models.get(trial.needs or ""))
+            groups[trial.name] = f"{trial.config.task}, {trial.config.mode}"
         works[trial.name] = work * (1 / trial.config.cluster.most_workers)
-    return Forecast(trials, works, Pace(estimate.seconds_per_trial, speed_of(estimate, trials, workers)), workers)
+    return Forecast(
+        trials, works, groups, Pace(estimate.seconds_per_trial, speed_of(estimate, trials, workers)), workers
+    )
 
 
 def speed_of(estimate: EstimateSection, trials: Sequence[Trial], workers_at_once: float) -> Speed:
