@@ -1,6 +1,6 @@
 """The forecast beside a sweep that ran: when each of its trials started and ended, and what was said meanwhile.
 
-table7_mini.csv is sweeps/table7-mini.yaml on real data, made smaller (100 optimizer steps of pretraining, one epoch over
+table7_mini.csv is sweeps/table7-mini.yaml on real data, made smaller (100 optimizer steps of pretraining, an epoch over
 a sixth to a quarter of the records): 96 trials, two at once on two cores of an AMD EPYC, 1,156 s. Others used the
 machine too: the load was 9 to 11 for the first 330 s and 6 to 8 after, so the first two trials took 1.6 times what the
 last ones say of them, which no forecast could know. Trials under even load are held by pairs of the later ones.
