@@ -4,6 +4,7 @@
     speed    FLOP/s, and attention weights a second; on a GPU their kernels hide them, so there is no end of those
 
 A pass forward counts once, one forward and backward three times: the gradient of each product is two more of its size.
+Where layers are recomputed (activation checkpointing) one forward pass comes on top.
 
 Of training steps of the ten shapes of sweeps/table7-mini.yaml (fp32, micro batches of 4,096 tokens, one core) a speed
 fitted to FLOPs alone gives 0.29 to 1.45 of what was measured, to FLOPs and a constant for each layer 0.45 to 1.42, to
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from proteinlm.models.config import ModelConfig, forward_flops
 
 TRAINING = 3
-"""Passes of a training step, counted in passes forward."""
+"""Passes of a training step without recomputation, counted in passes forward."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Speed:
     def seconds(self, work: Work) -> float:
         """How long the device computes."""
         return work.flops / self.flops + work.weights / self.weights
+
+
+def training_passes(config: ModelConfig) -> int:
+    """What a training step computes, counted in passes forward."""
+    return TRAINING + config.activation_checkpointing
 
 
 def forward_work(config: ModelConfig, lengths: Sequence[int], num_scored: int = 0) -> Work:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from proteinlm.models.config import num_parameters
 from proteinlm.models.cost import TrainingSetup, largest_micro_batch, memory_bytes
-from proteinlm.models.work import TRAINING, Speed, forward_work
+from proteinlm.models.work import Speed, forward_work, training_passes
 from proteinlm.platform.results.formatting import amount, duration, scientific
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.yaml_text import read_yaml
@@ -38,7 +38,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Measured:
-    """Share of a device's peak in the training of a model."""
+    """Share of a device's peak in the training of a model; what is recomputed counts."""
 
     parameters: Positive
     share: Annotated[float, Field(gt=0, le=1)]
@@ -178,7 +178,7 @@ def time_of(config: PretrainConfig, assumed: Assumed, device: Device) -> Time | 
         return None
     residues = config.batches.micro_batch_residues
     scored = round((config.objective.training_mask_fraction or config.objective.mask_fraction) * assumed.length)
-    of_token = forward_work(config.model, [assumed.length], scored) * (TRAINING / assumed.length)
+    of_token = forward_work(config.model, [assumed.length], scored) * (training_passes(config.model) / assumed.length)
     compute = speed.seconds(of_token * (math.ceil(lanes / workers) * residues))
     communication = 8 * sent_bytes(config, setup_of(config).zero_stage) / (assumed.gigabits * 1e9)
     return Time(

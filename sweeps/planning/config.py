@@ -117,7 +117,7 @@ class EstimateSection(Section):
     share_of_peak: float | None = Field(None, gt=0, le=1)
     """Share of the matmul peak that matrix products of training are taken to reach; empty: 0.85 on a CPU, whose
     attention weights are counted beside, 0.35 on a GPU."""
-    seconds_per_trial: float = Field(3.0, ge=0, le=1e6)
+    seconds_per_trial: float = Field(1.0, ge=0, le=1e6)
     """What a trial takes beside its computing."""
 
 

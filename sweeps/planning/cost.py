@@ -16,7 +16,7 @@ from proteinlm.models.alphabet import get_alphabet
 from proteinlm.models.config import ModelConfig, num_parameters
 from proteinlm.models.cost import memory_bytes
 from proteinlm.models.pretrained import read_config
-from proteinlm.models.work import TRAINING, Work, forward_work
+from proteinlm.models.work import TRAINING, Work, forward_work, training_passes
 from proteinlm.platform.data.manifest import Manifest, read_manifest, read_shard
 from proteinlm.platform.finetune import task_data
 from proteinlm.platform.plan import setup_of
@@ -84,7 +84,9 @@ def pretraining_work(config: PretrainConfig, cost: Cost) -> Work:
         _forward(config.model, config.corpus, split, longest_scored(config.model), masked)
         for split in task.valid_splits
     ]
-    return _training_pass(config) * (TRAINING * cost.residues) + _validation(config, cost.steps, manifest, task, passes)
+    return _training_pass(config) * (training_passes(config.model) * cost.residues) + _validation(
+        config, cost.steps, manifest, task, passes
+    )
 
 
 def finetuning_work(config: FinetuneConfig, model: ModelConfig | None) -> Work:
@@ -106,7 +108,7 @@ def finetuning_work(config: FinetuneConfig, model: ModelConfig | None) -> Work:
     valid, test = (
         [_forward(model, data, split, longest) for split in splits] for splits in (task.valid_splits, task.test_splits)
     )
-    trained = steps * residues_per_step(config, manifest) * TRAINING
+    trained = steps * residues_per_step(config, manifest) * training_passes(model)
     if not MODES[config.mode].trains_encoder:  # embeddings are computed once
         trained, steps = float(manifest.split(task.train_split).residues), 1
     work = train * trained + _validation(config, steps, manifest, task, valid)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from proteinlm.models.config import ModelConfig, num_parameters
 from proteinlm.models.cost import largest_micro_batch, memory_bytes
-from proteinlm.models.work import TRAINING, Work, forward_work
+from proteinlm.models.work import Work, forward_work, training_passes
 from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.labelled.task_check import PUBLISHED_SIZES
 from proteinlm.platform.plan import USABLE, Assumed, Device, setup_of, time_of
@@ -102,7 +102,7 @@ def assumed_work(config: FinetuneConfig, model: ModelConfig, length: int) -> Wor
     trained = _at_most(sizes.pop("train"), config.max_train_examples, length)
     validated = min(section.validation_residues, sizes.pop("valid"))
     steps = section.steps or max(1, round((section.epochs or 1) * trained / batch))
-    tokens = float(TRAINING * steps * batch)
+    tokens = float(training_passes(model) * steps * batch)
     if not MODES[config.mode].trains_encoder:  # embeddings are computed once
         tokens, steps = float(trained), 1
     tested = sum(_at_most(size, config.max_test_examples, length) for size in sizes.values())
