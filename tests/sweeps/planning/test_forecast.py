@@ -123,6 +123,18 @@ def test_a_machine_at_half_the_speed_is_known_after_two_trials(folder: Path) -> 
     assert found.seconds()[others[0]] == pytest.approx(real[others[0]] / 2)
 
 
+def test_what_one_trial_of_a_task_took_beyond_its_computing_is_expected_of_the_others(folder: Path) -> None:
+    plan = plan_sweep(config(folder))
+    found = forecast_of_sweep(plan, costs_of(plan), {})
+    real = found.seconds()
+    pretrained, _, first, second, baseline = (trial.name for trial in plan.trials)
+    took = {pretrained: real[pretrained], first: 4 * real[first]}
+    learnt = found.seconds(took)
+    assert learnt[first] == took[first]
+    assert learnt[second] > 2 * real[second]
+    assert learnt[second] > 1.5 * learnt[baseline]  # which computes nothing, and takes as long to start
+
+
 def test_with_halving_a_trial_counts_by_what_is_expected_of_it(folder: Path) -> None:
     """Three models, rungs at 10 and 40 % of their work, of which a half, rounded up, goes on: 3, 2 and 1 of them."""
     halving = {"rungs": [0.1, 0.4], "keep": 0.5}
