@@ -131,7 +131,10 @@ def speed_of(estimate: EstimateSection, trials: Sequence[Trial], workers_at_once
     from proteinlm.platform.training.telemetry import matmul_peak
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = with_precision(trials[0].config.training, device).precision
+    section = trials[0].config.training
+    if section.precision == "fp16":  # this may be a head without the GPUs that compute in it
+        section = section.model_copy(update={"precision": "auto"})
+    precision = with_precision(section, device).precision
     share = estimate.share_of_peak or SHARE_OF_PEAK[device.type]
     peak = share * matmul_peak(device, TORCH_DTYPES[precision])
     if device.type == "cuda":

@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
-from proteinlm.models.work import TRAINING, Work
+from proteinlm.models.work import TRAINING, Speed, Work
 from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.finetune import task_data
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.loading import validate
 from proteinlm.sweeps.planning.config import SweepConfig
 from proteinlm.sweeps.planning.cost import finetuning_work, pretraining_work, residues_per_step
-from proteinlm.sweeps.planning.forecast import forecast_of_sweep
+from proteinlm.sweeps.planning.forecast import WEIGHTS_PER_CORE, forecast_of_sweep
 from proteinlm.sweeps.planning.plan import plan_sweep
 from proteinlm.sweeps.sweep import costs_of, sweep
 from tests.made.small_sweep import small_sweep
@@ -109,6 +110,19 @@ def test_finetuning_counts_training_and_scoring(folder: Path) -> None:
         work(finetuned, validation_residues=1), rel=0.01
     )
     assert finetuning_work(baseline, None) == Work()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto", "fp16"])
+def test_a_driver_without_the_gpus_of_the_sweep_forecasts_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """A head has no GPU, and no fp16; what it measures is mended by the first trials."""
+    monkeypatch.setattr("proteinlm.platform.training.telemetry.matmul_peak", lambda *of: 1e10 * torch.get_num_threads())
+    monkeypatch.setattr("proteinlm.sweeps.planning.forecast.usable_cores", lambda: 2)
+    changes = {"pretrain": {"training": {"precision": precision}}, "estimate": {"flops_per_worker": None}}
+    plan = plan_sweep(config(folder, **changes))
+    speed = forecast_of_sweep(plan, costs_of(plan), {}).pace.speed
+    assert speed == Speed(0.85e10, WEIGHTS_PER_CORE)  # a core for each of the two workers at once
 
 
 def test_a_machine_at_half_the_speed_is_known_after_two_trials(folder: Path) -> None:
