@@ -14,6 +14,7 @@ from rich.table import Table
 
 from proteinlm.models.config import ModelConfig, num_parameters
 from proteinlm.models.cost import largest_micro_batch, memory_bytes
+from proteinlm.models.pretrained import read_config
 from proteinlm.models.work import Work, forward_work, training_passes
 from proteinlm.platform.data.manifest import read_manifest
 from proteinlm.platform.labelled.task_check import PUBLISHED_SIZES
@@ -66,10 +67,14 @@ def needs_of(plan: Plan, assumed: Assumed, device: Device) -> list[Needs]:
     found = []
     for trial in plan.trials:
         config = trial.config
-        model = models.get(trial.needs or trial.name) or config.model
-        if model is None or (isinstance(config, FinetuneConfig) and not MODES[config.mode].is_trained):
+        if isinstance(config, FinetuneConfig) and not MODES[config.mode].is_trained:
             found.append(Needs(trial, None, 0.0, 2**30, None, 0.0))
             continue
+        model = models.get(trial.needs or trial.name) or config.model
+        if model is None:  # settings are refused that say no model in any way
+            assert isinstance(config, FinetuneConfig)
+            assert config.pretrained is not None
+            model = read_config(config.pretrained)
         setup = setup_of(config)
         most = largest_micro_batch(model, setup, USABLE * device.memory * GIB)
         steps, seconds = _time(config, model, assumed, device)
@@ -124,7 +129,8 @@ def show_sweep(plan: Plan, assumed: Assumed, devices: dict[str, Device], gpus: i
     largest = max((one.workers for one in needs), default=0) or 1
     if gpus is not None and gpus < largest:
         raise ValueError(f"--gpus: found {gpus}; accepted: {largest} or more, which the largest trial holds at once")
-    console.print(_table(plan, needs, assumed))
+    if plan.sweep.pretrain:
+        console.print(_table(plan, needs, assumed))
     smallest = min((num_parameters(one.model) for one in needs if one.model), default=0)
     warning = assumed.warning(device, smallest) if smallest else []
     for line in (*_misfits(needs, device, assumed), *_sums(plan, needs, assumed, gpus or largest), *warning):

@@ -9,14 +9,18 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from proteinlm.cli import app
-from proteinlm.models.config import forward_flops, num_parameters
+from proteinlm.models.config import ModelConfig, forward_flops, num_parameters
+from proteinlm.models.encoder import LanguageModelHead, ProteinEncoder
+from proteinlm.models.pretrained import save_pretrained
 from proteinlm.platform.plan import Assumed, Device, Measured, read_devices, time_of
 from proteinlm.platform.results.formatting import duration
 from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
+from proteinlm.platform.settings.loading import validate
+from proteinlm.sweeps.planning.config import SweepConfig
 from proteinlm.sweeps.planning.on_devices import assumed_work, needs_of, show_sweep
 from proteinlm.sweeps.planning.plan import load_sweep, plan_sweep
 from tests.conftest import ROOT
-from tests.made.planned_sweep import sweep
+from tests.made.planned_sweep import BASE, sweep
 
 TABLE7 = ROOT / "sweeps/table7.yaml"
 DEVICES = {"Mine": Device(16, 1e12, (Measured(1e4, 0.5),), "my bench")}
@@ -79,6 +83,23 @@ def test_finetuning_is_counted_for_the_records_of_tape() -> None:
     assert tokens(mode="frozen") == pytest.approx(8678 * 200 + tested, rel=0.01)
     longer = once.model_copy(update={"validation_residues": 10**9, "validate_every": 10**6})
     assert tokens(training=longer) - tokens() == pytest.approx(2170 * 200, rel=0.01)
+
+
+def test_a_sweep_of_finetuning_alone_takes_the_shape_of_its_pretrained_model(tmp_path: Path) -> None:
+    values = {key: value for key, value in BASE.items() if key not in ("pretrain", "configurations")}
+    values["finetune"] = {"data": "d", "pretrained": str(tmp_path / "model"), "training": {"steps": 3}}
+    with pytest.raises(FileNotFoundError, match="model"):
+        needs_of(plan_sweep(validate(SweepConfig, values, "test")), MINE, DEVICES["Mine"])
+    config = ModelConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    encoder = ProteinEncoder(config)
+    save_pretrained(tmp_path / "model", encoder, LanguageModelHead(config, encoder.token_embedding), {})
+    plan = plan_sweep(validate(SweepConfig, values, "test"))
+    finetuning, baseline = needs_of(plan, MINE, DEVICES["Mine"])
+    assert finetuning.model == config
+    assert baseline.model is None
+    console = Console(record=True, width=200)
+    show_sweep(plan, MINE, DEVICES, None, console)
+    assert console.export_text().startswith("2 trials, 1 of them without a device")
 
 
 def test_what_does_not_fit_is_said_with_the_micro_batch_that_would() -> None:
