@@ -66,7 +66,10 @@ def test_time_is_flops_over_rate_and_no_shorter_than_the_longest_road(folder: Pa
     assert isinstance(first.config, PretrainConfig)
     seconds = found.seconds()
     work = pretraining_work(first.config, costs[first.name])
-    assert work.flops > costs[first.name].training_flops  # and validation
+    cost, manifest = costs[first.name], read_manifest(first.config.corpus)
+    validated = 2 * (manifest.split("valid").residues + manifest.split("holdout").residues)  # after steps 2 and 4
+    of_validation = validated * cost.flops_per_residue / TRAINING
+    assert work.flops == pytest.approx(cost.training_flops + of_validation, rel=0.05)
     assert seconds[first.name] == pytest.approx(work.flops / 1e9 + 2.0)
     assert seconds[baseline.name] == 2.0
     assert found.wall(seconds) == pytest.approx(sum(seconds.values()))
