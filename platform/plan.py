@@ -1,11 +1,12 @@
 """`proteinlm plan`: what a pretraining run needs and takes, from its settings alone. No Ray, no model, no corpus.
 
-    PretrainConfig, what its settings do not say (`Assumed`), table of devices -> Needs -> tables on the console
+    PretrainConfig, what its settings do not say (`Assumed`), table of devices -> Time -> tables on the console
 
-Memory is counted by models/cost.py. In a step each worker sends, for P parameters of b bytes and W workers,
-2 b P (W - 1) / W bytes at ZeRO stages 0 to 2 and 3 b P (W - 1) / W at stage 3 (Rajbhandari et al. 2020, section 7).
-A step takes model FLOPs / (share of peak x peak), and then the communication, as if nothing overlapped. The share is a
-measurement: the one in the table whose model is nearest in size, or the user's (`--share`).
+Memory is counted by models/cost.py, what computing takes by models/work.py; a sweep is planned by sweeps/planning. In a
+step each worker sends, for P parameters of b bytes and W workers, 2 b P (W - 1) / W bytes at ZeRO stages 0 to 2 and
+3 b P (W - 1) / W at stage 3 (Rajbhandari et al. 2020, section 7), after it has computed: as if nothing overlapped. The
+speed is a share of the device's peak, and that a measurement: the one in the table whose model is nearest in size, or
+the user's (`--share`).
 """
 
 import math
@@ -17,16 +18,19 @@ from pydantic import Field, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from proteinlm.models.config import num_parameters, training_flops
+from proteinlm.models.config import num_parameters
 from proteinlm.models.cost import TrainingSetup, largest_micro_batch, memory_bytes
+from proteinlm.models.work import Speed, forward_work, training_passes
 from proteinlm.platform.results.formatting import amount, duration, scientific
-from proteinlm.platform.settings.config import PretrainConfig
+from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.settings.yaml_text import read_yaml
 
 DEVICES_FILE = Path(__file__).with_name("devices.yaml")
 STAGES = (0, 1, 2, 3)
 USABLE = 0.9
 """Share of a device's memory that tensors may take: the rest is context, fragments and buckets (an assumption)."""
+SMALLER = 4
+"""A model so many times smaller than any measured one has less of the peak than that."""
 BANDWIDTHS = (10.0, 100.0, 400.0)
 """10^9 bit/s between workers: Ethernet of a cloud's nodes, of its large nodes, InfiniBand or NVLink between nodes."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -34,7 +38,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Measured:
-    """Share of a device's peak in the training of a model."""
+    """Share of a device's peak in the training of a model; what is recomputed counts."""
 
     parameters: Positive
     share: Annotated[float, Field(gt=0, le=1)]
@@ -70,6 +74,21 @@ class Assumed:
     """Of a device for an hour, in whatever currency."""
     length: int = 256
     """Tokens of a protein."""
+
+    def speed(self, device: Device, parameters: int) -> Speed | None:
+        """Of training a model on one `device`; None where no share of peak is given and none was measured."""
+        share = self.share or device.share_for(parameters)
+        return Speed(share * device.peak) if share else None
+
+    def warning(self, device: Device, parameters: int) -> list[str]:
+        """A line where the model is far smaller than any that a share was measured with."""
+        smallest = min((one.parameters for one in device.shares), default=0.0)
+        if self.share or parameters >= smallest / SMALLER:
+            return []
+        return [
+            f"no share was measured on {self.device} with fewer than {amount(smallest)} parameters; a model of "
+            f"{amount(parameters)} reaches less of its peak, and takes longer than this says (--share)"
+        ]
 
     def check(self, devices: dict[str, Device]) -> Device:
         """Return the device; ValueError names the option that is wrong."""
@@ -112,7 +131,21 @@ def read_devices(path: Path = DEVICES_FILE) -> dict[str, Device]:
         raise ValueError(f"{path} is no table of devices (memory, peak, shares, source for each): {error}") from None
 
 
-def setup_of(config: PretrainConfig, *, is_cpu: bool = False) -> TrainingSetup:
+def devices_with(named: str) -> tuple[str, dict[str, Device]]:
+    """The device that `--device` says, and all known ones: it is in our table, or alone in a YAML file of that form.
+
+    OSError or ValueError where the file is none, or has several.
+    """
+    known = read_devices()
+    if Path(named).suffix not in (".yaml", ".yml"):
+        return named, known
+    own = read_devices(Path(named))
+    if len(own) != 1:
+        raise ValueError(f"--device: {named} has {len(own)} devices; accepted: a file with one")
+    return next(iter(own)), known | own
+
+
+def setup_of(config: PretrainConfig | FinetuneConfig, *, is_cpu: bool = False) -> TrainingSetup:
     """How `config` trains a micro batch on one worker; precision auto is bf16 on a GPU and fp32 on a CPU."""
     training, workers = config.training, config.cluster.most_workers
     precision: Literal["fp32", "bf16", "fp16"] = "fp32" if is_cpu else "bf16"
@@ -140,15 +173,21 @@ def sent_bytes(config: PretrainConfig, stage: int) -> float:
 def time_of(config: PretrainConfig, assumed: Assumed, device: Device) -> Time | None:
     """What the run takes; None where no share of peak is given and none was measured on the device."""
     parameters, workers, lanes = num_parameters(config.model), config.cluster.most_workers, config.batches.lanes
-    share = assumed.share or device.share_for(parameters)
-    if share is None:
+    speed = assumed.speed(device, parameters)
+    if speed is None:
         return None
     residues = config.batches.micro_batch_residues
     scored = round((config.objective.training_mask_fraction or config.objective.mask_fraction) * assumed.length)
-    flops = training_flops(config.model, [assumed.length], scored) / assumed.length
-    compute = math.ceil(lanes / workers) * residues * flops / (share * device.peak)
+    of_token = forward_work(config.model, [assumed.length], scored) * (training_passes(config.model) / assumed.length)
+    compute = speed.seconds(of_token * (math.ceil(lanes / workers) * residues))
     communication = 8 * sent_bytes(config, setup_of(config).zero_stage) / (assumed.gigabits * 1e9)
-    return Time(share, compute, communication, lanes * residues / (compute + communication), config.training.steps)
+    return Time(
+        speed.flops / device.peak,
+        compute,
+        communication,
+        lanes * residues / (compute + communication),
+        config.training.steps,
+    )
 
 
 def show_plan(config: PretrainConfig, assumed: Assumed, devices: dict[str, Device], console: Console) -> None:
@@ -207,4 +246,4 @@ def _time_lines(config: PretrainConfig, assumed: Assumed, device: Device) -> lis
         f"assumed: proteins of {assumed.length} tokens, {time.share:.0%} of {scientific(device.peak)} FLOP/s "
         f"({source}), nothing overlapped; without start, validation and checkpoints"
     )
-    return lines
+    return lines + assumed.warning(device, num_parameters(config.model))

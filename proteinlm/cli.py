@@ -76,26 +76,42 @@ def pretrain(config: ConfigFile, settings: Settings = None) -> None:
         tell_phases(chosen.directory, console)
 
 
-@app.command(epilog="Example: proteinlm plan platform/configs/pretrain-200m-v100.yaml --device V100-32 --price 3.06")
+@app.command(
+    epilog="Example: proteinlm plan platform/configs/pretrain-200m-v100.yaml --device V100-32 --price 3.06; or: "
+    "proteinlm plan sweeps/table7.yaml --device V100-32 --gpus 64 --price 3.06"
+)
 def plan(
     config: ConfigFile,
     settings: Settings = None,
-    device: Annotated[str, typer.Option(help="Kind of GPU, by its name in the table of devices.")] = "V100-32",
+    device: Annotated[
+        str, typer.Option(help="Kind of GPU: a name in platform/devices.yaml, or a file of that form with one.")
+    ] = "V100-32",
     share: Annotated[float | None, typer.Option(help="Measured share of the device's peak; none: the table's.")] = None,
     gigabits: Annotated[float, typer.Option(help="Bandwidth of a worker, 10^9 bit/s.")] = 100.0,
     price: Annotated[float | None, typer.Option(help="Of a device for an hour.")] = None,
     length: Annotated[int, typer.Option(help="Tokens of a protein.")] = 256,
-    devices: Annotated[Path | None, typer.Option(help="Table of devices; none: platform/devices.yaml.")] = None,
+    gpus: Annotated[
+        int | None, typer.Option(help="Devices that a sweep has; none: what its largest trial takes.")
+    ] = None,
 ) -> None:
-    """Memory, communication, hours and cost of a pretraining, before it runs; of a sweep: sweep FILE --dry-run."""
+    """Memory, communication, hours and cost of a pretraining or a sweep on some kind of GPU, before it runs."""
     with plain_errors() as console:
-        from proteinlm.platform.plan import DEVICES_FILE, Assumed, read_devices, show_plan
+        from proteinlm.platform.plan import Assumed, devices_with, show_plan
         from proteinlm.platform.settings.config import PretrainConfig
         from proteinlm.platform.settings.loading import load_settings
+        from proteinlm.platform.settings.yaml_text import read_yaml
 
-        chosen = load_settings(PretrainConfig, config, settings or [])
-        assumed = Assumed(device, share, gigabits, price, length)
-        show_plan(chosen, assumed, read_devices(devices or DEVICES_FILE), console)
+        name, table = devices_with(device)
+        assumed = Assumed(name, share, gigabits, price, length)
+        if {"pretrain", "tasks"} & read_yaml(config).keys():
+            from proteinlm.sweeps.planning.on_devices import show_sweep
+            from proteinlm.sweeps.planning.plan import load_sweep
+
+            show_sweep(load_sweep(config, settings or []), assumed, table, gpus, console)
+        elif gpus is not None:
+            raise ValueError("--gpus is for sweeps; a run takes cluster.num_workers devices")
+        else:
+            show_plan(load_settings(PretrainConfig, config, settings or []), assumed, table, console)
 
 
 @app.command(

@@ -12,7 +12,7 @@ from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
 from proteinlm.platform.storage.run_directory import is_finished
 from proteinlm.sweeps.planning.config import HalvingSection
 from proteinlm.sweeps.planning.cost import Cost, pretraining_cost
-from proteinlm.sweeps.planning.forecast import show_plan
+from proteinlm.sweeps.planning.forecast import forecast, forecast_of_sweep, show_plan
 from proteinlm.sweeps.planning.plan import Plan, plan_finetuning
 from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.sweeps.results.report import FINDINGS, FORMS, ONE_BY_ONE, PAGE, write_report
@@ -29,15 +29,18 @@ def sweep(plan: Plan, console: Console | None = None, *, dry_run: bool = False) 
     config = plan.sweep
     check_trials(plan.trials)
     costs = costs_of(plan)
+    rungs = rung_steps(config.halving, costs) if config.halving else {}
+    shares = {name: [step / costs[name].steps for step in steps] for name, steps in rungs.items()}
+    times = forecast_of_sweep(plan, costs, shares)
     if console:
-        show_plan(config, plan, costs, console)
+        show_plan(plan, costs, times, console)
     if dry_run:
         return []
     # Most expensive first, so that at the end no core waits for one long trial.
     trials = sorted(plan.trials, key=lambda trial: -costs[trial.name].training_flops if trial.name in costs else 0.0)
-    halving = halving_of(config.halving, costs, config.directory) if config.halving else None
+    halving = halving_of(config.halving, rungs, config.directory) if config.halving else None
     use = ClusterUse(config.address, config.max_concurrent, config.autoscaling, config.max_failures)
-    unfinished = run_trials(trials, config.directory, use, console, halving)
+    unfinished = run_trials(trials, config.directory, use, console, halving, times.seconds)
     folder = write_report(config, plan, costs)
     if console:
         show_notices(trials, console)
@@ -72,7 +75,7 @@ def finetune_many(config: FinetuneConfig, console: Console | None = None) -> lis
     trials = plan_finetuning(config)
     check_trials(trials)
     use = ClusterUse(config.cluster.address, autoscaling=config.cluster.autoscaling)
-    unfinished = run_trials(trials, config.directory, use, console)
+    unfinished = run_trials(trials, config.directory, use, console, expected=forecast(trials, {}).seconds)
     if console:
         show_notices(trials, console)
     return unfinished
@@ -85,16 +88,20 @@ def costs_of(plan: Plan) -> dict[str, Cost]:
     }
 
 
-def halving_of(section: HalvingSection, costs: Mapping[str, Cost], directory: Path) -> Halving:
-    """Make the halving of the trials that `costs` names, with the losses that earlier launches left in `directory`.
+def rung_steps(section: HalvingSection, costs: Mapping[str, Cost]) -> dict[str, list[int]]:
+    """Return for each trial of `costs` the optimizer steps at which halving compares it.
 
     A rung is at equal training FLOPs for all trials: at a share of what the cheapest one spends.
     """
     smallest = min(cost.training_flops for cost in costs.values())
-    steps = {
+    return {
         name: [max(1, round(cost.steps * share * smallest / cost.training_flops)) for share in section.rungs]
         for name, cost in costs.items()
     }
+
+
+def halving_of(section: HalvingSection, steps: Mapping[str, list[int]], directory: Path) -> Halving:
+    """Make the halving of the trials that are compared at `steps`, with the losses that earlier launches left."""
     halving = Halving(steps, section.keep, section.asynchronous)
     for name, at in steps.items():
         losses = validation_losses(directory / name)

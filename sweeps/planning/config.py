@@ -110,13 +110,14 @@ class HalvingSection(Section):
 
 
 class EstimateSection(Section):
-    """What the plan's times are computed with."""
+    """What the plan's times are computed with before the first trials are finished."""
 
     flops_per_worker: float | None = Field(None, gt=0, le=1e21)
     """Model FLOP/s that a worker reaches; empty: `share_of_peak` of this machine's matmul peak, measured."""
-    share_of_peak: float = Field(0.35, gt=0, le=1)
-    """Share of the matmul peak that training is taken to reach."""
-    seconds_per_trial: float = Field(5.0, ge=0, le=1e6)
+    share_of_peak: float | None = Field(None, gt=0, le=1)
+    """Share of the matmul peak that matrix products of training are taken to reach; empty: 0.85 on a CPU, whose
+    attention weights are counted beside, 0.35 on a GPU."""
+    seconds_per_trial: float = Field(1.0, ge=0, le=1e6)
     """What a trial takes beside its computing."""
 
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from ray.tune import PlacementGroupFactory, Tuner
 
     from proteinlm.sweeps.trials.scheduler import TrialQueue
-    from proteinlm.sweeps.trials.watch import SweepWatch
+    from proteinlm.sweeps.trials.watch import Expected, SweepWatch
 
 HEAD = {"node:__internal_head__": 0.001}
 """What a trial's own process reserves where its workers are a group of their own: nothing that they need. With Tune's
@@ -75,9 +75,14 @@ class ClusterUse:
 
 
 def run_trials(
-    trials: list[Trial], directory: Path, use: ClusterUse, console: Console | None, halving: Halving | None = None
+    trials: list[Trial],
+    directory: Path,
+    use: ClusterUse,
+    console: Console | None,
+    halving: Halving | None = None,
+    expected: "Expected | None" = None,
 ) -> list[str]:
-    """Run the checked `trials` that are not finished, each in `directory`/<its name>.
+    """Run the checked `trials` that are not finished, each in `directory`/<its name>; `expected` forecasts them.
 
     Returns the names of those that did not come to their end; a trial that halving stopped, or whose model it stopped,
     is not one of them. ValueError where the cluster can never place a trial.
@@ -92,7 +97,7 @@ def run_trials(
                 trials = [with_share(trial, size, use.max_concurrent, autoscaling=use.autoscaling) for trial in trials]
                 if not use.autoscaling:
                     check_all_fit(trials, size)
-                _run(trials, finished, use, size, directory, console, halving)
+                _run(trials, finished, use, size, directory, console, halving, expected)
     stopped = _mark_stopped(halving, directory) if halving else set()
     ended = {trial.name for trial in trials if is_finished(directory / trial.name)} | stopped
     return [trial.name for trial in trials if trial.name not in ended and trial.needs not in stopped]
@@ -158,6 +163,7 @@ def _run(
     directory: Path,
     console: Console | None,
     halving: Halving | None,
+    expected: "Expected | None",
 ) -> None:
     from ray import tune
 
@@ -184,13 +190,13 @@ def _run(
         max_failures=use.max_failures,
         give_up=partial(_note_deaths, directory),
     )
-    verbs = {trial.name: trial.verb for trial in trials}
+    names = [trial.name for trial in trials]
 
     ask_to_end = partial(_ask_to_end, queue, directory)
     with (
         quiet_tune(directory) as state,
         on_signals(ask_to_end, "running trials save a checkpoint and end", console) as signals,
-        SweepWatch(verbs, directory, finished, console) as watch,
+        SweepWatch(names, directory, finished, console, expected) as watch,
     ):
         tuner = _tuner(queue, reserved, state, watch)
         # Asked again each second: a trial that is just starting withdraws what was asked of an earlier launch.

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
 from typing import Any, Literal, Self
 
 from ray import tune
@@ -27,7 +26,10 @@ from proteinlm.platform.results.formatting import UNKNOWN, clock, known_text
 from proteinlm.platform.storage.run_directory import RUN_FILE
 from proteinlm.platform.training.progress import POLL_SECONDS
 from proteinlm.platform.training.tracking import MetricsTail
+from proteinlm.sweeps.trials.trial_state import attempts
 
+Expected = Callable[[Mapping[str, float]], dict[str, float]]
+"""Seconds of the finished trials by name -> seconds of all."""
 State = Literal["waiting", "running", "finished", "failed", "paused"]
 """paused: the trial came to a rung of successive halving and waits there, or was asked to end."""
 STATES: tuple[State, ...] = ("running", "failed", "paused", "finished", "waiting")
@@ -41,11 +43,9 @@ FRAME = 6
 
 @dataclass
 class WatchedTrial:
-    """What is known of one trial; its state as Tune says it, its figures as its run logged them."""
+    """A trial: its state as Tune says it, its figures as its run logged them."""
 
     name: str
-    verb: str
-    """pretrain or finetune: trials of a verb are taken to last equally long."""
     state: State = "waiting"
     is_old: bool = False
     """Finished before this sweep command started, so nobody saw how long it took."""
@@ -102,27 +102,27 @@ class SweepWatch:
 
     def __init__(
         self,
-        verbs: Mapping[str, str],
+        names: Sequence[str],
         directory: Path,
         finished: set[str],
         console: Console | None,
+        expected: Expected | None = None,
         get_time: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`verbs`: name of each trial -> pretrain or finetune, in the plan's order; `finished`: the trials that need
-        not run; the run directories lie in `directory`.
-        """
+        """`names` of the trials, in the plan's order, and of those that are `finished`; `expected` forecasts them."""
         self._console, self._get_time = console, get_time
         self._started = get_time()
         self._directory = directory
-        self._trials = {name: WatchedTrial(name, verb, is_old=name in finished) for name, verb in verbs.items()}
+        self._trials = {name: WatchedTrial(name, is_old=name in finished) for name in names}
         for name in finished:
             self._trials[name].state = "finished"
-        self._tails = {name: MetricsTail(directory / name) for name in verbs}
+        self._tails = {name: MetricsTail(directory / name) for name in names}
         self._at_once = 0
         """The most trials that ran at a time."""
         self._retries = 0
         """How often a trial was started again after it had failed."""
         self._gauges = RunGauges(directory.name)
+        self._forecast, self._expected = expected, dict[str, float]()
         self._screen: AbstractContextManager[Any] = nullcontext()
 
     def callback(self) -> tune.Callback:
@@ -136,18 +136,34 @@ class SweepWatch:
         counts = Counter(trial.state for trial in self._trials.values())
         self._gauges.log_trials({state: counts[state] for state in STATES}, self._retries)
         self._at_once = max(self._at_once, sum(trial.state == "running" for trial in self._trials.values()))
+        if state == "finished":
+            self._learn()
         if self._console and (why or not self._console.is_terminal):
             line = f"{'started' if state == 'running' else state:<9} {name}" + (f": {why}" if why else "")
+            if state == "finished" and self._expected:
+                line += f"; {self._times()}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _learn(self) -> None:
+        """Forecast the trials from all that are finished, also those of earlier launches."""
+        if self._forecast:
+            ended = [name for name, trial in self._trials.items() if trial.state == "finished"]
+            with suppress(OSError, ValueError):  # a sweep does not end for what cannot be foretold
+                took = {name: sum(one.end - one.start for one in attempts(self._directory / name)) for name in ended}
+                self._expected = self._forecast({name: seconds for name, seconds in took.items() if seconds > 0})
+
+    def _times(self) -> str:
+        now, trials = self._get_time(), list(self._trials.values())
+        for trial in trials:
+            self._read(trial, now)
+        left = seconds_left(trials, self._at_once, now, self._expected)
+        return f"{clock(now - self._started)} elapsed, {clock(left)} left"
 
     def shown(self) -> RenderableType:
         """The table as it is now, for the size of the terminal."""
         assert self._console is not None
-        now, size, trials = self._get_time(), self._console.size, list(self._trials.values())
-        for trial in trials:
-            self._read(trial, now)
-        times = {"started": self._started, "now": now}
-        return sweep_table(trials, **times, at_once=self._at_once, size=(size.width, size.height))
+        size, times = self._console.size, self._times()
+        return sweep_table(list(self._trials.values()), self._get_time(), times, (size.width, size.height))
 
     def _read(self, trial: WatchedTrial, now: float) -> None:
         """Read what the trial logged since the last time; once more after it has ended."""
@@ -161,6 +177,7 @@ class SweepWatch:
             trial.log(*self._tails[trial.name].read(), now)
 
     def __enter__(self) -> Self:
+        self._learn()
         if self._console and self._console.is_terminal:
             self._screen = Live(get_renderable=self.shown, console=self._console, refresh_per_second=1 / POLL_SECONDS)
         self._screen.__enter__()
@@ -202,25 +219,20 @@ class TuneCallback(tune.Callback):
         self._tell(trial, "failed", "its process died")
 
 
-def seconds_left(trials: Sequence[WatchedTrial], at_once: int, now: float) -> float | None:
-    """Seconds until all trials are done, of which `at_once` run at a time; None while that is not known.
-
-    A waiting trial takes as long as the finished ones of its verb did on average, a running one what its speed says.
+def seconds_left(
+    trials: Iterable[WatchedTrial], at_once: int, now: float, expected: Mapping[str, float]
+) -> float | None:
+    """Seconds until all trials are done, of which `at_once` run at a time; None while nothing is `expected`. A running
+    one takes what its speed says, where that is known.
     """
-    seen: dict[str, list[float]] = {}
+    if not expected:
+        return None
+    rest = {"running": [0.0], "waiting": [0.0], "paused": [0.0]}
     for trial in trials:
-        if trial.state == "finished" and not trial.is_old:
-            seen.setdefault(trial.verb, []).append(trial.held_seconds)
-    expected = {verb: mean(seconds) for verb, seconds in seen.items()}
-    to_run = [trial for trial in trials if trial.state in ("running", "waiting")]
-    known = []
-    for trial in to_run:
-        left = trial.seconds_left(now)
-        if left is None and trial.verb not in expected:
-            return None
-        known.append(max(0.0, expected[trial.verb] - trial.seconds(now)) if left is None else left)
-    of_running = [left for trial, left in zip(to_run, known, strict=True) if trial.state == "running"]
-    return max([sum(known) / max(1, at_once), *of_running])
+        left = trial.seconds_left(now) if trial.state == "running" else None
+        if trial.state in rest:
+            rest[trial.state].append(max(0.0, expected[trial.name] - trial.seconds(now)) if left is None else left)
+    return max(sum(map(sum, rest.values())) / max(1, at_once), *rest["running"])
 
 
 def chosen(trials: Iterable[WatchedTrial], room: int) -> list[WatchedTrial]:
@@ -235,10 +247,8 @@ def chosen(trials: Iterable[WatchedTrial], room: int) -> list[WatchedTrial]:
     return sorted((trial for trial in trials if not trial.is_old), key=order)[:room]
 
 
-def sweep_table(
-    trials: Sequence[WatchedTrial], *, started: float, now: float, at_once: int, size: tuple[int, int]
-) -> RenderableType:
-    """Counts and times, table, and what is not shown of it, for a terminal of `size` (columns, lines)."""
+def sweep_table(trials: Sequence[WatchedTrial], now: float, times: str, size: tuple[int, int]) -> RenderableType:
+    """Counts and `times`, table, and what is not shown of it, for a terminal of `size` (columns, lines)."""
     width, height = size
     shown = chosen(trials, max(1, height - FRAME))
     rows = [(trial.state, *_figures(trial, now)) for trial in shown]
@@ -251,7 +261,6 @@ def sweep_table(
         name = _shortened(trial.name, max(SHORTEST_NAME, width - taken))
         table.add_row(Text(name), Text(state, style=COLOURS[trial.state]), *figures)
     counts = Counter(trial.state for trial in trials)
-    times = f"{clock(now - started)} elapsed, {clock(seconds_left(trials, at_once, now))} left"
     hidden = Counter(trial.state for trial in trials if not trial.is_old)
     hidden.subtract(trial.state for trial in shown)
     rest = [Text(f"... and {_counted(hidden)}", style="dim")] if hidden.total() else []

@@ -49,6 +49,20 @@ def test_time_is_flops_over_the_share_of_peak_and_then_what_is_sent() -> None:
     assert found.seconds is None
 
 
+def test_recomputed_layers_are_one_pass_more() -> None:
+    kept, recomputed = (
+        time_of(
+            config(model={"preset": "esm2-650m", "activation_checkpointing": flag}),
+            Assumed("H100-80"),
+            DEVICES["H100-80"],
+        )
+        for flag in (False, True)
+    )
+    assert kept is not None
+    assert recomputed is not None
+    assert recomputed.compute == pytest.approx(4 / 3 * kept.compute)
+
+
 def test_one_worker_sends_nothing_and_stage_3_half_as_much_again() -> None:
     assert sent_bytes(config(cluster={"num_workers": 1}), 1) == 0
     assert sent_bytes(config(), 3) == 1.5 * sent_bytes(config(), 0)
@@ -113,7 +127,7 @@ def test_the_verb_tells_the_whole_plan_of_a_shipped_file() -> None:
     hours = time.seconds / 3600 * 32
     assert f"{hours:,.1f} device-hours, cost {3 * hours:,.2f}" in said
     assert f"{memory_bytes(told.model, setup_of(told)) / GIB:.1f}" in said
-    assert all(name in said for name in (*DEVICES, "Gbit/s", "recomputed", "Shoeybi"))
+    assert all(name in said for name in (*DEVICES, "Gbit/s", "recomputed", "DLPerf"))
     assert "corpus" not in said.replace(str(PAPER), "")  # it need not be there
 
 
@@ -141,13 +155,20 @@ def test_a_users_own_table_takes_the_place_of_ours(tmp_path: Path) -> None:
     table.write_text(
         "Mine: {memory: 24, peak: 1.0e+14, shares: [{parameters: 1.0e+8, share: 0.5}], source: my bench}\n"
     )
-    code, said = run(str(PAPER), "--device", "Mine", "--devices", str(table))
+    code, said = run(str(PAPER), "--device", str(table))
     assert code == 0, said
     assert "my bench" in said
     table.write_text("Mine: {memory: -1}\n")
-    code, said = run(str(PAPER), "--device", "Mine", "--devices", str(table))
+    code, said = run(str(PAPER), "--device", str(table))
     assert code == 2
     assert "mine.yaml is no table of devices" in said
+    table.write_text("{}")
+    code, said = run(str(PAPER), "--device", str(table))
+    assert code == 2
+    assert "mine.yaml has 0 devices" in said
+    code, said = run(str(PAPER), "--device", str(tmp_path / "none.yml"))
+    assert code == 2
+    assert "none.yml" in said
 
 
 def test_every_share_of_the_table_is_one() -> None:
@@ -155,3 +176,12 @@ def test_every_share_of_the_table_is_one() -> None:
         assert device.shares
         assert all(0 < one.share < 1 and math.isfinite(one.parameters) for one in device.shares)
         assert device.source
+
+
+def test_a_model_far_smaller_than_any_measured_is_said_to_take_longer() -> None:
+    tiny = {"model": {"preset": "cpu-tiny"}}
+    assert "takes longer" in " ".join(
+        Assumed("H100-80").warning(DEVICES["H100-80"], num_parameters(config(**tiny).model))
+    )
+    assert Assumed("H100-80", share=0.01).warning(DEVICES["H100-80"], 10**5) == []
+    assert Assumed("H100-80").warning(DEVICES["H100-80"], 3 * 10**7) == []

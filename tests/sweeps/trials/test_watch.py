@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from rich.console import Console
 from proteinlm.cluster.metrics import RunGauges
 from proteinlm.sweeps.trials.watch import SweepWatch
 
-VERBS = {"wide": "pretrain", "deep": "pretrain", "stability": "finetune"}
+NAMES = ("wide", "deep", "stability")
 
 
 def console(is_terminal: bool) -> Console:
@@ -27,7 +28,7 @@ def text(of: Console) -> str:
 
 
 def watch(folder: Path, on: Console | None, finished: set[str] | None = None) -> SweepWatch:
-    return SweepWatch(VERBS, folder, finished or set(), on)
+    return SweepWatch(NAMES, folder, finished or set(), on)
 
 
 def tell(callback: Any, event: str, name: str, **result: object) -> None:
@@ -60,6 +61,31 @@ def test_without_a_terminal_each_change_is_a_line(tmp_path: Path) -> None:
         "started   deep",
         "failed    deep: its process died",
     ]
+
+
+def test_the_time_left_is_learnt_from_finished_trials_also_of_earlier_launches(tmp_path: Path) -> None:
+    told: list[dict[str, float]] = []
+
+    def expected(took: Mapping[str, float]) -> dict[str, float]:
+        told.append(dict(took))
+        return {"wide": 8.0, "deep": 30.0, "stability": 61.0}
+
+    def ran(name: str, *spans: tuple[float, float]) -> None:
+        (tmp_path / name).mkdir()
+        for start, end in spans:
+            begin = {"event": "start", "time": start, "devices": 1, "device": "core"}
+            with (tmp_path / name / "attempts.jsonl").open("a") as file:
+                file.write(f"{json.dumps(begin)}\n{json.dumps({'event': 'end', 'time': end})}\n")
+
+    shown, clock = console(is_terminal=False), iter(range(100, 10_000, 10))
+    ran("wide", (1000.0, 1005.0), (2000.0, 2003.0))
+    with SweepWatch(NAMES, tmp_path, {"wide"}, shown, expected, lambda: float(next(clock))) as watched:
+        assert told == [{"wide": 8.0}]
+        tell(watched.callback(), "start", "deep")
+        ran("deep", (3000.0, 3030.0))
+        tell(watched.callback(), "complete", "deep", done=True)
+    assert told[1:] == [{"wide": 8.0, "deep": 30.0}]
+    assert text(shown).splitlines()[-1] == "finished  deep; 0:00:30 elapsed, 0:01:01 left"
 
 
 def test_a_trial_that_came_to_a_rung_is_paused(tmp_path: Path) -> None:

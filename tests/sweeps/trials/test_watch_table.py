@@ -8,9 +8,9 @@ from rich.console import Console
 from proteinlm.sweeps.trials.watch import State, WatchedTrial, chosen, seconds_left, sweep_table
 
 
-def trial(name: str, *changes: tuple[State, float], verb: str = "pretrain", total_steps: int = 100) -> WatchedTrial:
+def trial(name: str, *changes: tuple[State, float], total_steps: int = 100) -> WatchedTrial:
     """A trial that came into each of these states at these seconds."""
-    made = WatchedTrial(name, verb, total_steps=total_steps)
+    made = WatchedTrial(name, total_steps=total_steps)
     for state, at in changes:
         made.change(state, at)
     return made
@@ -18,7 +18,7 @@ def trial(name: str, *changes: tuple[State, float], verb: str = "pretrain", tota
 
 def rendered(trials: list[WatchedTrial], now: float = 0.0, size: tuple[int, int] = (120, 30)) -> list[str]:
     console = Console(file=io.StringIO(), record=True, width=size[0], force_terminal=True)
-    console.print(sweep_table(trials, started=0.0, now=now, at_once=2, size=size))
+    console.print(sweep_table(trials, now, "0:00:20 elapsed, - left", size))
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
@@ -28,7 +28,7 @@ def test_a_line_says_how_far_a_trial_is() -> None:
     running.log(
         [{"step": 150, "loss": 2.25, "residues_per_s": 12345.6}, {"step": 160, "valid/loss": 2.125}], False, 20.0
     )
-    finetuned = trial("stability", ("running", 3.0), ("finished", 9.0), verb="finetune")
+    finetuned = trial("stability", ("running", 3.0), ("finished", 9.0))
     finetuned.log([{"step": 100, "loss": 0.5, "residues_per_s": 10.0}], True, 9.0)
     finetuned.log([{"step": 100, "valid/spearman": 0.75, "valid/mean_squared_error": 0.5}], False, 9.0)
     lines = rendered([running, finetuned, trial("next")], now=20.0)
@@ -52,7 +52,7 @@ def test_running_trials_are_shown_first_then_failed_ones_then_the_newest_that_en
     ended = [trial(f"ended-{at}", ("running", 0), ("paused" if at == 2 else "finished", at)) for at in (1, 2, 3)]
     others = [trial("failed", ("running", 0), ("failed", 1)), trial("running", ("running", 9))]
     waiting = [trial(f"waiting-{number}") for number in range(37)]
-    old = WatchedTrial("old", "pretrain", "finished", is_old=True)
+    old = WatchedTrial("old", "finished", is_old=True)
     trials = [old, *waiting, *ended, *others]
     assert [each.name for each in chosen(trials, 6)] == [
         "running",
@@ -107,22 +107,20 @@ def test_a_resumed_trial_forgets_the_pace_and_figures_of_its_last_launch() -> No
     assert resumed.seconds_left(60.0) is None
 
 
-def test_time_left_comes_from_finished_trials_of_each_kind() -> None:
-    ended = [trial("one", ("running", 0), ("finished", 10)), trial("two", ("running", 0), ("finished", 30))]
+def test_time_left_is_what_is_expected_of_trials_that_are_not_done() -> None:
+    ended = [trial("one", ("running", 0), ("finished", 10)), trial("two", ("running", 0), ("failed", 30))]
     running, waiting = trial("three", ("running", 30)), trial("four")
-    assert seconds_left([*ended, running, waiting], 2, now=35.0) == (15 + 20) / 2
-    assert seconds_left([*ended, running, waiting], 1, now=35.0) == 35
-    assert seconds_left([*ended, running], 2, now=35.0) == 15  # no trial is cut in two
+    expected = {"one": 10.0, "two": 20.0, "three": 20.0, "four": 20.0, "five": 8.0}
+    assert seconds_left([*ended, running, waiting], 2, 35.0, expected) == (15 + 20) / 2
+    assert seconds_left([*ended, running, waiting], 1, 35.0, expected) == 35
+    assert seconds_left([*ended, running], 2, 35.0, expected) == 15  # no trial is cut in two
+    assert seconds_left([*ended, running], 2, 80.0, expected) == 0  # it is late
     running.first, running.last = (10, 30.0), (20, 35.0)
-    assert seconds_left([*ended, running], 2, now=35.0) == 40  # its own pace is known better
-    assert seconds_left([*ended, running, trial("five", verb="finetune")], 2, now=35.0) is None
-    assert seconds_left(ended, 2, now=35.0) == 0
-
-
-def test_failed_paused_and_earlier_trials_say_nothing_about_duration() -> None:
-    failed, paused = (trial("one", ("running", 0), (state, 10)) for state in ("failed", "paused"))
-    old = WatchedTrial("old", "pretrain", "finished", is_old=True)
-    assert seconds_left([failed, paused, old, trial("next")], 2, now=20.0) is None
+    assert seconds_left([*ended, running], 2, 35.0, expected) == 40  # its own pace is known better
+    paused = trial("five", ("running", 0), ("paused", 3))  # at a rung; a part of the paused ones goes on
+    assert seconds_left([*ended, paused], 1, 35.0, expected) == 5
+    assert seconds_left(ended, 2, 35.0, expected) == 0
+    assert seconds_left([running], 2, 35.0, {}) is None
 
 
 def test_a_trial_that_ran_in_turns_lasted_their_sum() -> None:
