@@ -163,7 +163,7 @@ def sweep(nodes: RayNodes, watch: Watch) -> dict[str, Any]:
 
 def infeasible(nodes: RayNodes, watch: Watch) -> dict[str, Any]:
     """Two workers of four CPUs, where every node type has three."""
-    cluster = {"num_workers": 2, "cpus_per_worker": 4, "autoscaling": True, "node_minutes": 0.6}
+    cluster = {"num_workers": 2, "cpus_per_worker": 4, "autoscaling": True, "node_minutes": 3}
     values = PRETRAIN | {"name": "large", "storage": str(nodes.folder / "runs"), "cluster": cluster}
     return verb(nodes, watch, values | {"corpus": str(nodes.folder / "corpus")}, "pretrain")
 
@@ -184,8 +184,11 @@ def main() -> None:
             found = DEMANDS[given.what](nodes, watch)
             found["none_left"] = watch.until(lambda: not watch.look(), 60)
         except Exception:
-            for log in sorted(nodes.folder.glob("session_latest/logs/monitor*")):
-                print(log.name, log.read_text()[-3000:], file=sys.stderr)
+            print("nodes seen:", watch.seen, file=sys.stderr)
+            logs = nodes.folder / "session_latest" / "logs"
+            for log in (nodes.folder / "said", *logs.glob("monitor*"), *logs.glob("train/*controller*")):
+                if log.is_file():
+                    print(f"--- {log.name}\n{log.read_text()[-3000:]}", file=sys.stderr)
             raise
         print(json.dumps(found | {"seen": watch.seen}))
 
