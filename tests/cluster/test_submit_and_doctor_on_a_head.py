@@ -266,7 +266,9 @@ def test_real_proteins_are_pretrained_by_a_job(
     assert "step 20/20" in done.stdout, "the log is followed to its end"
     rows = table_of(head, clone, shared / "runs" / name)
     assert {row["task"] for row in rows} == {"masked_language_modeling"}
-    assert {row["data_hash"] for row in rows} == {read_manifest(real_corpus).content_hash}
+    assert {row["data_hash"] for row in rows} <= {
+        split.content_hash for split in read_manifest(real_corpus).splits.values()
+    }
 
 
 @LONG

@@ -142,8 +142,8 @@ def verb(nodes: RayNodes, watch: Watch, values: dict[str, Any], verb: str, secon
 
 
 def pretrain(nodes: RayNodes, watch: Watch) -> dict[str, Any]:
-    """One to four workers, one a node: there are three nodes at most."""
-    cluster = {"num_workers": [1, 4], "cpus_per_worker": 2, "threads_per_worker": 1, "autoscaling": True}
+    """One to four workers of a whole node each: there are three nodes at most, and no CPU is left to read with."""
+    cluster = {"num_workers": [1, 4], "cpus_per_worker": 3, "threads_per_worker": 1, "autoscaling": True}
     values = PRETRAIN | {"name": "elastic", "storage": str(nodes.folder / "runs"), "cluster": cluster}
     done = verb(nodes, watch, values | {"corpus": str(nodes.folder / "corpus")}, "pretrain")
     worlds = {path.parent.name for path in nodes.folder.glob("runs/elastic/step_*/cursor.json")}
@@ -154,7 +154,7 @@ def sweep(nodes: RayNodes, watch: Watch) -> dict[str, Any]:
     """Five pretrainings of a node each, as many at once as there are nodes for; then their finetunings."""
     shapes = [{"model.hidden_size": 16 * number} for number in range(2, 7)]
     values = small_sweep(
-        nodes.folder, "tiny", configurations=shapes, cpus_per_worker=2, max_concurrent=8, autoscaling=True
+        nodes.folder, "tiny", configurations=shapes, cpus_per_worker=3, max_concurrent=8, autoscaling=True
     )
     done = verb(nodes, watch, values, "sweep", 240)
     finished = {path.parent.name for path in nodes.folder.glob("runs/**/finished.json")}
