@@ -96,9 +96,29 @@ def _joined(address: str) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConnectionError(f"cluster.address: no Ray answered at {address}: {error}") from error
     try:
+        keep_data_actors_here()
         yield
     finally:
         ray.shutdown()
+
+
+def keep_data_actors_here() -> None:
+    """Start, on this process's node, the actors that all pipelines of Ray Data share.
+
+    Ray starts them on the node of whoever reads first, which is a worker, and they outlive the run. A node that has an
+    actor is not idle, so the autoscaler would never give it back.
+    """
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
+    from ray.data._internal.stats import get_or_create_stats_actor
+    from ray.data._internal.usage.actor import get_or_create_usage_collection_actor
+    from ray.data._internal.usage.collector import usage_collection_disabled
+
+    get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]  # Ray has no types here
+    get_or_create_stats_actor()
+    if not usage_collection_disabled():
+        get_or_create_usage_collection_actor()
 
 
 @contextmanager

@@ -85,7 +85,10 @@ def _versions(nodes: Sequence[NodeFacts]) -> Iterator[Check]:
         here = version("torch")
     except PackageNotFoundError:
         here = ""
-    yield judge_versions("torch", here, dict(zip(names, (node.torch for node in nodes), strict=True)))
+    explained = [
+        f"{name}: {node.torch_fault}" if node.torch_fault else name for name, node in zip(names, nodes, strict=True)
+    ]
+    yield judge_versions("torch", here, dict(zip(explained, (node.torch for node in nodes), strict=True)))
 
 
 def _offset(probe: Any) -> tuple[float, float]:

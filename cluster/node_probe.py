@@ -71,6 +71,8 @@ class NodeFacts:
     """Reserved for Ray's objects."""
     listening: tuple[int, ...]
     """TCP ports of this node that others than the node itself reach."""
+    torch_fault: str = ""
+    """Why torch cannot be imported, in a line."""
 
 
 class NodeProbe:
@@ -92,6 +94,7 @@ class NodeProbe:
             python=".".join(map(str, sys.version_info[:3])),
             ray=ray.__version__,
             torch=torch["version"],
+            torch_fault=torch["fault"],
             built_for=tuple(torch["built_for"]),
             cards=tuple(Card(**card) for card in torch["cards"]),
             disk_free=disk.free,
@@ -186,16 +189,18 @@ class NodeProbe:
 
 
 def of_torch() -> dict[str, Any]:
-    """The version of torch, what it is built for, and the GPUs that it sees; version "" where it does not import."""
+    """The version of torch, what it is built for, the GPUs that it sees, and the fault where it does not import."""
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     command = [sys.executable, "-c", OF_TORCH]
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=TORCH_SECONDS, check=True
         )
-        return dict(json.loads(done.stdout.splitlines()[-1]))
-    except (subprocess.SubprocessError, OSError, ValueError, IndexError):
-        return {"version": "", "built_for": [], "cards": []}
+        return {"fault": "", **json.loads(done.stdout.splitlines()[-1])}
+    except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
+        said = getattr(error, "stderr", None)  # of a process that failed; bytes of one that took too long
+        lines = (said if isinstance(said, str) and said.strip() else str(error)).strip().splitlines()
+        return {"version": "", "built_for": [], "cards": [], "fault": lines[-1]}
 
 
 def listening_sockets() -> list[tuple[bool, int]]:

@@ -25,6 +25,10 @@ INFEASIBLE_SECONDS = 60.0
 """How long the autoscaler must call a request one that its limits never allow before it is believed: other runs end."""
 
 
+LOOK_SECONDS = 5.0
+"""Between two looks at what the autoscaler refuses, which decides about as often."""
+
+
 class NoRoomError(RuntimeError):
     """A worker group that found no room in time; the message, of one line, says what was asked and what exists."""
 
@@ -101,7 +105,41 @@ class PatientFixed(_Patient, FixedScalingPolicy):
 
 
 class PatientElastic(_Patient, ElasticScalingPolicy):
-    """A group that starts with as many workers as there is room for, on nodes that stay."""
+    """A group that starts with as many workers as there is room for, on nodes that stay.
+
+    Ray asks the autoscaler for the most workers as one request, for which no node at all is added where the limits
+    allow fewer. So fewer are asked for until they are allowed.
+    """
+
+    _asks: int | None = None
+    """Workers asked for; None: the most."""
+    _refused = 0
+    _looked_at = float("-inf")
+
+    def make_decision_for_non_running_worker_group(self) -> Any:
+        """As Ray Train's; NoRoomError."""
+        self._ask_for_fewer()
+        return super().make_decision_for_non_running_worker_group()
+
+    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
+        """As Ray Train's."""
+        self._ask_for_fewer()
+        return super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        return self._asks or int(super()._get_num_workers_for_resource_request())
+
+    def _ask_for_fewer(self) -> None:
+        """Lower what is asked for, by an eighth, where it was refused since the last look."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        asks, refused = self._get_num_workers_for_resource_request(), number_refused(self._asked())
+        if refused >= asks > self._fewest() and refused != self._refused:  # the same number: of the ask before
+            self._asks = max(self._fewest(), asks - max(1, asks // 8))
+            self._send_resource_request()  # type: ignore[no-untyped-call]  # Ray has no types here
+        self._refused = refused
 
     def _count_possible_workers(self, reserved_resources: Mapping[str, Any]) -> int:
         """Ray counts nodes that are drained, and for 20 s those that are dead, and waits for them to take a worker."""
@@ -124,15 +162,28 @@ def nodes_that_stay() -> dict[str, Mapping[str, Any]]:
 
 def is_infeasible(bundle: Mapping[str, float], number: int) -> bool:
     """Whether the autoscaler, where there is one (v2), says that its limits never allow `number` such bundles."""
+    return any(
+        sum(dict(request.resources_bundle) == dict(bundle) for request in gang.requests) >= number
+        for gang in _autoscaling_state().infeasible_gang_resource_requests
+    )
+
+
+def number_refused(bundle: Mapping[str, float]) -> int:
+    """How many such bundles are in what all runs together ask of the autoscaler, where its limits do not allow that."""
+    return sum(
+        one.count
+        for asked in _autoscaling_state().infeasible_cluster_resource_constraints
+        for one in asked.resource_requests
+        if dict(one.request.resources_bundle) == dict(bundle)
+    )
+
+
+def _autoscaling_state() -> Any:
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]  # generated
 
     client = GcsClient(address=ray.get_runtime_context().gcs_address)
-    reply = GetClusterStatusReply.FromString(client.get_cluster_status())
-    return any(
-        sum(dict(request.resources_bundle) == dict(bundle) for request in gang.requests) >= number
-        for gang in reply.autoscaling_state.infeasible_gang_resource_requests
-    )
+    return GetClusterStatusReply.FromString(client.get_cluster_status()).autoscaling_state
 
 
 def described(resources: Mapping[str, float]) -> str:

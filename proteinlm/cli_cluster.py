@@ -90,8 +90,7 @@ def places(words: Sequence[str]) -> dict[str, str]:
     from pydantic import BaseModel
 
     from proteinlm.platform.settings.config import FinetuneConfig, PretrainConfig
-    from proteinlm.platform.settings.loading import load_settings, override
-    from proteinlm.platform.settings.yaml_text import read_yaml
+    from proteinlm.platform.settings.loading import load_settings
     from proteinlm.sweeps.planning.config import SweepConfig
 
     models: dict[str, type[BaseModel]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "sweep": SweepConfig}
@@ -101,9 +100,7 @@ def places(words: Sequence[str]) -> dict[str, str]:
         return {word: word for word in plain if Path(word).exists() and not Path(word).suffix.startswith(".y")}
     if not file.is_file():
         return {}  # on the cluster, or refused where it is packed
-    load_settings(model, file, plain[1:])
-    values = override(read_yaml(file), plain[1:], model)
-    return {"storage": str(model.model_fields["storage"].default)} | named_places(values)
+    return named_places(load_settings(model, file, plain[1:]).model_dump(mode="json"))
 
 
 def named_places(values: Mapping[str, Any]) -> dict[str, str]:

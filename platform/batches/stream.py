@@ -40,6 +40,10 @@ pipelines in turn, with a fraction of a second in between after half a billion r
 
 PREFETCHED_BLOCKS = 2
 
+READERS = 2
+"""Tasks of one pipeline at once. They reserve no CPU: reading takes a few hundredths of one, and where workers hold all
+CPUs a task that asks for one waits for ever, or has the autoscaler add a node of GPUs to read on."""
+
 
 def training_steps(
     reading: ReadOptions, plan: BatchPlan, *, rank: int, world_size: int, first_step: int, last_step: int
@@ -111,7 +115,7 @@ def _stream(reading: ReadOptions, windows: Iterator[WindowSlice], task: Task) ->
 def _pipeline(reading: ReadOptions, windows: Sequence[WindowSlice], num_tasks: int) -> Iterator[pa.Table]:
     """Ray Data over `windows`, in order, as Arrow tables of one or more of them."""
     import ray.data
-    from ray.data import DataContext, ExecutionResources
+    from ray.data import DataContext, ExecutionResources, TaskPoolStrategy
 
     # It tells of every pipeline, where a progress bar may be, and of an error in a hundred lines, which we say in one.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -125,7 +129,7 @@ def _pipeline(reading: ReadOptions, windows: Sequence[WindowSlice], num_tasks: i
     read = partial(_read, replace(reading, split=Split(shards=(), residue_counts={}, longest=0)))
     with DataContext.current(context):
         tables = ray.data.from_items(items, override_num_blocks=num_tasks).map_batches(
-            read, batch_size=None, batch_format="pyarrow"
+            read, batch_size=None, batch_format="pyarrow", num_cpus=0, compute=TaskPoolStrategy(READERS)
         )
     blocks = tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=PREFETCHED_BLOCKS)
     try:

@@ -7,12 +7,9 @@ emulates bf16 and is slow at it.
 import ctypes
 import gc
 import os
-import sys
-import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -176,46 +173,8 @@ def prepare_process(job: TrainingJob, device: torch.device, workers_on_node: int
         # Micro batches differ in size, and oneDNN would keep kernels for the last 1024 sizes: gigabytes.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
         torch.set_num_threads(job.threads_per_worker or max(1, usable_cores() // workers_on_node))
-    if job.training.engine == "deepspeed":
-        for said in clear_build_locks():
-            print(said, file=sys.stderr)  # into the worker's log
     # DeepSpeed 0.19.8 uses two collectives under names that torch 2.13 calls old.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"deepspeed|torch\.distributed")
-
-
-LEFT_OVER_AFTER = 300.0
-"""Seconds without a change in a build folder after which its lock is taken for that of a build that was killed."""
-
-
-def clear_build_locks() -> list[str]:
-    """Remove the locks of killed builds from torch's cache of extensions; returns what to say of each lock found.
-
-    DeepSpeed compiles an extension when it starts first, and waits for as long as there is a lock, in silence.
-    """
-    own = os.environ.get("TORCH_EXTENSIONS_DIR")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    root = Path(own or cache / "torch_extensions")  # torch/utils/cpp_extension.py, _get_build_directory
-    said = []
-    for lock in sorted(root.glob("*/lock" if own else "*/*/lock")):
-        with suppress(OSError):  # given back, or not ours to remove
-            idle = time.time() - max(file.stat().st_mtime for file in (lock, *lock.parent.iterdir()))
-            if idle > LEFT_OVER_AFTER and not _works_in(lock.parent):
-                lock.unlink()
-                said.append(f"removed {lock}: nothing was compiled there for {idle:.0f} s, its build was killed")
-            else:
-                said.append(
-                    f"DeepSpeed waits for another process to compile {lock.parent}; if none does, remove {lock}"
-                )
-    return said
-
-
-def _works_in(folder: Path) -> bool:
-    """Whether a process of this host works in `folder`, as compilers do; False where there is no /proc to ask."""
-    for process in Path("/proc").glob("[0-9]*/cwd"):
-        with suppress(OSError):  # ended, or somebody else's
-            if process.readlink() == folder.resolve():
-                return True
-    return False
 
 
 def give_back_memory() -> None:

@@ -30,7 +30,7 @@ from proteinlm.platform.storage.run_directory import (
     write_run_file,
 )
 from proteinlm.platform.training.checkpoint import checkpoints_in, newest_whole
-from proteinlm.platform.training.device import clear_build_locks, give_back_memory, settle
+from proteinlm.platform.training.device import give_back_memory, settle
 from proteinlm.platform.training.job import TrainingJob, Worker
 from proteinlm.platform.training.progress import progress_shown, tell_where_to_watch
 from proteinlm.platform.training.remote_checkpoints import checkpoints_alone
@@ -103,10 +103,6 @@ def run_training(
         take_stopped(job.directory)
         withdraw_stop(job.directory)
         _tell_damaged(job.directory, console)
-        if job.training.engine == "deepspeed":
-            for said in clear_build_locks():
-                if console:
-                    console.print(said, markup=False, soft_wrap=True)
         with (
             asking_on_signals(job.directory, console) as signals,
             progress_shown(job.directory, job.total_steps, console),

@@ -6,7 +6,12 @@ from tests.architecture.source import Module
 
 DOORS: dict[str, tuple[str, ...]] = {
     "ray": ("cluster/",),
-    "ray.data": ("platform/batches/stream.py", "platform/corpus/ray_tasks.py", "cluster/launch.py"),
+    "ray.data": (
+        "platform/batches/stream.py",
+        "platform/corpus/ray_tasks.py",
+        "cluster/connect.py",
+        "cluster/launch.py",
+    ),
     "ray.train": ("cluster/", "platform/training/worker.py"),
     "ray.tune": ("sweeps/",),
     "ray.util.metrics": ("cluster/metrics.py",),

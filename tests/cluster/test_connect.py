@@ -9,9 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+import ray.data
 
 from proteinlm.cluster import connect
-from proteinlm.cluster.connect import ON_OWN_MACHINE, ClusterSize, connected, usable_cores
+from proteinlm.cluster.connect import (
+    ON_OWN_MACHINE,
+    ClusterSize,
+    connected,
+    keep_data_actors_here,
+    usable_cores,
+)
 from tests.conftest import ROOT
 
 HEARD = "import signal; print(signal.getsignal(signal.SIGHUP) == signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN)"
@@ -100,3 +107,18 @@ def test_cores_are_those_that_may_be_used() -> None:
     done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
     assert usable_cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_actors_that_all_pipelines_share_are_on_the_driver_s_node_before_a_worker_reads() -> None:
+    """All of them: another one would start on a worker's node, which would then never be idle."""
+    from ray.util import list_named_actors
+
+    def named() -> set[tuple[str, str]]:
+        return {(one["namespace"], one["name"]) for one in list_named_actors(all_namespaces=True)}
+
+    keep_data_actors_here()
+    before = named()
+    assert len(before) >= 2
+    assert ray.data.range(10).map_batches(dict, num_cpus=0).count() == 10
+    assert named() == before

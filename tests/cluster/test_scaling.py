@@ -23,6 +23,13 @@ class Cluster:
         self.nodes: dict[str, dict[str, float]] = {}
         self.going: set[str] = set()
         self.is_infeasible = False
+        self.allows = 1000
+        """Bundles that the autoscaler's limits allow; it says so seven seconds after it was asked, a look later."""
+        self.sent: list[tuple[float, int]] = []
+
+    def refused(self) -> int:
+        heard = [number for when, number in self.sent if when <= self.now - 7]
+        return heard[-1] if heard and heard[-1] > self.allows else 0
 
     def staying(self) -> dict[str, Any]:
         return {name: {"Resources": held} for name, held in self.nodes.items() if name not in self.going}
@@ -35,7 +42,13 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setattr(scaling.time, "sleep", lambda seconds: setattr(made, "now", made.now + seconds))
     monkeypatch.setattr(scaling, "nodes_that_stay", made.staying)
     monkeypatch.setattr(scaling, "is_infeasible", lambda bundle, number: made.is_infeasible)
+    monkeypatch.setattr(scaling, "number_refused", lambda bundle: made.refused())
     monkeypatch.setattr(ScalingPolicy, "_maybe_send_resource_request", lambda self: None)
+
+    def send(self: ScalingPolicy) -> None:
+        made.sent.append((made.now, self._get_num_workers_for_resource_request()))
+
+    monkeypatch.setattr(ScalingPolicy, "_send_resource_request", send)
     monkeypatch.setattr(PatientElastic, "_get_reserved_resources", lambda self: made.nodes)
     return made
 
@@ -129,3 +142,23 @@ def test_nodes_that_may_be_added_are_waited_for_as_long_as_the_settings_say(
     found = waits_of(10, node_minutes)
     assert (found.resize, found.room, found.queues) == (600, seconds, queues)
     assert words in found.setting
+
+
+@pytest.mark.parametrize(
+    ("workers", "allows", "asked"),
+    [
+        ((1, 4), 3, [4, 3]),
+        ((2, 4), 1, [4, 3, 2]),  # the fewest stay asked for: others may go
+        ((1, 4), 4, [4]),
+        ((8, 40), 20, [40, 35, 31, 28, 25, 22, 20]),
+    ],
+)
+def test_fewer_are_asked_for_where_the_autoscaler_adds_no_node_for_the_most(
+    workers: tuple[int, int], allows: int, asked: list[int], cluster: Cluster
+) -> None:
+    one = policy(workers, Patience(3600, "a test", queues=True))
+    cluster.allows = allows
+    one._send_resource_request()  # as the controller does at its start
+    for cluster.now in range(1, 200):
+        decide(one)
+    assert [number for _, number in cluster.sent] == asked

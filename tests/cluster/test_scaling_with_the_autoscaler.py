@@ -43,6 +43,7 @@ def test_an_elastic_run_that_asks_for_more_than_there_may_be_finishes_with_what_
     assert done["code"] == 0, done["said"]
     assert most_nodes(done["seen"]) == MOST
     assert done["checkpoints"][-1] == "step_00000060_by_3"
+    assert done["seen"][-1][1] == [], "an actor that outlives the run would keep its node"
 
 
 def test_a_sweep_that_asks_for_more_than_there_may_be_finishes_with_what_it_gets() -> None:
@@ -50,10 +51,12 @@ def test_a_sweep_that_asks_for_more_than_there_may_be_finishes_with_what_it_gets
     assert done["code"] == 0, done["said"]
     assert done["trials"] == done["planned"]
     assert most_nodes(done["seen"]) == MOST
+    assert done["seen"][-1][1] == []
 
 
 def test_what_no_node_type_can_take_ends_with_what_was_asked_and_what_exists() -> None:
     done = found("infeasible")
     assert done["code"] != 0
-    assert "no room for 2 workers of 4 CPUs" in done["said"]
+    assert "no room for 2 workers of 4 CPUs that the autoscaler's node types and limits allow" in done["said"]
+    assert done["ended"] < 120, "long before the time that nodes may take"
     assert "Traceback" not in done["said"]

@@ -6,15 +6,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 import yaml
 
+from proteinlm.platform.data.manifest import read_manifest
+from tests.conftest import ROOT
 from tests.made.ray_head import RAY, Head, fresh_clone, started_head, wait_until
 from tests.made.small_corpus import write_small_corpus
 from tests.made.small_sweep import TRIALS, small_sweep, write_sweep
+from tests.made.terminal import environment_without_cluster
 
 SECONDS = 240
+TRAIN_RUNS = "/api/train/v2/runs/v1"
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,17 @@ def test_plain_ray_job_submit_runs_a_pretraining_from_a_fresh_clone(
     assert "masked_language_modeling" in done.stdout, "the job's logs are followed to its table"
     assert (shared / "runs" / "plain" / "finished.json").is_file()
 
+    # Ray Train's own account of it, which the dashboard gives out.
+    listed = json.loads(head.get(TRAIN_RUNS))["train_runs"]
+    (run_there,) = [one for one in listed if one["name"] == "plain"]
+    (attempt,) = run_there["attempts"]
+    assert (run_there["status"], attempt["status"]) == ("FINISHED", "FINISHED")
+    assert [(worker["world_rank"], worker["resources"]["resources"]) for worker in attempt["workers"]] == [
+        (0, {"CPU": 1.0})
+    ]
+    with pytest.raises(HTTPError, match="401"):
+        head.get(TRAIN_RUNS, token=False)
+
     wrong = run(head.environment, "training.stepz=3", "name=other")
     assert wrong.returncode == 1, "a failed job is a failed command"
     assert "training.stepz" in wrong.stdout + wrong.stderr
@@ -135,15 +152,8 @@ def test_a_job_goes_on_when_the_laptop_is_gone(head: Head, clone: Path, shared: 
     assert "masked_language_modeling" in again.stdout
     status = proteinlm_submit(head, clone, "--status", "left")
     assert (status.returncode, status.stdout.startswith("left: SUCCEEDED")) == (0, True), status.stderr
-    table = subprocess.run(
-        [sys.executable, "-m", "proteinlm", "table", str(shared / "runs" / "left"), "--format", "json"],
-        cwd=clone,
-        env=head.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert any(row["task"] == "masked_language_modeling" for row in json.loads(table.stdout))
+    rows = table_of(head, clone, shared / "runs" / "left")
+    assert any(row["task"] == "masked_language_modeling" for row in rows)
     packages = list(head.folder.glob("session_*/runtime_resources/working_dir_files/_ray_pkg_*"))
     assert packages
     sizes = [sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) for package in packages]
@@ -200,12 +210,84 @@ def test_the_doctor_looks_at_two_nodes_from_inside(head: Head, clone: Path, shar
     assert list((shared / "doctor").iterdir()) == []
 
 
-@pytest.mark.skipif(
-    not os.environ.get("PROTEINLM_CLUSTER_TESTS"), reason="a minute of trials; PROTEINLM_CLUSTER_TESTS=1 runs it"
+def table_of(head: Head, clone: Path, folder: Path) -> list[dict[str, Any]]:
+    """The rows of `proteinlm table`, as a laptop reads them that sees the storage."""
+    done = subprocess.run(
+        [sys.executable, "-m", "proteinlm", "table", str(folder), "--format", "json"],
+        cwd=clone,
+        env=head.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return list(json.loads(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def real_corpus(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Path:
+    """Real domains, built beforehand as a user does."""
+    out = tmp_path_factory.mktemp("real") / "corpus"
+    source = real_data / "pfam" / "pfam_valid.jsonl.gz"
+    command = [sys.executable, "-m", "proteinlm", "corpus", "build", str(source), "--out", str(out)]
+    subprocess.run(command, cwd=ROOT, env=environment_without_cluster(), capture_output=True, check=True)
+    return out
+
+
+LONG = pytest.mark.skipif(
+    not os.environ.get("PROTEINLM_CLUSTER_TESTS"), reason="minutes of trials; PROTEINLM_CLUSTER_TESTS=1 runs it"
 )
-def test_a_sweep_runs_as_a_job(head: Head, clone: Path, tmp_path: Path) -> None:
-    path = write_sweep(tmp_path, small_sweep(tmp_path, "swept"))
-    done = proteinlm_submit(head, clone, "--", "sweep", str(path))
+WAYS = pytest.mark.parametrize("way", ["ray job submit", "proteinlm submit"])
+
+
+def sent(way: str, head: Head, clone: Path, *verb: str) -> subprocess.CompletedProcess[str]:
+    """A verb as a job, followed to its end."""
+    if way == "proteinlm submit":
+        return proteinlm_submit(head, clone, "--", *verb)
+    command = [*RAY, "job", "submit", "--address", head.address, "--working-dir", ".", "--"]
+    return subprocess.run(
+        [*command, "python", "-m", "proteinlm", *verb],
+        cwd=clone,
+        env=head.environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+
+
+@LONG
+@WAYS
+def test_real_proteins_are_pretrained_by_a_job(
+    way: str, head: Head, clone: Path, shared: Path, real_corpus: Path
+) -> None:
+    name = way.replace(" ", "-")
+    write_config(clone / "real.yaml", shared, name, steps=20)
+    done = sent(way, head, clone, "pretrain", "real.yaml", f"corpus={real_corpus}", "batches.max_length=500")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "step 20/20" in done.stdout, "the log is followed to its end"
+    rows = table_of(head, clone, shared / "runs" / name)
+    assert {row["task"] for row in rows} == {"masked_language_modeling"}
+    assert {row["data_hash"] for row in rows} <= {
+        split.content_hash for split in read_manifest(real_corpus).splits.values()
+    }
+
+
+@LONG
+@WAYS
+def test_a_sweep_of_real_proteins_runs_as_a_job_and_its_table_is_read_back(
+    way: str, head: Head, clone: Path, tmp_path: Path, real_corpus: Path, real_data: Path
+) -> None:
+    few = {"max_train_examples": 100, "max_test_examples": 50}
+    values = small_sweep(
+        tmp_path,
+        "swept",
+        pretrain={"corpus": str(real_corpus)},
+        finetune={"data": str(real_data), **few},
+    )
+    write_sweep(clone, values)
+    done = sent(way, head, clone, "sweep", "swept.yaml")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "secondary_structure_q3" in done.stdout
-    assert len(list((tmp_path / "runs").rglob("finished.json"))) >= TRIALS - 1
+    assert len(list((tmp_path / "runs").rglob("finished.json"))) == TRIALS
+    rows = table_of(head, clone, tmp_path / "runs" / "swept")
+    assert {row["task"] for row in rows} == {"masked_language_modeling", "secondary_structure_q3"}
+    assert len({row["run"] for row in rows}) == TRIALS

@@ -142,8 +142,8 @@ def verb(nodes: RayNodes, watch: Watch, values: dict[str, Any], verb: str, secon
 
 
 def pretrain(nodes: RayNodes, watch: Watch) -> dict[str, Any]:
-    """One to four workers, one a node: there are three nodes at most."""
-    cluster = {"num_workers": [1, 4], "cpus_per_worker": 2, "threads_per_worker": 1, "autoscaling": True}
+    """One to four workers of a whole node each: there are three nodes at most, and no CPU is left to read with."""
+    cluster = {"num_workers": [1, 4], "cpus_per_worker": 3, "threads_per_worker": 1, "autoscaling": True}
     values = PRETRAIN | {"name": "elastic", "storage": str(nodes.folder / "runs"), "cluster": cluster}
     done = verb(nodes, watch, values | {"corpus": str(nodes.folder / "corpus")}, "pretrain")
     worlds = {path.parent.name for path in nodes.folder.glob("runs/elastic/step_*/cursor.json")}
@@ -154,7 +154,7 @@ def sweep(nodes: RayNodes, watch: Watch) -> dict[str, Any]:
     """Five pretrainings of a node each, as many at once as there are nodes for; then their finetunings."""
     shapes = [{"model.hidden_size": 16 * number} for number in range(2, 7)]
     values = small_sweep(
-        nodes.folder, "tiny", configurations=shapes, cpus_per_worker=2, max_concurrent=8, autoscaling=True
+        nodes.folder, "tiny", configurations=shapes, cpus_per_worker=3, max_concurrent=8, autoscaling=True
     )
     done = verb(nodes, watch, values, "sweep", 240)
     finished = {path.parent.name for path in nodes.folder.glob("runs/**/finished.json")}
@@ -163,7 +163,7 @@ def sweep(nodes: RayNodes, watch: Watch) -> dict[str, Any]:
 
 def infeasible(nodes: RayNodes, watch: Watch) -> dict[str, Any]:
     """Two workers of four CPUs, where every node type has three."""
-    cluster = {"num_workers": 2, "cpus_per_worker": 4, "autoscaling": True, "node_minutes": 0.6}
+    cluster = {"num_workers": 2, "cpus_per_worker": 4, "autoscaling": True, "node_minutes": 3}
     values = PRETRAIN | {"name": "large", "storage": str(nodes.folder / "runs"), "cluster": cluster}
     return verb(nodes, watch, values | {"corpus": str(nodes.folder / "corpus")}, "pretrain")
 
@@ -184,8 +184,11 @@ def main() -> None:
             found = DEMANDS[given.what](nodes, watch)
             found["none_left"] = watch.until(lambda: not watch.look(), 60)
         except Exception:
-            for log in sorted(nodes.folder.glob("session_latest/logs/monitor*")):
-                print(log.name, log.read_text()[-3000:], file=sys.stderr)
+            print("nodes seen:", watch.seen, file=sys.stderr)
+            logs = nodes.folder / "session_latest" / "logs"
+            for log in (nodes.folder / "said", *logs.glob("monitor*"), *logs.glob("train/*controller*")):
+                if log.is_file():
+                    print(f"--- {log.name}\n{log.read_text()[-3000:]}", file=sys.stderr)
             raise
         print(json.dumps(found | {"seen": watch.seen}))
 

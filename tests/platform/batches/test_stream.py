@@ -1,6 +1,7 @@
 """Windows become micro batches: rows, crops and masks do not depend on who reads them, and a run can start anywhere."""
 
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -111,6 +112,30 @@ def test_neither_tasks_nor_blocks_nor_pipelines_show(
     monkeypatch.setattr("proteinlm.platform.batches.stream.MAX_TASKS", 2)
     monkeypatch.setattr(DataContext.get_current(), "target_max_block_size", 4_000)  # a third of a window
     assert [[content(batch) for batch in step] for step in stream(corpus, 2, 20)] == usual
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_batches_come_where_workers_hold_every_cpu(corpus: tuple[Path, Manifest]) -> None:
+    """As they do on nodes that an autoscaler may not add to: no task for reading waits for a CPU."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    usual = [[content(batch) for batch in step] for step in stream(corpus, 0, 5)]
+    everything = placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
+    found: list[list[tuple[object, ...]]] = []
+
+    def read() -> None:
+        found.extend([content(batch) for batch in step] for step in stream(corpus, 0, 5))
+
+    worker = Thread(target=read, daemon=True)
+    try:
+        ray.get(everything.ready(), timeout=60)
+        worker.start()
+        worker.join(60)
+        assert found == usual
+    finally:
+        remove_placement_group(everything)
+        worker.join(60)
 
 
 def test_few_records_of_a_task_are_read_here_and_give_the_same_steps(

@@ -1,17 +1,11 @@
 """Skipped steps in a row end a run; memory that runs out is one message with the budget to try."""
 
-import os
-import time
-from pathlib import Path
-
 import pytest
 import torch
 
 from proteinlm.platform.settings.sections import BatchSection, TrainingSection
 from proteinlm.platform.training.device import (
-    LEFT_OVER_AFTER,
     SkippedSteps,
-    clear_build_locks,
     explained_out_of_memory,
 )
 from tests.made.host_reads import HostReads
@@ -69,24 +63,3 @@ def test_a_budget_below_the_longest_protein_crops_it_too() -> None:
 def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match=r"^shapes differ$"), explained_out_of_memory(BATCHES):
         raise RuntimeError("shapes differ")
-
-
-def test_the_lock_of_a_killed_build_is_removed_and_a_young_one_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """DeepSpeed would wait for it for ever; a build that goes on has changed files, or a process in its folder."""
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    locks = {name: tmp_path / name / "lock" for name in ("killed", "young", "slow", "used")}
-    for lock in locks.values():
-        lock.parent.mkdir()
-        lock.touch()
-        old = time.time() - 2 * LEFT_OVER_AFTER
-        os.utime(lock, None if lock == locks["young"] else (old, old))
-    (tmp_path / "slow" / "part.o").touch()
-    monkeypatch.chdir(tmp_path / "used")
-    said = clear_build_locks()
-    assert {name for name, lock in locks.items() if not lock.exists()} == {"killed"}
-    assert len(said) == 4
-    assert f"removed {locks['killed']}" in said[0]
-    assert all(f"if none does, remove {lock}" in "".join(said) for lock in locks.values() if lock.exists())
-    assert len(clear_build_locks()) == 3
