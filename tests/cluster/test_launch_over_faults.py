@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.failure_table import CADENCE, CUTS, FAULTS
 from tests.conftest import ROOT
+from tests.made.faults import FAULTS
+from tests.made.watched_run import CADENCE
 
 TWICE = 2 * CADENCE
 """Steps computed again at most: a checkpoint that was on its way is lost with those who wrote it."""
@@ -24,9 +25,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     not os.environ.get("PROTEINLM_CLUSTER_TESTS"),
     reason="takes a minute or two a fault; PROTEINLM_CLUSTER_TESTS=1 runs it",
 )
-@pytest.mark.parametrize("fault", [*FAULTS, *CUTS])
+@pytest.mark.parametrize("fault", list(FAULTS))
 def test_nothing_is_lost_beyond_the_last_checkpoint(fault: str, reference: Path) -> None:
-    if fault in CUTS and os.geteuid() != 0:
+    if FAULTS[fault].is_cut and os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     command = [sys.executable, "-m", "tests.benchmarks.failure_table", fault, "--json", "--reference", str(reference)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)

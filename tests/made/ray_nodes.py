@@ -49,6 +49,8 @@ class Node:
     name: str
     prefix: tuple[str, ...] = ()
     """What its commands begin with: those that enter a network namespace."""
+    ip: str = ""
+    """Its address, where it is not this machine's."""
 
 
 class RayNodes:
@@ -93,8 +95,9 @@ class RayNodes:
             env=state | (env or {}),
         )
 
-    def start_worker(self, node: Node, cpus: float, *options: str) -> None:
+    def start_worker(self, node: Node, cpus: float) -> None:
         """Start a node that joins. One at a time: Ray gives up where several start at once on a busy machine."""
+        options = (f"--node-ip-address={node.ip}",) if node.ip else ()
         self.start(node, f"--address={self.address}", f"--num-cpus={cpus:g}", f"--node-name={node.name}", *options)
 
     def processes(self, node: Node) -> list[psutil.Process]:
