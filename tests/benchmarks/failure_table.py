@@ -26,11 +26,6 @@ AT = 33
 SHARED_MEMORY = Path("/dev/shm")
 NOT_OURS = ("torchinductor_", "pymp-")
 """Temporary files of others: torch's cache, and an empty folder of Python's that a killed process cannot remove."""
-GROUPS = """
-import sys, ray
-ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
-print(sum(group["state"] != "REMOVED" for group in ray.util.placement_group_table().values()))
-"""
 
 
 @dataclass(frozen=True)
@@ -92,8 +87,7 @@ def left_behind(nodes: RayNodes, head: Node, in_memory: set[Path]) -> list[str]:
 
     with suppress(TimeoutError):
         wait_until(lambda: not left(), 10)
-    groups = nodes.python(GROUPS, nodes.address, prefix=head.prefix)
-    return left() + ([f"{groups} placement groups"] if groups != "0" else [])
+    return left() + ["a placement group"] * nodes.placement_groups(head.prefix)
 
 
 def main() -> None:
