@@ -32,6 +32,7 @@ def printed(module: str, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    print(done.stdout)  # the figures: pytest shows them with -rP
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
