@@ -71,7 +71,7 @@ class Waits:
     setting: str
     """Words for what decides about `room`, for the message."""
     queues: bool
-    """Whether only the time counts in which the nodes would not do if nothing else ran on them."""
+    """Whether only the time counts in which the nodes would not do if nothing else ran on them: trials take turns."""
 
 
 def waits_of(resize_minutes: float, node_minutes: float | None) -> Waits:
@@ -182,10 +182,9 @@ def trainer_class(waits: Waits) -> "type[TorchTrainer]":
             return [one for one in callbacks if type(one).__name__ not in idle]
 
         def _initialize_and_run_controller(self, **parts: Any) -> Any:
-            from proteinlm.cluster.scaling import Patience, scaling_policy
+            from proteinlm.cluster.scaling import scaling_policy
 
-            patience = Patience(waits.room, waits.setting, waits.queues)
-            parts["scaling_policy"] = scaling_policy(self.scaling_config, patience)
+            parts["scaling_policy"] = scaling_policy(self.scaling_config, waits.room, waits.setting, waits.queues)
             return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]  # annotations show Train v1
 
     return Trainer

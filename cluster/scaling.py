@@ -7,7 +7,6 @@ out, which it waits for in vain. Imported by launch.py when a group is launched,
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -33,38 +32,28 @@ class NoRoomError(RuntimeError):
     """A worker group that found no room in time; the message, of one line, says what was asked and what exists."""
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long a group without room is waited for."""
-
-    seconds: float
-    setting: str
-    """Words for what decides about `seconds`, for the message."""
-    queues: bool
-    """Whether time does not count in which the nodes are enough but others hold them: trials of a sweep take turns."""
-
-
 class _Patient(ScalingPolicy):
     """Gives up where there has been no room for so long; a group that runs begins the time anew."""
 
-    def __init__(self, scaling_config: ScalingConfig, patience: Patience) -> None:
+    def __init__(self, scaling_config: ScalingConfig, seconds: float, setting: str, queues: bool) -> None:
+        """`seconds` without room, `setting` and `queues` as in launch.py's `Waits`."""
         super().__init__(scaling_config)  # type: ignore[arg-type]  # annotations show Train v1
-        self._patience = patience
+        self._seconds, self._setting, self._queues = seconds, setting, queues
         self._waits_since: float | None = None
         self._infeasible_since: float | None = None
 
     def make_decision_for_non_running_worker_group(self) -> Any:
         now = time.monotonic()
-        if self._waits_since is None or (self._patience.queues and self._is_held_by_others()):
+        if self._waits_since is None or (self._queues and self._is_held_by_others()):
             self._waits_since = now
         waited = now - self._waits_since
-        if waited > self._patience.seconds:
-            raise NoRoomError(self._told(f"within {waited:.0f} s ({self._patience.setting})"))
+        if waited > self._seconds:
+            raise NoRoomError(self._told(f"within {waited:.0f} s ({self._setting})"))
         if not is_infeasible(self._asked(), self._fewest()):
             self._infeasible_since = None
         elif self._infeasible_since is None:
             self._infeasible_since = now
-        elif now - self._infeasible_since > min(INFEASIBLE_SECONDS, self._patience.seconds):
+        elif now - self._infeasible_since > min(INFEASIBLE_SECONDS, self._seconds):
             raise NoRoomError(self._told("that the autoscaler's node types and limits allow"))
         decision = super().make_decision_for_non_running_worker_group()  # type: ignore[safe-super]  # of the mixed-in class
         if isinstance(decision, NoopDecision):
@@ -148,10 +137,10 @@ class PatientElastic(_Patient, ElasticScalingPolicy):
         return int(super()._count_possible_workers(reserved))
 
 
-def scaling_policy(scaling_config: ScalingConfig, patience: Patience) -> ScalingPolicy:
+def scaling_policy(scaling_config: ScalingConfig, seconds: float, setting: str, queues: bool) -> ScalingPolicy:
     """The policy of Ray Train that `scaling_config` asks for, with an end: NoRoomError."""
     kind = PatientElastic if isinstance(scaling_config.num_workers, tuple) else PatientFixed
-    return kind(scaling_config, patience)
+    return kind(scaling_config, seconds, setting, queues)
 
 
 def nodes_that_stay() -> dict[str, Mapping[str, Any]]:

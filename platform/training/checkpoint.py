@@ -240,6 +240,9 @@ def loadable(
     Where it `is_foreign` (`needs_conversion`), the first worker converts it into a directory under `scratch`, which all
     nodes see, and the others wait: all workers call this.
     """
+    if is_first_worker:
+        for left in scratch.glob("universal-*"):  # by a worker that was killed, of any size of the group
+            shutil.rmtree(left, ignore_errors=True)
     if not is_foreign:
         yield directory
         return

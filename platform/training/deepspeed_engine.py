@@ -13,7 +13,6 @@ each worker before they are reduced (stages 0 and 1); stages 2 and 3, which keep
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -265,7 +264,6 @@ def convert_to_universal(state: Path, converted: Path) -> None:
 
     In a process of its own: the converter forks, which a worker with threads and a process group must not.
     """
-    shutil.rmtree(converted, ignore_errors=True)  # half of an earlier attempt
     converted.parent.mkdir(parents=True, exist_ok=True)
     folders = ["--input_folder", str(state), "--output_folder", str(converted)]
     # Engines other than Megatron's do not write the state that this flag fills in.

@@ -9,10 +9,9 @@ from ray.train.v2._internal.execution.scaling_policy import NoopDecision, Resize
 
 from proteinlm.cluster import scaling
 from proteinlm.cluster.launch import BRIEF_SECONDS, waits_of
-from proteinlm.cluster.scaling import INFEASIBLE_SECONDS, NoRoomError, Patience, PatientElastic, scaling_policy
+from proteinlm.cluster.scaling import INFEASIBLE_SECONDS, NoRoomError, PatientElastic, scaling_policy
 
 TWO_CPUS = {"CPU": 2.0}
-BRIEF = Patience(30, "a test", queues=False)
 
 
 class Cluster:
@@ -53,8 +52,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     return made
 
 
-def policy(workers: int | tuple[int, int], patience: Patience = BRIEF) -> ScalingPolicy:
-    return scaling_policy(ScalingConfig(num_workers=workers, resources_per_worker=TWO_CPUS), patience)  # type: ignore[arg-type]
+def policy(workers: int | tuple[int, int], seconds: float = 30, queues: bool = False) -> ScalingPolicy:
+    config = ScalingConfig(num_workers=workers, resources_per_worker=TWO_CPUS)  # type: ignore[arg-type]
+    return scaling_policy(config, seconds, "a test", queues)
 
 
 def decide(one: ScalingPolicy) -> Any:
@@ -98,7 +98,7 @@ def test_trials_of_a_sweep_take_turns_on_nodes_that_are_enough(
     queues: bool, is_given_up: bool, cluster: Cluster
 ) -> None:
     cluster.nodes = {"a": {"CPU": 2.0}, "b": {"CPU": 3.0}}
-    one = policy(2, Patience(30, "a test", queues))
+    one = policy(2, queues=queues)
     try:
         for cluster.now in range(100):
             decide(one)
@@ -110,14 +110,13 @@ def test_trials_of_a_sweep_take_turns_on_nodes_that_are_enough(
 
 def test_what_the_autoscaler_never_allows_ends_before_the_time_is_up(cluster: Cluster) -> None:
     cluster.is_infeasible = True
-    patience = Patience(3600, "a test", queues=True)
-    seconds, said = until_given_up(policy(2, patience), cluster, 3600)
+    seconds, said = until_given_up(policy(2, 3600, queues=True), cluster, 3600)
     assert INFEASIBLE_SECONDS < seconds < INFEASIBLE_SECONDS + 3
     assert "that the autoscaler's node types and limits allow" in said
 
 
 def test_a_request_that_was_infeasible_for_a_moment_is_waited_for(cluster: Cluster) -> None:
-    one = policy(2, Patience(3600, "a test", queues=True))
+    one = policy(2, 3600, queues=True)
     for cluster.now in range(300):
         cluster.is_infeasible = cluster.now % 50 != 0
         decide(one)

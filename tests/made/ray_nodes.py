@@ -41,6 +41,12 @@ QUIET = {
     "RAY_prestart_worker_first_driver": "0",  # else one Python process a (pretended) CPU
 }
 
+GROUPS = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print(sum(group["state"] != "REMOVED" for group in ray.util.placement_group_table().values()))
+"""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -49,6 +55,8 @@ class Node:
     name: str
     prefix: tuple[str, ...] = ()
     """What its commands begin with: those that enter a network namespace."""
+    ip: str = ""
+    """Its address, where it is not this machine's."""
 
 
 class RayNodes:
@@ -93,8 +101,9 @@ class RayNodes:
             env=state | (env or {}),
         )
 
-    def start_worker(self, node: Node, cpus: float, *options: str) -> None:
+    def start_worker(self, node: Node, cpus: float) -> None:
         """Start a node that joins. One at a time: Ray gives up where several start at once on a busy machine."""
+        options = (f"--node-ip-address={node.ip}",) if node.ip else ()
         self.start(node, f"--address={self.address}", f"--num-cpus={cpus:g}", f"--node-name={node.name}", *options)
 
     def processes(self, node: Node) -> list[psutil.Process]:
@@ -115,13 +124,13 @@ class RayNodes:
         """The training workers on `node`."""
         return [one for one in self.processes(node) if "TrainWorker" in title(one)]
 
-    def python(self, text: str, *arguments: str, prefix: tuple[str, ...] = ()) -> str:
-        """What a Python process of its own prints last: a driver that may join the cluster."""
+    def placement_groups(self, prefix: tuple[str, ...] = ()) -> int:
+        """How many there are, asked by a driver of its own whose command begins with `prefix`."""
         done = subprocess.run(
-            [*prefix, sys.executable, "-c", text, *arguments],
+            [*prefix, sys.executable, "-c", GROUPS, self.address],
             env=self.env, capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
-        return done.stdout.splitlines()[-1]
+        return int(done.stdout.splitlines()[-1])
 
     def __enter__(self) -> Self:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends what was started here too

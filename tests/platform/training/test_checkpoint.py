@@ -60,6 +60,21 @@ def test_the_first_worker_converts_and_cleans_up(tmp_path: Path, monkeypatch: py
         assert folder == tmp_path / "step"
 
 
+@pytest.mark.parametrize("is_foreign", [True, False])
+def test_what_a_killed_worker_left_half_converted_goes(
+    is_foreign: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As large as the state of the optimizer; a group of the old size again would never look at it."""
+    for name in ("step_00000003_by_2", "step_00000005_by_2"):
+        (tmp_path / f"universal-{name}" / "state").mkdir(parents=True)
+    monkeypatch.setattr(checkpoint, "convert_to_universal", lambda state, converted: converted.mkdir(parents=True))
+    with loadable(tmp_path / "step_00000005_by_2", is_foreign, tmp_path, False, barrier=lambda: None):
+        assert len(list(tmp_path.iterdir())) == 2, "one worker cleans up for all"
+    with loadable(tmp_path / "step_00000005_by_2", is_foreign, tmp_path, True, barrier=lambda: None):
+        assert len(list(tmp_path.iterdir())) == is_foreign
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_names_sort_by_step_and_tell_workers_apart() -> None:
     names = [Cursor(step, 0, size, {}).checkpoint_name() for step, size in ((1000, 2), (20, 2), (20, 4))]
     assert sorted(names) == ["step_00000020_by_2", "step_00000020_by_4", "step_00001000_by_2"]
