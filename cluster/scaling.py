@@ -22,8 +22,6 @@ POLL_SECONDS = 0.5
 """Between two questions whether there is room: Ray Train's controller asks without a pause, on the head's core."""
 INFEASIBLE_SECONDS = 60.0
 """How long the autoscaler must call a request one that its limits never allow before it is believed: other runs end."""
-
-
 LOOK_SECONDS = 5.0
 """Between two looks at what the autoscaler refuses, which decides about as often."""
 

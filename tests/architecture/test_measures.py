@@ -6,8 +6,8 @@ from pathlib import Path
 from tests.architecture.measures import folder_circles, measure, num_lines, num_parameters, table
 from tests.architecture.source import Modules, read_modules
 
-MOST_FILES = 145  # raise these only for a new noun, and say which in the commit
-CLOSURES = {"platform/pretrain.py": 81, "platform/finetune.py": 85, "sweeps/sweep.py": 115}
+MOST_FILES = 148  # raise these only for a new noun, and say which in the commit
+CLOSURES = {"platform/pretrain.py": 81, "platform/finetune.py": 85, "sweeps/sweep.py": 117}
 
 
 def test_the_house_stays_small(modules: Modules) -> None:

@@ -155,7 +155,7 @@ def test_nodes_that_may_be_added_are_waited_for_as_long_as_the_settings_say(
 def test_fewer_are_asked_for_where_the_autoscaler_adds_no_node_for_the_most(
     workers: tuple[int, int], allows: int, asked: list[int], cluster: Cluster
 ) -> None:
-    one = policy(workers, Patience(3600, "a test", queues=True))
+    one = policy(workers, 3600, queues=True)
     cluster.allows = allows
     one._send_resource_request()  # as the controller does at its start
     for cluster.now in range(1, 200):
