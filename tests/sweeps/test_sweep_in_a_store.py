@@ -23,7 +23,6 @@ from tests.made.object_store import BUCKET, object_store
 from tests.made.small_sweep import TRIALS, small_sweep, write_sweep
 from tests.made.terminal import environment_without_cluster
 
-
 pytestmark = pytest.mark.skipif(
     not os.environ.get("PROTEINLM_CLUSTER_TESTS"),
     reason="three sweeps, each with a Ray of its own; PROTEINLM_CLUSTER_TESTS=1 runs it",
