@@ -2,14 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import psutil
 import pytest
 
 from proteinlm.models.pretrained import load_pretrained
@@ -18,7 +13,7 @@ from proteinlm.platform.places.places import fetched, place, put
 from proteinlm.platform.results.rows import gather_rows
 from proteinlm.platform.storage.run_directory import read_run_file
 from proteinlm.platform.training.tracking import read_metrics
-from tests.conftest import ROOT
+from tests.made.killed_commands import kill_once, run_whole
 from tests.made.object_store import BUCKET, object_store
 from tests.made.small_sweep import TRIALS, small_sweep, write_sweep
 from tests.made.terminal import environment_without_cluster
@@ -27,26 +22,6 @@ pytestmark = pytest.mark.skipif(
     not os.environ.get("PROTEINLM_CLUSTER_TESTS"),
     reason="three sweeps, each with a Ray of its own; PROTEINLM_CLUSTER_TESTS=1 runs it",
 )
-
-
-def command(file: Path) -> list[str]:
-    return [sys.executable, "-m", "proteinlm", "sweep", str(file)]
-
-
-def kill_once(file: Path, environment: dict[str, str], is_time: Callable[[], bool]) -> None:
-    """Start the sweep of the file and kill it with its Ray once `is_time`."""
-    driver = psutil.Popen(
-        command(file), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        while not is_time():
-            assert driver.poll() is None, "the sweep ended before it was killed"
-            time.sleep(0.1)
-    finally:
-        processes = [driver, *driver.children(recursive=True)]
-        for process in processes:
-            process.kill()
-        psutil.wait_procs(processes)
 
 
 def losses(run_directory: Path) -> list[tuple[int, float]]:
@@ -87,12 +62,11 @@ def test_a_sweep_in_a_store_that_was_killed_ends_in_the_table_of_one_on_a_disk(t
         environment = environment_without_cluster() | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": scratch}
         for name in ("corpus", "records"):
             put(tmp_path / name, place(f"{lab}/{name}"))
-        kill_once(there, environment, lambda: any(directory.glob("*/finished.json")))
+        kill_once("sweep", there, environment, lambda: any(directory.glob("*/finished.json")))
         assert check_nothing_is_half(place(lab)) > 1
         assert not (directory / "results").exists()
         for file in (there, here):
-            done = subprocess.run(command(file), cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
+            run_whole("sweep", file, environment)
         assert len(list(directory.glob("*/finished.json"))) == TRIALS
         check_nothing_is_half(place(lab))
         figures = [
