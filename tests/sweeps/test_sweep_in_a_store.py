@@ -2,44 +2,30 @@
 
 import json
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import psutil
+import pytest
 
 from proteinlm.models.pretrained import load_pretrained
 from proteinlm.platform.data.manifest import read_manifest, read_shard
 from proteinlm.platform.places.places import fetched, place, put
 from proteinlm.platform.results.rows import gather_rows
 from proteinlm.platform.storage.run_directory import read_run_file
-from tests.conftest import ROOT
+from proteinlm.platform.training.tracking import read_metrics
+from tests.made.killed_commands import kill_once, run_whole
 from tests.made.object_store import BUCKET, object_store
 from tests.made.small_sweep import TRIALS, small_sweep, write_sweep
 from tests.made.terminal import environment_without_cluster
 
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("PROTEINLM_CLUSTER_TESTS"),
+    reason="three sweeps, each with a Ray of its own; PROTEINLM_CLUSTER_TESTS=1 runs it",
+)
 
-def command(file: Path) -> list[str]:
-    return [sys.executable, "-m", "proteinlm", "sweep", str(file)]
 
-
-def kill_once(file: Path, environment: dict[str, str], is_time: Callable[[], bool]) -> None:
-    """Start the sweep of the file and kill it with its Ray once `is_time`."""
-    driver = psutil.Popen(
-        command(file), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        while not is_time():
-            assert driver.poll() is None, "the sweep ended before it was killed"
-            time.sleep(0.1)
-    finally:
-        processes = [driver, *driver.children(recursive=True)]
-        for process in processes:
-            process.kill()
-        psutil.wait_procs(processes)
+def losses(run_directory: Path) -> list[tuple[int, float]]:
+    return [(row["step"], row["loss"]) for row in read_metrics(run_directory) if "loss" in row]
 
 
 def check_nothing_is_half(folder: Path) -> int:
@@ -76,12 +62,11 @@ def test_a_sweep_in_a_store_that_was_killed_ends_in_the_table_of_one_on_a_disk(t
         environment = environment_without_cluster() | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": scratch}
         for name in ("corpus", "records"):
             put(tmp_path / name, place(f"{lab}/{name}"))
-        kill_once(there, environment, lambda: any(directory.glob("*/finished.json")))
+        kill_once("sweep", there, environment, lambda: any(directory.glob("*/finished.json")))
         assert check_nothing_is_half(place(lab)) > 1
         assert not (directory / "results").exists()
         for file in (there, here):
-            done = subprocess.run(command(file), cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
+            run_whole("sweep", file, environment)
         assert len(list(directory.glob("*/finished.json"))) == TRIALS
         check_nothing_is_half(place(lab))
         figures = [
@@ -91,8 +76,10 @@ def test_a_sweep_in_a_store_that_was_killed_ends_in_the_table_of_one_on_a_disk(t
         assert figures[0] == figures[1]
         tables = [json.loads((runs / "results" / "table.json").read_text())["lines"] for runs in (directory, local)]
         for line in (*tables[0], *tables[1]):
-            line.pop("device_hours", None)
+            line.pop("core_hours", None)  # of this machine, at that time
         assert tables[0] == tables[1]
+        trials = [path.name for path in local.iterdir() if (path / "metrics.jsonl").is_file()]
+        assert len(trials) == TRIALS - 1  # a baseline has none
+        assert [losses(directory / name) for name in trials] == [losses(local / name) for name in trials]
         assert [path.name for path in (directory / "results").iterdir()] == sorted(os.listdir(local / "results"))
-        assert not list(directory.glob("*/lock"))
         assert not (directory / "tune").exists()
