@@ -9,9 +9,10 @@ waiting shows that the nodes do not. NODE_MINUTES: the run is told that nodes ma
 import json
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
-from tests.made.ray_nodes import Node, RayNodes, left_of_a_run
+from tests.made.ray_nodes import Node, RayNodes, left_of_a_run, wait_until
 from tests.made.watched_run import WatchedRun
 
 
@@ -27,6 +28,8 @@ def main() -> None:
         run = WatchedRun(nodes, "large", cluster, nodes.address)
         code = run.end()
         seconds = time.monotonic() - began
+        with suppress(TimeoutError):  # Ray's cleaner of placement groups looks from time to time
+            wait_until(lambda: not left_of_a_run(), 10)
         left = [*left_of_a_run(), *["a placement group"] * nodes.placement_groups()]
         print(json.dumps({"code": code, "seconds": seconds, "said": run.said.read_text(), "left": left}))
 
