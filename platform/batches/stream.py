@@ -129,7 +129,7 @@ def _pipeline(reading: ReadOptions, windows: Sequence[WindowSlice], num_tasks: i
     read = partial(_read, replace(reading, split=Split(shards=(), residue_counts={}, longest=0)))
     with DataContext.current(context):
         tables = ray.data.from_items(items, override_num_blocks=num_tasks).map_batches(
-            read, batch_size=None, batch_format="pyarrow", num_cpus=0, compute=TaskPoolStrategy(READERS)
+            read, batch_size=None, batch_format="pyarrow", num_cpus=0, compute=TaskPoolStrategy(min(READERS, num_tasks))
         )
     blocks = tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=PREFETCHED_BLOCKS)
     try:
