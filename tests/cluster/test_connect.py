@@ -120,5 +120,5 @@ def test_actors_that_all_pipelines_share_are_on_the_driver_s_node_before_a_worke
     keep_data_actors_here()
     before = named()
     assert len(before) >= 2
-    assert ray.data.range(10).map_batches(dict, num_cpus=0).count() == 10
+    assert ray.data.range(10).map_batches(lambda batch: batch, num_cpus=0).count() == 10
     assert named() == before
