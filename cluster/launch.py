@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 DATA_CPUS = 1.0
-"""CPUs left free for Ray Data's tasks: without one, a run hangs and says nothing."""
+"""CPUs of a cluster of fixed size that training leaves to what reads for it and to Ray's own processes."""
 
 BACKEND_ON_GPU = "cpu:gloo,cuda:nccl"
 """NCCL reduces gradients on GPUs, gloo counts and decisions on CPUs."""

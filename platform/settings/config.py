@@ -92,7 +92,7 @@ class CorpusConfig(Section):
     sources: tuple[UserPath, ...] = Field(min_length=1)
     """FASTA or JSON lines, each plain or compressed (.gz, .bz2, .xz, .zst), or TAPE LMDB directories."""
     out: UserPath
-    """Directory to make; it must be a path that all nodes see."""
+    """Directory to make: a path that all nodes see, or a URI (s3://, gs://)."""
     clans: UserPath | None = None
     """Pfam-A.clans.tsv, plain or .gz: the clan of each family."""
     seed: Seed = 0
@@ -146,7 +146,7 @@ class RunConfig(Section):
     configuration: NoResult[RunName | None] = None
     """Name that runs share which differ in nothing but their seed: tables pool them. Empty: the run's own name."""
     storage: NoResult[UserPath] = Path("runs")
-    """Directory that holds run directories; one that every node sees."""
+    """Directory that holds run directories: one that every node sees, or a URI (s3://, gs://)."""
     seed: Seed = 0
     """Of initial weights, the order of batches, crops, training masks and dropout."""
     batches: BatchSection = BatchSection()

@@ -127,7 +127,7 @@ class SweepConfig(Section):
     name: RunName
     """The sweep's name; its directory is `<storage>/<name>`."""
     storage: UserPath = Path("runs")
-    """Directory that holds sweeps; one that every node sees."""
+    """Directory that holds sweeps: one that every node sees, or a URI (s3://, gs://)."""
     address: str | None = None
     """Ray address; empty: RAY_ADDRESS, else an embedded Ray on this machine."""
     seed: Seed = 0
