@@ -122,7 +122,7 @@ class SweepWatch:
         self._retries = 0
         """How often a trial was started again after it had failed."""
         self._gauges = RunGauges(directory.name)
-        self._forecast, self._expected = expected, dict[str, float]()
+        self._forecast, self._took, self._expected = expected, dict[str, float](), dict[str, float]()
         self._screen: AbstractContextManager[Any] = nullcontext()
 
     def callback(self) -> tune.Callback:
@@ -147,17 +147,17 @@ class SweepWatch:
     def _learn(self) -> None:
         """Forecast the trials from all that are finished, also those of earlier launches."""
         if self._forecast:
-            ended = [name for name, trial in self._trials.items() if trial.state == "finished"]
+            new = [one.name for one in self._trials.values() if one.state == "finished" and one.name not in self._took]
             with suppress(OSError, ValueError):  # a sweep does not end for what cannot be foretold
-                took = {name: sum(one.end - one.start for one in attempts(self._directory / name)) for name in ended}
-                self._expected = self._forecast({name: seconds for name, seconds in took.items() if seconds > 0})
+                self._took |= {name: sum(e.end - e.start for e in attempts(self._directory / name)) for name in new}
+                self._expected = self._forecast({name: seconds for name, seconds in self._took.items() if seconds > 0})
 
     def _times(self) -> str:
         now, trials = self._get_time(), list(self._trials.values())
         for trial in trials:
             self._read(trial, now)
-        left = seconds_left(trials, self._at_once, now, self._expected)
-        return f"{clock(now - self._started)} elapsed, {clock(left)} left"
+        left = clock(seconds_left(trials, self._at_once, now, self._expected))
+        return f"{clock(now - self._started)} elapsed, {left} left"
 
     def shown(self) -> RenderableType:
         """The table as it is now, for the size of the terminal."""
