@@ -18,6 +18,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from proteinlm.cluster.launch import last_line
+
 OF_TORCH = """
 import json, torch
 on = torch.cuda.is_available()
@@ -199,8 +201,8 @@ def of_torch() -> dict[str, Any]:
         return {"fault": "", **json.loads(done.stdout.splitlines()[-1])}
     except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
         said = getattr(error, "stderr", None)  # of a process that failed; bytes of one that took too long
-        lines = (said if isinstance(said, str) and said.strip() else str(error)).strip().splitlines()
-        return {"version": "", "built_for": [], "cards": [], "fault": lines[-1]}
+        fault = said.strip().splitlines()[-1] if isinstance(said, str) and said.strip() else last_line(error)
+        return {"version": "", "built_for": [], "cards": [], "fault": fault}
 
 
 def listening_sockets() -> list[tuple[bool, int]]:

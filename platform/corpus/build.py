@@ -59,8 +59,8 @@ def build_corpus(config: CorpusConfig, on_progress: Progress | None = None) -> M
     ValueError, FileNotFoundError or OSError name what is wrong, RuntimeError that the counts do not add up; then
     nothing stands at `config.out`, and `OUT.rejects.jsonl` beside it where too many records were rejected.
     """
-    for path in (*config.sources, config.out, config.clans):
-        reach("sources, out or clans", path)
+    for setting, path in [("out", config.out), ("clans", config.clans), *(("sources", one) for one in config.sources)]:
+        reach(setting, path)
     sources = inspect_sources(config.sources)
     clan_of = read_clans(config.clans) if config.clans else {}
     stamps = _stamps(sources)

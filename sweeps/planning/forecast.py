@@ -61,10 +61,8 @@ class Forecast:
         }
 
     def wall(self, seconds: Mapping[str, float]) -> float:
-        """Seconds from start to table: all work shared by the workers, but no less than the longest chain of trials."""
-        work = sum(seconds[trial.name] * trial.config.cluster.most_workers for trial in self.trials)
-        chains = [seconds[trial.name] + (seconds[trial.needs] if trial.needs else 0.0) for trial in self.trials]
-        return max([work / self.workers_at_once, *chains])
+        """Seconds from start to table, of trials that take `seconds`."""
+        return wall_seconds(self.trials, seconds, self.workers_at_once)
 
     def _shares(self, took: Mapping[str, float]) -> dict[str, float]:
         """What part of each trial is expected to run, where that is not all of it."""
@@ -86,6 +84,13 @@ class Forecast:
                 parts = zip(alive, ends, ends[1:], strict=False)
                 shares[trial.name] = sum(number / count * (end - begin) for number, begin, end in parts)
         return shares
+
+
+def wall_seconds(trials: Sequence[Trial], seconds: Mapping[str, float], workers_at_once: float) -> float:
+    """Seconds from start to table: all work shared by the workers, but no less than the longest chain of trials."""
+    work = sum(seconds[trial.name] * trial.config.cluster.most_workers for trial in trials)
+    chains = [seconds[trial.name] + (seconds[trial.needs] if trial.needs else 0.0) for trial in trials]
+    return max([work / workers_at_once, *chains])
 
 
 def forecast_of_sweep(plan: Plan, costs: Mapping[str, Cost], rungs: Mapping[str, Sequence[float]]) -> Forecast:

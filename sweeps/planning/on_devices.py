@@ -23,6 +23,7 @@ from proteinlm.platform.results.formatting import UNKNOWN, amount, duration, kno
 from proteinlm.platform.settings.config import MODES, FinetuneConfig, PretrainConfig
 from proteinlm.platform.training.job import total_steps
 from proteinlm.sweeps.planning.cost import finetuning_work
+from proteinlm.sweeps.planning.forecast import wall_seconds
 from proteinlm.sweeps.planning.plan import Plan
 from proteinlm.sweeps.planning.trial import Trial
 from proteinlm.tasks.catalog import build_task
@@ -196,12 +197,8 @@ def _misfits(needs: Sequence[Needs], device: Device, assumed: Assumed) -> list[s
 
 
 def _sums(plan: Plan, needs: Sequence[Needs], assumed: Assumed, gpus: int) -> list[str]:
-    by_name = {one.trial.name: one for one in needs}
     total = sum(one.device_seconds for one in needs)
-    chains = [
-        (one.seconds or 0.0) + ((by_name[one.trial.needs].seconds or 0.0) if one.trial.needs else 0.0) for one in needs
-    ]
-    wall = max([total / gpus, *chains])
+    wall = wall_seconds(plan.trials, {one.trial.name: one.seconds or 0.0 for one in needs}, gpus)
     unknown = sum(one.seconds is None for one in needs)
     cost = "" if assumed.price is None else f", cost {_cost(needs, assumed)}"
     lines = [

@@ -15,7 +15,7 @@ from proteinlm.platform.data.manifest import Manifest, read_manifest
 from proteinlm.platform.places.places import place, put
 from proteinlm.platform.storage import lock
 from proteinlm.platform.storage.atomic import is_unfinished
-from tests.made.object_store import BUCKET, object_store
+from tests.made.object_store import BUCKET, object_store, refuse_strangers
 from tests.made.protein_files import (
     SerialRunner,
     corpus_config,
@@ -135,3 +135,18 @@ def test_too_many_rejects_lie_beside(folder: Path) -> None:
     assert "AC!DE" not in (folder / "out.rejects.jsonl").read_text()
     assert '"id": "x"' in (folder / "out.rejects.jsonl").read_text()
     assert build([folder / "bad.fasta"], folder / "out", max_reject_fraction=0.5).counts["rejected"] == 1
+
+
+def test_what_the_store_refuses_is_named_by_its_setting(address: str, tmp_path: Path) -> None:
+    here, there = fasta(tmp_path), place(f"s3://{BUCKET}/x")
+    refuse_strangers(address)
+    try:
+        for setting, sources, out, clans in (
+            ("sources", [there], tmp_path / "out", None),
+            ("out", [here], there, None),
+            ("clans", [here], tmp_path / "out", there),
+        ):
+            with pytest.raises(OSError, match=rf"^{setting}: s3://{BUCKET}/x: .*AWS_ACCESS_KEY_ID"):
+                build(sources, out, clans=clans)
+    finally:
+        refuse_strangers(address, after="inf")
